@@ -1,0 +1,71 @@
+"""Every option of a run, its unit and allowed values; experiments are short deltas over this.
+
+An option is overridden on the command line as `--config.batch_size=32` or
+`--config.model.attention=none`, after `--config=FILE`.
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The paper's recipe; where the paper is silent, the README's table of choices.
+
+    Args:
+      variant: empty, or `debug` for a narrow network and a few small steps that run in seconds.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of initialisation, shuffling and augmentation
+    config.dataset = "covid_ct"  # a prepared data set, NAME or NAME/CONFIG
+    config.positive_class = "COVID-19"  # the class that the screening looks for
+
+    config.batch_size = 16  # images of a global batch, spread over all devices
+    config.epochs = 30.0  # passes over the training split
+    config.class_weights = "none"  # none | balanced (both sides of the loss weigh the same)
+    config.batch_norm = "global"  # global (synchronised over devices) | per_device
+    config.early_stop_validations = 0  # stop when the best AUC is so many validations old; 0 never
+    config.validations_per_epoch = 1.0
+    config.save_every_steps = 50  # beside a checkpoint at each validation
+    config.log_every_steps = 10
+    config.workers = 0  # processes that prepare images; 0 uses threads of the trainer
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-5  # Adam's (paper, section 4.2); peak of one_cycle
+    config.optimizer.schedule = "constant"  # constant | one_cycle
+    config.optimizer.weight_decay = 0.0  # decoupled, per update, on kernels only
+    config.optimizer.accumulate_steps = 1  # batches whose gradients make one update
+
+    config.model = ml_collections.ConfigDict()
+    config.model.outputs = "binary"  # binary (one sigmoid) | three_way (three one-against-rest)
+    config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none
+    config.model.head = "flatten"  # flatten (the paper) | gap (any input size)
+    config.model.growth = 32  # channels that a dense layer adds; 32 is DenseNet-121
+    config.model.depths = (6, 12, 24, 16)  # layers of each dense block; these are DenseNet-121
+    config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
+
+    config.preprocessing = ml_collections.ConfigDict()
+    config.preprocessing.size = 256  # pixels a side of the network's input
+    config.preprocessing.rotation_deg = 15.0  # training: uniform in [-15, 15] degrees
+    config.preprocessing.translation_fraction = 0.05  # training: uniform in +-5 % of each side
+    config.preprocessing.fill = 128  # gray value of pixels from outside the image, 0 to 255
+    config.preprocessing.keep_ratio = False  # True: keep the aspect ratio and pad with `fill`
+    # Fixed constants in gray values 0 to 255; empty: each image's own mean and deviation.
+    config.preprocessing.mean = ml_collections.config_dict.placeholder(float)
+    config.preprocessing.std = ml_collections.config_dict.placeholder(float)
+
+    if variant not in ("", "debug"):
+        raise ValueError(f"variant {variant!r} is not one of: debug")
+    if variant == "debug":
+        make_debug(config)
+    return config
+
+
+def make_debug(config: ml_collections.ConfigDict) -> None:
+    """Turns a configuration into one that runs in seconds and still goes through everything."""
+    config.batch_size = 8
+    config.epochs = 0.2
+    config.validations_per_epoch = 10.0
+    config.save_every_steps = 4
+    config.log_every_steps = 1
+    config.model.growth = 8
+    config.model.depths = (2, 2, 2, 2)
+    config.preprocessing.size = 64

@@ -1,0 +1,57 @@
+"""What the commands share: the log, the devices, the compilation cache, errors as one message."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import absl.logging
+
+DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+
+
+class _Handler(logging.Handler):
+    """Writes to stderr above a progress bar instead of through it.
+
+    Libraries are heard from warnings on; only clu's log of scalars is ours as well.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = f"{os.sep}jaxcovid{os.sep}", f"{os.sep}clu{os.sep}"
+        return record.levelno >= logging.WARNING or any(part in record.pathname for part in ours)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns an error that a user can mend into one message and exit status 1.
+
+    `--verbosity=1` shows the traceback as well.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        absl.logging.debug("The error in full:", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+def start() -> None:
+    """Opens the log on stderr, sets JAX's compilation cache and says which devices there are."""
+    handler = _Handler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().handlers = [handler]
+    absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
+    import jax
+
+    from jaxcovid.training.sharding import announce_devices
+
+    if not jax.config.jax_compilation_cache_dir:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "jaxcovid"))
+    announce_devices()

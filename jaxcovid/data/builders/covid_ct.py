@@ -1,0 +1,214 @@
+"""COVID-CT: CT slices cut from preprints and radiology sites, with the official split.
+
+Source: the public repository UCSD-AI4H/COVID-CT (Zhao et al., arXiv:2003.13865).
+"""
+
+import csv
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import tensorflow_datasets as tfds
+
+from jaxcovid.data import datasets, images
+
+LAYOUT = """\
+  Images-processed/CT_COVID/*      (unpacked from CT_COVID.zip)
+  Images-processed/CT_NonCOVID/*   (unpacked from CT_NonCOVID.zip)
+  Data-split/COVID/{train,val,test}CT_COVID.txt
+  Data-split/NonCOVID/{train,val,test}CT_NonCOVID.txt
+  COVID-CT-MetaInfo.csv, NonCOVID-CT-MetaInfo.csv"""
+
+# Images in the official lists. Other lists circulate under the same file names.
+OFFICIAL_COUNTS = {
+    ("train", "COVID"): 191,
+    ("train", "NonCOVID"): 234,
+    ("validation", "COVID"): 60,
+    ("validation", "NonCOVID"): 58,
+    ("test", "COVID"): 98,
+    ("test", "NonCOVID"): 105,
+}
+
+_CLASSES = {"COVID": "COVID-19", "NonCOVID": "NonCOVID"}
+_LIST_PREFIXES = {"train": "train", "validation": "val", "test": "test"}
+_PATIENT_COLUMNS = {"COVID": ("File name", "Patient ID"), "NonCOVID": ("image name", "patient id")}
+
+_DESCRIPTION = """\
+349 CT images of COVID-19 and 397 without it, cut from preprints and radiology sites, with the
+official split by patient (train 425, validation 118, test 203). The file formats of the two
+classes differ, which a network can learn instead of the disease.
+"""
+
+_CITATION = """\
+@article{zhao2020covidct,
+  title={COVID-CT-Dataset: a CT image dataset about COVID-19},
+  author={Zhao, Jinyu and Zhang, Yichen and He, Xuehai and Xie, Pengtao},
+  journal={arXiv preprint arXiv:2003.13865},
+  year={2020}
+}
+"""
+
+
+class CovidCt(tfds.core.GeneratorBasedBuilder):
+    """Builder of COVID-CT: configs `original` (the files as they are) and `gray320`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = (
+        tfds.core.BuilderConfig(name="original", description="The original files, byte for byte."),
+        tfds.core.BuilderConfig(
+            name="gray320",
+            description="8-bit gray PNG, the long side at most 320 px (shrunk by area).",
+        ),
+    )
+    DEFAULT_BUILDER_CONFIG_NAME = "original"
+
+    def __init__(self, *, source: str | None = None, **kwargs: Any) -> None:
+        """Creates the builder.
+
+        Args:
+            source: Folder of a checkout of COVID-CT; needed to build, not to read.
+            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
+        """
+        super().__init__(**kwargs)
+        self._source = source
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=_DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "id": tfds.features.Text(),
+                    "patient": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=list(_CLASSES.values())),
+                }
+            ),
+            homepage="https://github.com/UCSD-AI4H/COVID-CT",
+            citation=_CITATION,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        del dl_manager  # Nothing is downloaded: the images are behind no stable address.
+        rows = read_rows(self._source)
+        images.check_images(row["path"] for split in rows.values() for row in split)
+        return {split: self._generate_examples(found) for split, found in rows.items()}
+
+    def _generate_examples(
+        self, rows: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in rows:
+            data = row["path"].read_bytes()
+            if self.builder_config.name == "gray320":
+                data = _shrink(data, long_side=320)
+            fields = {name: row[name] for name in ("id", "patient", "label")}
+            yield row["id"], {"image": data, **fields}
+
+
+def read_rows(source: str | None) -> dict[str, list[dict[str, Any]]]:
+    """Reads the official lists and the patients of their images.
+
+    Args:
+        source: Folder of a checkout of COVID-CT.
+
+    Returns:
+        For each of train, validation and test its rows: `path`, `id` ("CT_COVID/NAME"), `patient`,
+        `label` (class name).
+
+    Raises:
+        FileNotFoundError: If the folder, a file of the layout or an image is missing.
+        ValueError: If the counts are not the official ones, an image has no patient id or a
+            patient stands in two splits.
+    """
+    if not source:
+        raise ValueError(f"covid_ct needs --source=DIR, a checkout of COVID-CT with\n{LAYOUT}")
+    root = pathlib.Path(source).expanduser()
+    needed = [root / "Images-processed" / f"CT_{group}" for group in _CLASSES]
+    needed += [_list_path(root, split, group) for split, group in OFFICIAL_COUNTS]
+    needed += [root / f"{group}-CT-MetaInfo.csv" for group in _CLASSES]
+    absent = [str(path.relative_to(root)) for path in needed if not path.exists()]
+    if absent:
+        raise FileNotFoundError(
+            f"{root} is no checkout of COVID-CT: {', '.join(absent)} not found; expected\n{LAYOUT}"
+        )
+
+    patients = {group: _read_patients(root, group) for group in _CLASSES}
+    rows = {split: [] for split in _LIST_PREFIXES}
+    wrong_counts, missing, without_patient = [], [], []
+    for (split, group), expected in OFFICIAL_COUNTS.items():
+        # A name is taken as it stands: "%" in it is a character, not an escape.
+        lines = _list_path(root, split, group).read_text(encoding="utf-8").splitlines()
+        names = [line for line in lines if line.strip()]
+        if len(set(names)) != expected or len(names) != expected:
+            wrong_counts.append(
+                f"{split} {group}: found {len(names)} ({len(set(names))} different), "
+                f"expected {expected}"
+            )
+        for name in names:
+            row = {
+                "path": root / "Images-processed" / f"CT_{group}" / name,
+                "id": f"CT_{group}/{name}",
+                "patient": patients[group].get(name),
+                "label": _CLASSES[group],
+            }
+            rows[split].append(row)
+            if not row["path"].is_file():
+                missing.append(row["id"])
+            if not row["patient"]:
+                without_patient.append(row["id"])
+    if wrong_counts:
+        raise ValueError(
+            "these are not the official lists of COVID-CT: "
+            + "; ".join(wrong_counts)
+            + ". Take Data-split/ from github.com/UCSD-AI4H/COVID-CT"
+        )
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} images of the lists are not in {root / 'Images-processed'}: "
+            + ", ".join(missing)
+        )
+    if without_patient:
+        raise ValueError(
+            f"{len(without_patient)} images have no patient id in the MetaInfo files: "
+            + ", ".join(without_patient)
+        )
+    datasets.check_patients(
+        {split: {row["patient"] for row in found} for split, found in rows.items()}
+    )
+    return rows
+
+
+def _list_path(root: pathlib.Path, split: str, group: str) -> pathlib.Path:
+    return root / "Data-split" / group / f"{_LIST_PREFIXES[split]}CT_{group}.txt"
+
+
+def _read_patients(root: pathlib.Path, group: str) -> dict[str, str]:
+    """Returns the patient of each file name; "Patient 12" of the COVID list is "COVID 12"."""
+    name_column, patient_column = _PATIENT_COLUMNS[group]
+    path = root / f"{group}-CT-MetaInfo.csv"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if name_column not in columns or patient_column not in columns:
+            raise ValueError(
+                f"{path} has no columns {name_column!r} and {patient_column!r}; it has {columns}"
+            )
+        # "Patient" alone says nothing: the name carries the list that it counts in.
+        return {
+            row[name_column]: row[patient_column].strip().replace("Patient ", f"{group} ")
+            for row in reader
+        }
+
+
+def _shrink(data: bytes, *, long_side: int) -> bytes:
+    """Returns the image as gray PNG, its long side at most `long_side` px."""
+    image = images.decode_gray(data)
+    height, width = image.shape
+    scale = long_side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(scale * width)), max(1, round(scale * height)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".png", image)[1].tobytes()

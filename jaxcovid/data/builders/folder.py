@@ -1,0 +1,210 @@
+"""A user's own images: one sub-folder a class, or a CSV table."""
+
+import csv
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from sklearn import model_selection
+
+from jaxcovid.data import datasets, images
+
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_FOLDS = 10  # 7 for train, 1 for validation, 2 for test.
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+
+
+class Folder(tfds.core.GeneratorBasedBuilder):
+    """Builder of a user's own images; the config's name is the name the user gives."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self, *, config: str, source: str | None = None, csv: str | None = None, **kwargs: Any
+    ) -> None:
+        """Creates the builder; see `read_rows` for `source`, `csv` and the errors.
+
+        Args:
+            config: Name of the data set.
+            source: Folder of the images.
+            csv: Table of the images.
+            **kwargs: Those of the TFDS builder: `data_dir`, `version`.
+        """
+        self._rows = read_rows(source, csv)
+        super().__init__(config=tfds.core.BuilderConfig(name=config), **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="A user's own images, stored as they are.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "id": tfds.features.Text(),
+                    "patient": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(
+                        names=sorted({row["label"] for row in self._rows})
+                    ),
+                }
+            ),
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        del dl_manager  # Nothing is downloaded.
+        images.check_images(row["path"] for row in self._rows)
+        found = {row["split"] for row in self._rows}
+        return {
+            split: self._generate_examples([row for row in self._rows if row["split"] == split])
+            for split in dict.fromkeys(_SPLITS.values())
+            if split in found
+        }
+
+    def _generate_examples(
+        self, rows: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in rows:
+            fields = {name: row[name] for name in ("id", "patient", "label")}
+            yield row["id"], {"image": row["path"].read_bytes(), **fields}
+
+
+def read_rows(source: str | None, csv: str | None) -> list[dict[str, Any]]:
+    """Lists the images with their classes, patients and splits.
+
+    Without `csv`, each sub-folder of `source` is a class and every file under it (at any depth,
+    hidden files aside) an image. `csv` names the images in columns `path` (relative to `source`,
+    or to the table without it), `label` and, if they are known, `patient` and `split`.
+
+    Without patients each image counts as its own patient. Without splits, the patients are split
+    70/10/20 into train, validation and test, the classes shared out evenly, always in the same way.
+
+    Args:
+        source: Folder of the images.
+        csv: Table of the images.
+
+    Returns:
+        A row for each image: `path`, `id` (the path in the folder or the table), `label` (class
+        name), `patient`, `split`.
+
+    Raises:
+        FileNotFoundError: If the folder, the table or images of the table are not there.
+        ValueError: If nothing was found, there are fewer than two classes, a column is missing or
+            has gaps, an id stands twice, a split is unknown, a patient stands in two splits, or
+            there are too few patients to split.
+    """
+    if csv:
+        rows = _read_table(pathlib.Path(csv).expanduser(), source)
+    elif source:
+        rows = _read_folders(pathlib.Path(source).expanduser())
+    else:
+        raise ValueError("folder needs --source=DIR (a sub-folder for each class) or --csv=FILE")
+    classes = sorted({row["label"] for row in rows})
+    if len(classes) < 2:
+        raise ValueError(
+            f"at least 2 classes are needed, found {len(classes)}: {', '.join(classes)}"
+        )
+    if "patient" not in rows[0]:
+        logging.warning(
+            "no patient ids: each of the %d images counts as its own patient. If patients have "
+            "several images, give a CSV with a column patient; else the test is too easy.",
+            len(rows),
+        )
+        rows = [{**row, "patient": row["id"]} for row in rows]
+    if "split" not in rows[0]:
+        rows = _add_splits(rows)
+    datasets.check_patients(
+        {
+            split: {row["patient"] for row in rows if row["split"] == split}
+            for split in _SPLITS.values()
+        }
+    )
+    return rows
+
+
+def _read_folders(root: pathlib.Path) -> list[dict[str, Any]]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    rows = []
+    for path in sorted(root.glob("*/**/*")):
+        relative = path.relative_to(root)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.is_file() and not hidden and path.name.lower() not in _SYSTEM_FILES:
+            rows.append({"path": path, "id": relative.as_posix(), "label": relative.parts[0]})
+    if not rows:
+        raise ValueError(f"no images in the sub-folders of {root}; give each class a sub-folder")
+    labels = {row["label"] for row in rows}
+    if labels <= _SPLITS.keys():
+        raise ValueError(
+            f"the sub-folders {', '.join(sorted(labels))} of {root} are splits, not classes; "
+            "give a CSV with columns path, label and split"
+        )
+    return rows
+
+
+def _read_table(table: pathlib.Path, source: str | None) -> list[dict[str, Any]]:
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        entries = list(reader)
+    absent = [column for column in ("path", "label") if column not in columns]
+    if absent:
+        raise ValueError(
+            f"{table} has no column {' and no column '.join(absent)}; it has {columns}"
+        )
+    if not entries:
+        raise ValueError(f"{table} names no images")
+    used = [column for column in ("path", "label", "patient", "split") if column in columns]
+    gaps = [
+        f"line {line}: {column}"
+        for line, entry in enumerate(entries, start=2)
+        for column in used
+        if not (entry[column] or "").strip()
+    ]
+    if gaps:
+        raise ValueError(f"{table} has {len(gaps)} empty fields: {', '.join(gaps)}")
+
+    root = pathlib.Path(source).expanduser() if source else table.parent
+    rows = []
+    for entry in entries:
+        row = {column: entry[column].strip() for column in used}
+        path = pathlib.PurePath(row["path"])
+        rows.append({**row, "path": root / path, "id": path.as_posix()})
+    ids = [row["id"] for row in rows]
+    twice = sorted({identifier for identifier in ids if ids.count(identifier) > 1})
+    if twice:
+        raise ValueError(f"{len(twice)} images stand more than once in {table}: {', '.join(twice)}")
+    missing = [row["id"] for row in rows if not row["path"].is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} images of {table} are not in {root}: {', '.join(missing)}"
+        )
+    if "split" in used:
+        unknown = sorted({row["split"] for row in rows} - _SPLITS.keys())
+        if unknown:
+            raise ValueError(
+                f"unknown splits in {table}: {', '.join(unknown)}; use {', '.join(_SPLITS)}"
+            )
+        rows = [{**row, "split": _SPLITS[row["split"]]} for row in rows]
+    return rows
+
+
+def _add_splits(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Splits the patients 70/10/20 with the classes shared out evenly; the same at each call."""
+    for label in sorted({row["label"] for row in rows}):
+        patients = {row["patient"] for row in rows if row["label"] == label}
+        if len(patients) < _FOLDS:
+            raise ValueError(
+                f"class {label!r} has {len(patients)} patients, to split 70/10/20 at least "
+                f"{_FOLDS} are needed; give a CSV with a column split"
+            )
+    folds = model_selection.StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    labels, groups = [row["label"] for row in rows], [row["patient"] for row in rows]
+    fold_of = np.zeros(len(rows), int)
+    for fold, (_, held_out) in enumerate(folds.split(rows, labels, groups)):
+        fold_of[held_out] = fold
+    names = 7 * ["train"] + ["validation"] + 2 * ["test"]
+    return [{**row, "split": names[fold]} for row, fold in zip(rows, fold_of, strict=True)]

@@ -1,0 +1,257 @@
+"""Prepared data sets: find one on disk, read its records in any order, know it by its digest.
+
+A data set is prepared once (`jaxcovid.prepare`) as array records under
+`DATA_DIR/NAME[/CONFIG]/VERSION/` and read from there without TensorFlow. `digest.json` in that
+directory is written last, so a directory without it was not prepared to its end.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+DIGEST_FILE = "digest.json"
+
+Record = dict[str, Any]
+
+
+class Source(Sequence[Record]):
+    """Random access to the records of one split; pickles to its place, so workers can reopen it.
+
+    A record is a dictionary: `image` (bytes, as encoded in the file), `id`, `patient` (str),
+    `label` (int, an index into the class names), and what else the data set holds, in the same
+    way: images as bytes, texts as str, numbers as Python numbers.
+    """
+
+    def __init__(self, directory: epath.PathLike, split: str) -> None:
+        import tensorflow_datasets as tfds
+
+        self._directory = os.fspath(directory)
+        self._split = split
+        builder = tfds.builder_from_directory(self._directory)
+        images = [k for k, v in builder.info.features.items() if isinstance(v, tfds.features.Image)]
+        self._records = builder.as_data_source(
+            split, decoders={name: tfds.decode.SkipDecoding() for name in images}
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return Source, (self._directory, self._split)
+
+    def __repr__(self) -> str:
+        return f"Source({self._directory!r}, {self._split!r})"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} in split {self._split!r}")
+        record = self._records[index]
+        images = self._records.decoders
+        return {name: value if name in images else _plain(value) for name, value in record.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared data set.
+
+    Attributes:
+        name: Name with its config, as in "covid_ct/gray320".
+        directory: Where its files lie (the directory of the version).
+        class_names: Class names; a record's label is an index into them.
+        digest: SHA-256 over all records, 64 hexadecimal digits; see `compute_digest`.
+        citation: BibTeX, empty if there is none.
+        description: What it holds and where it comes from.
+        split_sizes: Number of images in each split.
+        class_counts: Number of images of each class in each split.
+        patient_counts: Number of patients in each split.
+    """
+
+    name: str
+    directory: epath.Path
+    class_names: tuple[str, ...]
+    digest: str
+    citation: str
+    description: str
+    split_sizes: dict[str, int]
+    class_counts: dict[str, dict[str, int]]
+    patient_counts: dict[str, int]
+
+    def source(self, split: str) -> Source:
+        """Opens one split.
+
+        Raises:
+            ValueError: If the data set has no such split.
+        """
+        if split not in self.split_sizes:
+            raise ValueError(
+                f"{self.name} has no split {split!r}; it has {', '.join(self.split_sizes)}"
+            )
+        return Source(self.directory, split)
+
+
+def default_data_dir() -> epath.Path:
+    """Returns the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets without it."""
+    return epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
+    """Opens a prepared data set, the highest version that is there.
+
+    Args:
+        name: "covid_ct/gray320"; without a config ("covid_ct") its default one is meant.
+        data_dir: Where data sets are kept; `default_data_dir()` if None.
+
+    Raises:
+        FileNotFoundError: If it was not prepared (to its end); says the command that does it.
+    """
+    import tensorflow_datasets as tfds
+
+    data_dir = epath.Path(data_dir or default_data_dir()).expanduser()
+    directory = find_version(name, data_dir)
+    if directory is None:
+        raise FileNotFoundError(
+            f"data set {name!r} is not prepared in {data_dir}; run\n"
+            f"  {prepare_command(name, data_dir)}"
+        )
+    info = tfds.builder_from_directory(directory).info
+    stored = json.loads((directory / DIGEST_FILE).read_text())
+    return Dataset(
+        name=info.full_name.removesuffix(f"/{info.version}"),
+        directory=directory,
+        class_names=tuple(info.features["label"].names),
+        digest=stored["digest"],
+        citation=info.citation,
+        description=info.description,
+        split_sizes={split: info.splits[split].num_examples for split in info.splits},
+        class_counts=stored["class_counts"],
+        patient_counts=stored["patient_counts"],
+    )
+
+
+def find_version(name: str, data_dir: epath.PathLike) -> epath.Path | None:
+    """Returns the directory of the highest version prepared to its end, None if there is none."""
+    parent = epath.Path(data_dir) / name
+    default_config = parent / ".config" / "metadata.json"  # Written by TFDS.
+    if default_config.exists():
+        parent = parent / json.loads(default_config.read_text())["default_config_name"]
+    finished = [path.parent for path in parent.glob(f"*.*.*/{DIGEST_FILE}")]
+    finished = [path for path in finished if all(n.isdecimal() for n in path.name.split("."))]
+    return max(finished, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
+
+
+def prepare_command(name: str, data_dir: epath.PathLike) -> str:
+    """Returns the command that prepares a data set."""
+    name, _, config = name.partition("/")
+    if name == "folder":
+        arguments = f"folder --name={config or 'NAME'} --source=DIR"
+    elif name == "phantom":
+        arguments = f"phantom/{config}" if config else "phantom"
+    else:
+        arguments = f"{name}/{config} --source=DIR" if config else f"{name} --source=DIR"
+    return f"python -m jaxcovid.prepare {arguments} --data_dir={os.fspath(data_dir)}"
+
+
+def write_digest(directory: epath.PathLike) -> None:
+    """Reads a built data set once through and writes its digest and counts beside it.
+
+    Args:
+        directory: The directory of the version, with the `dataset_info.json` of TFDS.
+
+    Raises:
+        ValueError: If two records have one id or a patient stands in two splits.
+    """
+    import tensorflow_datasets as tfds
+
+    directory = epath.Path(directory)
+    info = tfds.builder_from_directory(directory).info
+    class_names = info.features["label"].names
+    sources = {split: Source(directory, split) for split in info.splits}
+    labels = {split: collections.Counter() for split in sources}
+    patients = {split: set() for split in sources}
+    for split, source in sources.items():
+        for record in source:
+            labels[split][record["label"]] += 1
+            patients[split].add(record["patient"])
+    check_patients(patients)
+    stored = {
+        "digest": compute_digest(sources.values()),
+        "class_counts": {
+            split: {name: counter[i] for i, name in enumerate(class_names)}
+            for split, counter in labels.items()
+        },
+        "patient_counts": {split: len(found) for split, found in patients.items()},
+    }
+    # Renamed into place: a digest file that exists is whole.
+    unfinished = directory / f"{DIGEST_FILE}.incomplete"
+    unfinished.write_text(json.dumps(stored, indent=2) + "\n")
+    unfinished.rename(directory / DIGEST_FILE)
+
+
+def compute_digest(sources: Iterable[Sequence[Record]]) -> str:
+    """Hashes what the records hold, whatever their order on disk and their split.
+
+    SHA-256 over all records of all sources in the order of their ids (code points). A record adds
+    four fields: id (UTF-8), label (decimal digits), patient (UTF-8), encoded image (as it is). A
+    field adds its length in bytes as 8 bytes, little-endian, and then its bytes, so that no two
+    lists of records run together to one stream.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: If two records have one id.
+    """
+    places = [
+        (record["id"], source, index) for source in sources for index, record in enumerate(source)
+    ]
+    counts = collections.Counter(place[0] for place in places)
+    twice = sorted(identifier for identifier, count in counts.items() if count > 1)
+    if twice:
+        raise ValueError(f"{len(twice)} ids stand more than once: {', '.join(twice)}")
+    sha = hashlib.sha256()
+    for _, source, index in sorted(places, key=lambda place: place[0]):
+        record = source[index]
+        fields = (record["id"], str(record["label"]), record["patient"], record["image"])
+        for field in fields:
+            data = field.encode() if isinstance(field, str) else field
+            sha.update(len(data).to_bytes(8, "little"))
+            sha.update(data)
+    return sha.hexdigest()
+
+
+def check_patients(patients: Mapping[str, Iterable[str]]) -> None:
+    """Checks that no patient stands in two splits.
+
+    Args:
+        patients: The patients of each split.
+
+    Raises:
+        ValueError: With every patient that does and the splits.
+    """
+    splits = collections.defaultdict(set)
+    for split, found in patients.items():
+        for patient in found:
+            splits[patient].add(split)
+    crossing = [
+        f"{patient} ({', '.join(sorted(found))})"
+        for patient, found in sorted(splits.items())
+        if len(found) > 1
+    ]
+    if crossing:
+        raise ValueError(
+            f"{len(crossing)} patients stand in more than one split; give each patient one split: "
+            + "; ".join(crossing)
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,155 @@
+"""Encoded images and arrays to 8-bit gray, with one set of rules for both.
+
+The rules are those of the network's input: one gray slice or film, nothing hidden in it. What
+would change the picture silently (transparency, CMYK, several frames, a file cut short) is
+refused with a message that says what to do.
+"""
+
+import io
+import pathlib
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+import tqdm
+from PIL import Image
+
+MIN_SIDE_PX = 16
+MAX_PIXELS = 64_000_000
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message says why and what to do."""
+
+
+def decode_gray(data: bytes) -> np.ndarray:
+    """Decodes one image file to 8-bit gray.
+
+    The format is taken from the content, never from the file's name (COVID-CT has JPEG data in
+    `.png` files). Colour becomes gray by OpenCV's luminance (.299 R + .587 G + .114 B), an opaque
+    alpha channel is dropped, 16-bit gray is scaled to its own range (lowest value 0, highest 255).
+    An EXIF orientation is ignored, so that one file always gives one array.
+
+    Args:
+      data: The bytes of a PNG, JPEG, BMP, TIFF, WebP or single-frame GIF file.
+
+    Returns:
+      Gray image, uint8 [h, w], 0..255.
+
+    Raises:
+      ImageError: If the data is empty, no image, too small or too large, cut short, damaged, CMYK,
+        of several frames, transparent or of floating-point values. The size is read from the
+        header, before anything is decoded.
+    """
+    if not data:
+        raise ImageError("the file is empty (0 bytes); copy it again from its source")
+    try:
+        header = Image.open(io.BytesIO(data), formats=_FORMATS)
+        several_frames = getattr(header, "is_animated", False)
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{error} At most {MAX_PIXELS:,} pixels are accepted; shrink the image"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(
+            f"no readable image ({len(data):,} bytes that begin with {data[:16]!r}); "
+            f"give one of {', '.join(_FORMATS)}, or copy the file again if it was cut short"
+        ) from error
+    width, height = header.size
+    _check_size(height, width)
+    if header.mode == "CMYK":
+        raise ImageError(
+            "CMYK colours (made for printing) are not accepted; save it as gray or RGB"
+        )
+    if several_frames:
+        raise ImageError(
+            f"animated {header.format} of {header.n_frames} frames; save the one that is meant"
+        )
+
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ImageError(
+            f"{header.format} of {width} x {height} px is cut short or damaged "
+            f"({len(data):,} bytes); copy it again from its source"
+        )
+    if image.ndim == 2 and header.has_transparency_data:
+        raise ImageError("one gray level is marked as transparent; save the image without it")
+    if image.ndim == 3:
+        to_rgb = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        image = cv2.cvtColor(image, to_rgb)
+    return as_gray(image)
+
+
+def as_gray(array: np.ndarray) -> np.ndarray:
+    """Turns an array into 8-bit gray by the rules of `decode_gray`.
+
+    Args:
+      array: uint8 (0..255) or uint16 (scaled to its own range): gray [h, w] or [h, w, 1], RGB
+        [h, w, 3] or RGBA [h, w, 4].
+
+    Returns:
+      Gray image, uint8 [h, w], 0..255.
+
+    Raises:
+      ImageError: If the shape, the type or the size is not accepted or alpha is transparent.
+    """
+    array = np.asarray(array)
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(
+            f"pixels of type {array.dtype} have no known range; give uint8 (0..255) or uint16, "
+            "for example (255 * array).astype(np.uint8) for values in 0..1"
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(
+            f"an array of shape {array.shape} is no single image; "
+            "give [h, w], [h, w, 1], [h, w, 3] (RGB) or [h, w, 4] (RGBA)"
+        )
+    _check_size(*array.shape[:2])
+
+    if array.ndim == 3 and array.shape[2] == 4:
+        opaque = np.iinfo(array.dtype).max
+        lowest = array[..., 3].min()
+        if lowest < opaque:
+            raise ImageError(
+                f"alpha goes down to {lowest} (opaque is {opaque}), so the gray values are not "
+                "defined; flatten the image onto its background"
+            )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    elif array.ndim == 3:
+        array = cv2.cvtColor(np.ascontiguousarray(array[..., :3]), cv2.COLOR_RGB2GRAY)
+    if array.dtype == np.uint16:
+        array = cv2.normalize(
+            np.ascontiguousarray(array), None, 0, 255, cv2.NORM_MINMAX, dtype=cv2.CV_8U
+        )
+    return np.ascontiguousarray(array)
+
+
+def check_images(paths: Iterable[pathlib.Path]) -> None:
+    """Decodes every file once, so that a broken one is found before anything is written.
+
+    Raises:
+      ImageError: With every file that `decode_gray` refuses and the reason.
+    """
+    bad = []
+    for path in tqdm.tqdm(list(paths), desc="Checking images", unit=" images", leave=False):
+        try:
+            decode_gray(path.read_bytes())
+        except ImageError as error:
+            bad.append(f"{path}: {error}")
+    if bad:
+        raise ImageError(f"{len(bad)} unusable images; mend or remove them:\n  " + "\n  ".join(bad))
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < MIN_SIDE_PX:
+        raise ImageError(
+            f"{width} x {height} px is too small; at least {MIN_SIDE_PX} px a side are needed"
+        )
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} px are {height * width:,} pixels; at most {MAX_PIXELS:,} are "
+            "accepted, so shrink the image"
+        )

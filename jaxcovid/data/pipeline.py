@@ -1,0 +1,197 @@
+"""The input pipeline: records of a data set -> batches of network input, with grain.
+
+Everything is a function of (seed, step): a resumed run slices to its step and sees what an
+uninterrupted one sees, for any number of worker processes and hosts.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from jaxcovid.data.images import ImageError, decode_gray
+from jaxcovid.data.preprocessing import Preprocessing
+
+Record = Mapping[str, Any]  # image: encoded bytes; id, patient: str; label: int
+Batch = dict[str, np.ndarray]
+
+
+def _decode(record: Record) -> np.ndarray:
+    """The gray image uint8 [h, w] of a record; a bad one is an error that names its id."""
+    try:
+        return decode_gray(record["image"])
+    except ImageError as error:
+        raise ImageError(f"{record['id']}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _LoadForTraining(grain.transforms.RandomMap):
+    """All five steps; grain's generator depends on the seed and the position only."""
+
+    preprocessing: Preprocessing
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Batch:
+        image = self.preprocessing(_decode(record), rng=rng)
+        return {"image": image, "label": np.int64(record["label"])}
+
+
+@dataclass(frozen=True)
+class _LoadForEvaluation(grain.transforms.Map):
+    """The four steps that are not random; positions past the split's end repeat its last record."""
+
+    preprocessing: Preprocessing
+    source: Sequence[Record]
+
+    def map(self, position: int) -> Batch:
+        last = len(self.source) - 1
+        image = self.preprocessing(_decode(self.source[min(position, last)]))
+        return {"image": image, "index": np.int64(position), "mask": np.bool_(position <= last)}
+
+
+class _HostRows(grain.MapDataset):
+    """Of every `batch_size` elements the `rows` from `offset` on: one host's contiguous share.
+
+    Contiguous, so that a device sees the same rows for any number of processes.
+    """
+
+    def __init__(self, parent: grain.MapDataset, *, rows: int, batch_size: int, offset: int):
+        super().__init__(parent)
+        self._rows, self._batch_size, self._offset = rows, batch_size, offset
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._rows
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._rows)
+        return self._parent[batch * self._batch_size + self._offset + row]
+
+
+def _batches(
+    dataset: grain.MapDataset,
+    *,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+) -> grain.MapDataset:
+    """Elements of the global order -> this host's rows of each global batch."""
+    if batch_size % process_count:
+        fix = -(-batch_size // process_count) * process_count
+        raise ValueError(
+            f"batch_size {batch_size} is not divisible by {process_count} processes; use {fix}"
+        )
+    rows = batch_size // process_count
+    if process_count > 1:
+        dataset = _HostRows(dataset, rows=rows, batch_size=batch_size, offset=process_index * rows)
+    return dataset.batch(rows)
+
+
+def _init_worker(worker_index: int, worker_count: int) -> None:
+    """Keeps a worker single-threaded and ends it when its parent died (kill -9 tells it nothing)."""
+    del worker_index, worker_count
+    cv2.setNumThreads(0)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[Batch]:
+    """Batches in order, made ahead by worker processes, or by threads of this one if 0."""
+    if workers < 0:
+        raise ValueError(f"workers is {workers}; it must be 0 (threads) or more (processes)")
+    cv2.setNumThreads(0)
+    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    batches = dataset.to_iter_dataset(ahead)
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_init_worker)
+    return iter(batches)
+
+
+def train_batches(
+    source: Sequence[Record],
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Endless training batches, reshuffled every epoch, from step `start_step` on.
+
+    Args:
+      source: records of the training split.
+      preprocessing: the five steps; the random one draws from (seed, position).
+      batch_size: images of the global batch; every process gets its contiguous share of rows.
+      seed: of shuffling and augmentation.
+      start_step: index of the first batch.
+      workers: worker processes; 0 prepares batches in threads of this process.
+      process_index: this process among `process_count`.
+      process_count: processes that share the global batch.
+
+    Returns:
+      An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, and `label`
+      int64 [rows].
+
+    Raises:
+      ValueError: the batch does not divide over the processes, or the split is empty.
+    """
+    if not len(source):
+        raise ValueError("the training split is empty")
+    # The random step stands before the host's rows are taken, so that hosts draw different
+    # numbers; repeat too, so that a split that does not divide keeps the hosts together.
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(_LoadForTraining(preprocessing))
+    )
+    batches = _batches(
+        dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
+    )
+    return _iterate(batches[start_step:], workers)
+
+
+def eval_batches(
+    source: Sequence[Record],
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """One pass over a split in order, padded so that every process sees as many full batches.
+
+    Args: as those of `train_batches`.
+
+    Returns:
+      An iterator over `image` float32 [rows, size, size, 1], `index` int64 [rows], the record's
+      position in `source`, and `mask` bool [rows], False for padding.
+
+    Raises:
+      ValueError: the batch does not divide over the processes, or the split is empty.
+    """
+    if not len(source):
+        raise ValueError("the split to evaluate is empty")
+    padded = -(-len(source) // batch_size) * batch_size
+    dataset = grain.MapDataset.range(padded).map(_LoadForEvaluation(preprocessing, source))
+    batches = _batches(
+        dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
+    )
+    return _iterate(batches, workers)

@@ -1,0 +1,189 @@
+"""The paper's five preprocessing steps, in the paper's order (section 4.1), on OpenCV.
+
+1. random rotation and translation (training only), 2. histogram equalisation, 3. resize,
+4. Gaussian blur 3x3, 5. mean and standard deviation. Ranges and fill value are those of the public
+code that the recipe matches (jfhealthcare/Chexpert).
+
+The result has one channel. It stands for the paper's three equal ones: the network repeats it, so
+that no third copy is moved from the host to the device.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """All five steps with their options.
+
+    Attributes:
+        size: Side of the square result, px.
+        rotation_deg: Largest angle of the random rotation, degrees.
+        translation_fraction: Largest shift, as a fraction of the width and of the height.
+        fill: Gray value outside the image, 0..255.
+        keep_ratio: Keep the ratio of the sides and pad with `fill`, instead of stretching.
+        mean: Fixed mean, in units of 0..255; None: that of each image.
+        std: Fixed standard deviation, in units of 0..255; None: that of each image.
+    """
+
+    size: int = 256
+    rotation_deg: float = 15.0
+    translation_fraction: float = 0.05
+    fill: int = 128
+    keep_ratio: bool = False
+    mean: float | None = None
+    std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size {self.size} is no number of pixels; give 1 or more")
+        if not 0 <= self.rotation_deg <= 180:
+            raise ValueError(f"rotation_deg {self.rotation_deg} is not in 0..180 degrees")
+        if not 0 <= self.translation_fraction < 1:
+            raise ValueError(f"translation_fraction {self.translation_fraction} is not in [0, 1)")
+        if not 0 <= self.fill <= 255:
+            raise ValueError(f"fill {self.fill} is not a gray value, 0..255")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std}: give both, or neither to take each image's"
+            )
+        if self.std is not None and self.std <= 0:
+            raise ValueError(f"std {self.std} is not positive")
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Prepares one image for the network.
+
+        Args:
+            image: Gray image, uint8 [h, w], 0..255.
+            rng: Source of the random rotation and translation; None leaves them out (evaluation).
+
+        Returns:
+            float32 [size, size, 1], mean 0 and standard deviation 1 unless constants are fixed.
+        """
+        return self.steps(image, rng)["normalize"][..., np.newaxis]
+
+    def steps(
+        self, image: np.ndarray, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the image after each step, by the step's name; the arguments of a call."""
+        done = {}
+        if rng is not None:
+            image = done["rotate_and_translate"] = rotate_and_translate(
+                image,
+                rng=rng,
+                rotation_deg=self.rotation_deg,
+                translation_fraction=self.translation_fraction,
+                fill=self.fill,
+            )
+        image = done["equalize_histogram"] = equalize_histogram(image)
+        image = done["resize"] = resize(
+            image, size=self.size, keep_ratio=self.keep_ratio, fill=self.fill
+        )
+        image = done["blur"] = blur(image)
+        done["normalize"] = normalize(image, mean=self.mean, std=self.std)
+        return done
+
+
+def rotate_and_translate(
+    image: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    rotation_deg: float = 15.0,
+    translation_fraction: float = 0.05,
+    fill: int = 128,
+) -> np.ndarray:
+    """Step 1: rotates about the centre and shifts, both at random, in one interpolation.
+
+    Args:
+        image: uint8 [h, w].
+        rng: Draws the angle, the shift in x and the shift in y, in this order.
+        rotation_deg: The angle is uniform in [-rotation_deg, rotation_deg] degrees.
+        translation_fraction: The shifts are uniform in [-f, f] times the width and the height.
+        fill: Gray value of what comes into view from outside.
+
+    Returns:
+        uint8 [h, w].
+    """
+    height, width = image.shape
+    angle_deg = rng.uniform(-rotation_deg, rotation_deg)
+    shift_x = rng.uniform(-translation_fraction, translation_fraction) * width
+    shift_y = rng.uniform(-translation_fraction, translation_fraction) * height
+    # Pixel centres are at whole numbers, so the middle of the image is at (n - 1) / 2.
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, 1.0)
+    matrix[:, 2] += shift_x, shift_y
+    return cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(fill,)
+    )
+
+
+def equalize_histogram(image: np.ndarray) -> np.ndarray:
+    """Step 2: spreads the gray values by their cumulative histogram; uint8 [h, w] to the same."""
+    return cv2.equalizeHist(image)
+
+
+def resize(
+    image: np.ndarray, *, size: int, keep_ratio: bool = False, fill: int = 128
+) -> np.ndarray:
+    """Step 3: resizes, by area along a side that shrinks and linearly along one that grows.
+
+    Args:
+        image: uint8 [h, w].
+        size: Side of the result, px.
+        keep_ratio: Keep the ratio of the sides and pad with `fill` on both ends.
+        fill: Gray value of the padding.
+
+    Returns:
+        uint8 [size, size].
+    """
+    height, width = image.shape
+    new_height = new_width = size
+    if keep_ratio:
+        scale = size / max(height, width)
+        new_height, new_width = max(1, round(scale * height)), max(1, round(scale * width))
+    # OpenCV's area mode needs both sides to shrink, so a side that grows waits for the second call.
+    shrunk = (min(width, new_width), min(height, new_height))
+    image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    return cv2.copyMakeBorder(
+        image,
+        top,
+        size - new_height - top,
+        left,
+        size - new_width - left,
+        cv2.BORDER_CONSTANT,
+        value=(fill,),
+    )
+
+
+def blur(image: np.ndarray) -> np.ndarray:
+    """Step 4: Gaussian blur, 3x3, with OpenCV's own kernel for that size, [1, 2, 1] / 4 a side.
+
+    Args:
+        image: uint8 [h, w].
+
+    Returns:
+        uint8 [h, w].
+    """
+    return cv2.GaussianBlur(image, (3, 3), 0)
+
+
+def normalize(
+    image: np.ndarray, *, mean: float | None = None, std: float | None = None
+) -> np.ndarray:
+    """Step 5: subtracts the mean and divides by the standard deviation.
+
+    Args:
+        image: uint8 [h, w].
+        mean: Fixed mean, in units of 0..255; None: the image's own.
+        std: Fixed standard deviation, in units of 0..255; None: the image's own.
+
+    Returns:
+        float32 [h, w]; zeros if the image is constant and `std` is its own.
+    """
+    image = image.astype(np.float32)
+    mean = image.mean(dtype=np.float64) if mean is None else mean
+    std = image.std(dtype=np.float64) if std is None else std
+    return (image - np.float32(mean)) / np.float32(std or 1.0)

@@ -1,0 +1,199 @@
+"""Evaluates a trained network from its workdir: scores with intervals, figures, a report.
+
+python -m jaxcovid.evaluate --workdir=runs/covid_ct --split=test
+
+Results stand in WORKDIR/evaluation/SPLIT/: metrics.json, predictions.csv, roc.png, heatmaps.png
+and report.html.
+"""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app
+from absl.flags import argparse_flags
+
+import jaxcovid
+from jaxcovid import command
+
+
+def run(
+    workdir: Path,
+    *,
+    split: str = "test",
+    data_dir: str | None = None,
+    step: int | None = None,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Evaluates one split and writes its report.
+
+    Args:
+      workdir: of a training run.
+      split: `train`, `validation` or `test`.
+      data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+      step: of the checkpoint; None is the best one by validation AUC.
+      workers: processes that prepare images; 0 uses threads.
+
+    Returns:
+      The content of `metrics.json`.
+
+    Raises:
+      ValueError: not a workdir, an unknown split, a checkpoint that cannot be used.
+      OSError: a data set that is not prepared, or a folder that cannot be written.
+    """
+    import numpy as np
+
+    from jaxcovid import predictor as predictors
+    from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.evaluation.metrics import Predictions
+    from jaxcovid.evaluation.report import write_report
+    from jaxcovid.training.loop import predict_source
+    from jaxcovid.training.losses import target_table
+
+    predictor = predictors.load(workdir, step=step)
+    facts = predictor.facts
+    dataset = open_dataset(facts["dataset"]["name"], data_dir)
+    if dataset.digest != facts["dataset"]["digest"]:
+        logging.warning(
+            "The data set %s has changed since training: its digest is %s, the run's %s",
+            dataset.name,
+            dataset.digest,
+            facts["dataset"]["digest"],
+        )
+    source = dataset.source(split)
+    probabilities = predict_source(
+        predictor.weights,
+        source,
+        forward=predictor.forward,
+        preprocessing=predictor.preprocessing,
+        batch_size=predictor.batch_size,
+        mesh=predictor.mesh,
+        workers=workers,
+    )
+    records = [source[i] for i in range(len(source))]
+    table = target_table(dataset.class_names, predictor.outputs)
+    predictions = Predictions(
+        ids=[record["id"] for record in records],
+        patients=[record["patient"] for record in records],
+        targets=table[[record["label"] for record in records]] > 0.5,
+        probabilities=probabilities,
+        outputs=predictor.outputs,
+    )
+    directory = workdir / "evaluation" / split
+    metrics = write_report(
+        directory,
+        split=split,
+        predictions=predictions,
+        thresholds=predictor.thresholds,
+        run={
+            "dataset": dataset.name,
+            "digest": dataset.digest,
+            "citation": dataset.citation,
+            "step": predictor.step,
+            "version": jaxcovid.__version__,
+            "config": facts["config"],
+            "commands": [
+                f"python -m jaxcovid.prepare {dataset.name} ...",
+                f"python -m jaxcovid.train --config=... --workdir={workdir}",
+                f"python -m jaxcovid.evaluate --workdir={workdir} --split={split}",
+            ],
+        },
+        gallery=_gallery(predictor, records, predictions, predictor.thresholds),
+    )
+    youden = metrics["operating_points"]["youden"]
+    logging.info(
+        "%s on %s, %d images of %d patients, checkpoint %d:\n%s\n  report: %s",
+        split,
+        dataset.name,
+        metrics["n"],
+        metrics["n_patients"],
+        predictor.step,
+        "\n".join(
+            f"  {name:<11} {_with_interval(score)}"
+            for name, score in [("AUC", metrics["auc"])]
+            + [(k, youden[k]) for k in ("accuracy", "precision", "recall", "f", "specificity")]
+        ),
+        directory / "report.html",
+    )
+    return metrics
+
+
+def _with_interval(score: Mapping[str, float | None]) -> str:
+    value, low, high = score["value"], score["low"], score["high"]
+    if value is None:
+        return "undefined"
+    if low is None or high is None:
+        return f"{value:.3f}"
+    return f"{value:.3f}  (95 % interval {low:.3f} to {high:.3f})"
+
+
+def _gallery(
+    predictor: Any,
+    records: Sequence[Mapping[str, Any]],
+    predictions: Any,
+    thresholds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps."""
+    import cv2
+    import numpy as np
+
+    from jaxcovid.data.images import decode_gray
+
+    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
+    called = probability >= thresholds["youden"]
+    chosen: list[tuple[int, str]] = []
+    for kind, group, descending in (
+        ("hit", positive & called, True),
+        ("miss", positive & ~called, False),
+        ("false alarm", ~positive & called, True),
+        ("correct rejection", ~positive & ~called, False),
+    ):
+        members = np.flatnonzero(group)
+        order = members[np.argsort(probability[members], kind="stable")]
+        chosen += [(int(i), kind) for i in (order[::-1] if descending else order)[:2]]
+    images = [decode_gray(records[i]["image"]) for i, _ in chosen]
+    masks = [
+        cv2.imdecode(np.frombuffer(records[i]["mask"], np.uint8), cv2.IMREAD_GRAYSCALE) > 0
+        if "mask" in records[i]
+        else None
+        for i, _ in chosen
+    ]
+    return {
+        "images": images,
+        "heatmaps": list(predictor.heatmaps(images)),
+        "captions": [f"{kind}, p = {probability[i]:.2f}: {records[i]['id']}" for i, kind in chosen],
+        "masks": masks,
+    }
+
+
+def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m jaxcovid.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")
+    parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
+    return parser.parse_args(argv[1:])
+
+
+def main(args: argparse.Namespace) -> None:
+    """Evaluates what the command line names."""
+    with command.user_errors():
+        command.start()
+        run(
+            Path(args.workdir),
+            split=args.split,
+            data_dir=args.data_dir,
+            step=args.step,
+            workers=args.workers,
+        )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,321 @@
+"""Scores of a screening network: AUC, thresholds, confusion counts and what follows from them.
+
+The positive class is column 0 (COVID-19). An image is called positive where its probability is at
+or above the threshold. A score that is 0/0 is NaN here and null in `metrics.json`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcovid.evaluation import bootstrap
+
+SENSITIVITIES = {"sensitivity_90": 90, "sensitivity_95": 95}  # name -> per cent
+RATIOS = ("accuracy", "precision", "recall", "f", "specificity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network said about a split, every image once, and what is true.
+
+    Attributes:
+      ids: n image ids, all different.
+      patients: n patient ids.
+      targets: bool [n, k], one column an output; column 0 is the positive class.
+      probabilities: float [n, k] in [0, 1], independent sigmoids.
+      outputs: k names, the positive class first.
+
+    Raises:
+      ValueError: shapes that do not fit, a target that is not bool, a probability that is NaN or
+        outside [0, 1], an id that stands twice, or no image.
+    """
+
+    ids: Sequence[str]
+    patients: Sequence[str]
+    targets: np.ndarray
+    probabilities: np.ndarray
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n, k = len(self.ids), len(self.outputs)
+        if not n or not k:
+            raise ValueError(f"predictions need images and outputs; there are {n} and {k}")
+        if len(self.patients) != n:
+            raise ValueError(f"{n} ids but {len(self.patients)} patients; give one for each image")
+        for name in ("targets", "probabilities"):
+            shape = np.shape(getattr(self, name))
+            if shape != (n, k):
+                raise ValueError(f"{name} has shape {shape}; {n} ids and {k} outputs need {(n, k)}")
+        if self.targets.dtype != bool:
+            raise ValueError(f"targets are {self.targets.dtype}; give bool")
+        if not np.issubdtype(self.probabilities.dtype, np.floating):
+            raise ValueError(f"probabilities are {self.probabilities.dtype}; give floats")
+        missing = int(np.isnan(self.probabilities).any(axis=1).sum())
+        if missing:
+            raise ValueError(f"{missing} of {n} images have a probability that is NaN")
+        low, high = self.probabilities.min(), self.probabilities.max()
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"probabilities lie in [{low:g}, {high:g}], not [0, 1]; apply the sigmoid to logits"
+            )
+        names, counts = np.unique(np.asarray(self.ids, dtype=str), return_counts=True)
+        if names.size < n:
+            raise ValueError(
+                f"{(counts > 1).sum()} ids stand more than once, {str(names[counts > 1][0])!r} "
+                f"{counts[counts > 1][0]} times; every image counts once, so leave padding out"
+            )
+
+
+def auc(positive: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve; tied scores count half, as in `sklearn.metrics.roc_auc_score`.
+
+    Args:
+      positive: bool [n].
+      score: float [n], higher means more likely positive.
+
+    Returns:
+      In [0, 1]; NaN when one class is absent.
+
+    Raises:
+      ValueError: shapes differ, or a score is NaN.
+    """
+    positive, score = _checked(positive, score)
+    return float(bootstrap.weighted_auc(positive, score, np.ones((1, positive.size)))[0])
+
+
+def choose_thresholds(positive: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Chooses the operating points, on validation images.
+
+    Only thresholds half-way between neighbouring distinct probabilities are considered (and half
+    the lowest one, which calls every image positive), so that rounding moves no image across.
+    `youden` has the largest J = sensitivity + specificity - 1 (Youden 1950); among equal ones the
+    lowest, the one that misses fewest patients. `sensitivity_90` and `sensitivity_95` are the
+    largest thresholds with at least that sensitivity.
+
+    Args:
+      positive: bool [n].
+      probability: float [n] in [0, 1].
+
+    Returns:
+      'youden', 'sensitivity_90', 'sensitivity_95' -> threshold; positive is probability >= it.
+
+    Raises:
+      ValueError: one class is absent, shapes differ, or a probability is NaN.
+    """
+    positive, probability = _checked(positive, probability)
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        raise ValueError(
+            f"thresholds need both classes; the images hold {positives} positives and {negatives} "
+            "negatives. Choose them on a larger validation split"
+        )
+    scores, group = np.unique(probability, return_inverse=True)
+    previous = np.concatenate([[0.0], scores[:-1]])
+    middle = (previous + scores) / 2
+    thresholds = np.where(middle > previous, middle, scores)  # neighbours in float64 have no middle
+    # Calls at thresholds[i] are the images whose score is scores[i] or more.
+    true_calls = np.cumsum(np.bincount(group[positive], minlength=scores.size)[::-1])[::-1]
+    false_calls = np.cumsum(np.bincount(group[~positive], minlength=scores.size)[::-1])[::-1]
+    youden = true_calls * negatives - false_calls * positives  # J in integers: exact ties
+    chosen = {"youden": float(thresholds[np.argmax(youden)])}
+    for name, percent in SENSITIVITIES.items():
+        reached = np.flatnonzero(100 * true_calls >= percent * positives)
+        chosen[name] = float(thresholds[reached[-1]])
+    return chosen
+
+
+def confusion(
+    positive: np.ndarray, probability: np.ndarray, threshold: float
+) -> dict[str, int | float]:
+    """Counts calls against the truth at a threshold, and the ratios that follow.
+
+    Args:
+      positive: bool [n].
+      probability: float [n]; an image is called positive where it is >= threshold.
+      threshold: in [0, 1].
+
+    Returns:
+      Counts 'tp', 'fp', 'tn', 'fn', and 'accuracy', 'precision', 'recall' (sensitivity),
+      'f' = 2 precision recall / (precision + recall) and 'specificity'. F is computed as
+      2 TP / (2 TP + FP + FN): the same number, and 0 where no positive is found. 0/0 is NaN.
+
+    Raises:
+      ValueError: shapes differ, or a probability is NaN.
+    """
+    positive, probability = _checked(positive, probability)
+    called = probability >= threshold
+    counts = {
+        "tp": int((called & positive).sum()),
+        "fp": int((called & ~positive).sum()),
+        "tn": int((~called & ~positive).sum()),
+        "fn": int((~called & positive).sum()),
+    }
+    parts = _ratio_parts(positive, called)
+    return counts | {
+        name: _divide(top.sum(), bottom.sum()) for name, (top, bottom) in parts.items()
+    }
+
+
+def per_patient(predictions: Predictions) -> Predictions:
+    """Joins the images of each patient into one prediction.
+
+    A patient's probability is the mean over the images. A patient is positive when any image is;
+    where every image has at most one label (three_way), the patient has one too, the first in the
+    order of the outputs: COVID-19 before other pneumonia before normal.
+
+    Args:
+      predictions: n images of p patients.
+
+    Returns:
+      p patients in the order of their ids; `ids` are the patients' ids.
+    """
+    names, patient = np.unique(np.asarray(predictions.patients, dtype=str), return_inverse=True)
+    images = np.bincount(patient)[:, None]
+    probabilities = np.zeros((names.size, len(predictions.outputs)))
+    np.add.at(probabilities, patient, predictions.probabilities)
+    targets = np.zeros(probabilities.shape, bool)
+    np.logical_or.at(targets, patient, predictions.targets)
+    if (predictions.targets.sum(axis=1) <= 1).all():
+        targets &= np.cumsum(targets, axis=1) == 1
+    return Predictions(
+        ids=names.tolist(),
+        patients=names.tolist(),
+        targets=targets,
+        probabilities=np.clip(probabilities / images, 0.0, 1.0),
+        outputs=predictions.outputs,
+    )
+
+
+def evaluate(
+    predictions: Predictions,
+    *,
+    thresholds: Mapping[str, float],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every score of a split, per image and per patient: the content of `metrics.json`.
+
+    Args:
+      predictions: n images.
+      thresholds: from `choose_thresholds` on validation; 0.5 is added as "0.5".
+      resamples: bootstrap resamples of patients.
+      seed: of the resamples.
+
+    Returns:
+      'n', 'n_patients', 'n_positive', 'positive_class', 'auc' (a score), for several outputs
+      'auc_macro' (a score) and 'auc_per_output' (name -> score), 'operating_points' (name ->
+      'threshold', 'accuracy', 'precision', 'recall', 'f', 'specificity' (scores) and 'confusion'),
+      'averages' (of precision, recall and F over the two classes, at Youden's threshold),
+      'intervals' (method, level, resamples, seed) and 'per_patient' (the same structure). A score
+      is {'value', 'low', 'high', 'left_out'}; see `bootstrap.intervals`.
+
+    Raises:
+      ValueError: no 'youden' in thresholds, or a threshold outside [0, 1].
+    """
+    if "youden" not in thresholds:
+        raise ValueError(f"thresholds lack 'youden'; they are {sorted(thresholds)}")
+    for name, threshold in thresholds.items():
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {name} is {threshold}, not in [0, 1]")
+    points = {**thresholds, "0.5": 0.5}
+    return {
+        **_scores(predictions, points, resamples, seed),
+        "intervals": {
+            "method": bootstrap.METHOD,
+            "level": bootstrap.LEVEL,
+            "resamples": resamples,
+            "seed": seed,
+        },
+        "per_patient": _scores(per_patient(predictions), points, resamples, seed),
+    }
+
+
+def _scores(
+    predictions: Predictions, points: Mapping[str, float], resamples: int, seed: int
+) -> dict[str, Any]:
+    """The scores of `evaluate` for one unit, image or patient."""
+    targets = predictions.targets
+    # float64: a threshold between two float32 neighbours would round to one of them.
+    probabilities = predictions.probabilities.astype(np.float64)
+    positive, probability = targets[:, 0], probabilities[:, 0]
+    aucs = {"auc": (positive, probability)}
+    if len(predictions.outputs) > 1:
+        aucs["auc_macro"] = (targets, probabilities)
+        for column, output in enumerate(predictions.outputs):
+            aucs[f"auc/{output}"] = (targets[:, column], probabilities[:, column])
+    ratios = {
+        f"{point}/{ratio}": parts
+        for point, threshold in points.items()
+        for ratio, parts in _ratio_parts(positive, probability >= threshold).items()
+    }
+    found = bootstrap.intervals(
+        predictions.patients, aucs=aucs, ratios=ratios, resamples=resamples, seed=seed
+    )
+    result = {
+        "n": len(predictions.ids),
+        "n_patients": len(set(predictions.patients)),
+        "n_positive": int(positive.sum()),
+        "positive_class": predictions.outputs[0],
+        "auc": found["auc"],
+    }
+    if len(predictions.outputs) > 1:
+        result["auc_macro"] = found["auc_macro"]
+        result["auc_per_output"] = {name: found[f"auc/{name}"] for name in predictions.outputs}
+    result["operating_points"] = {}
+    for point, threshold in points.items():
+        counts = confusion(positive, probability, threshold)
+        result["operating_points"][point] = {
+            "threshold": float(threshold),
+            **{ratio: found[f"{point}/{ratio}"] for ratio in RATIOS},
+            "confusion": {name: counts[name] for name in ("tp", "fp", "tn", "fn")},
+        }
+    result["averages"] = _averages(positive, probability >= points["youden"])
+    return result
+
+
+def _averages(positive: np.ndarray, called: np.ndarray) -> dict[str, dict[str, float]]:
+    """Precision, recall and F over both classes: pooled, their mean, and weighted by class size."""
+    classes = [_ratio_parts(positive, called), _ratio_parts(~positive, ~called)]
+    sizes = np.array([positive.sum(), (~positive).sum()])
+    pooled = float((positive == called).mean())  # every image has one call: P = R = F = accuracy
+    averages = {"pooled": dict.fromkeys(("precision", "recall", "f"), pooled)}
+    averages |= {"macro": {}, "weighted": {}}
+    for name in ("precision", "recall", "f"):
+        values = np.array([_divide(*(part.sum() for part in parts[name])) for parts in classes])
+        averages["macro"][name] = float(values.mean())
+        averages["weighted"][name] = float((values * sizes).sum() / sizes.sum())
+    return averages
+
+
+def _ratio_parts(
+    positive: np.ndarray, called: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Each ratio's numerator and denominator, int [n]; the ratio is the quotient of their sums."""
+    hit = (positive & called).astype(np.int64)
+    pair = positive.astype(np.int64) + called  # 2 TP + FP + FN, image by image
+    parts = {
+        "accuracy": ((positive == called).astype(np.int64), np.ones(positive.size, np.int64)),
+        "precision": (hit, called.astype(np.int64)),
+        "recall": (hit, positive.astype(np.int64)),
+        "f": (2 * hit, pair),
+        "specificity": ((~positive & ~called).astype(np.int64), (~positive).astype(np.int64)),
+    }
+    return {name: parts[name] for name in RATIOS}
+
+
+def _divide(top: float, bottom: float) -> float:
+    return float(top / bottom) if bottom else float("nan")
+
+
+def _checked(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two as bool [n] and float64 [n]."""
+    positive, score = np.asarray(positive), np.asarray(score, dtype=np.float64)
+    if positive.ndim != 1 or positive.shape != score.shape:
+        raise ValueError(f"shapes are {positive.shape} and {score.shape}; both must be [n]")
+    if not np.isin(positive, (0, 1)).all():
+        raise ValueError("positive must hold 0 and 1 (or bool) alone")
+    if np.isnan(score).any():
+        raise ValueError(f"{int(np.isnan(score).sum())} of {score.size} scores are NaN")
+    return positive.astype(bool), score

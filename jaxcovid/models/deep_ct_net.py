@@ -1,0 +1,86 @@
+"""Deep-CT-Net (paper, section 4.2): DenseNet-121, pyramid attention, BN, flatten, FC."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.densenet import DenseNet
+from jaxcovid.models.normalization import BatchNorm
+from jaxcovid.models.pyramid_attention import PyramidAttention
+
+OUTPUTS = {"binary": 1, "three_way": 3}
+ATTENTIONS = ("compact", "wide", "none")
+HEADS = ("flatten", "gap")
+DTYPES = ("float32", "bfloat16")
+
+
+class DeepCTNet(nn.Module):
+    """Classifier of one chest CT slice; returns logits, never probabilities.
+
+    With the defaults and 256x256 images it has 9,175,048 parameters (9,306,122 for `three_way`).
+
+    Attributes:
+      outputs: `binary` (COVID-19 against the rest, one logit) or `three_way` (three
+        one-against-rest logits: COVID-19, other pneumonia, normal).
+      attention: `compact` (one-channel pyramid), `wide` or `none` (plain DenseNet).
+      head: `flatten` (the paper; fixed input size) or `gap` (global average; any input size).
+      growth: channels that each dense layer adds; 32 is DenseNet-121.
+      depths: layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
+      dtype: `float32` or `bfloat16` for activations and products; parameters stay float32.
+
+    Raises:
+      ValueError: an option is not one of those named.
+    """
+
+    outputs: str = "binary"
+    attention: str = "compact"
+    head: str = "flatten"
+    growth: int = 32
+    depths: tuple[int, ...] = (6, 12, 24, 16)
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("outputs", tuple(OUTPUTS)),
+            ("attention", ATTENTIONS),
+            ("head", HEADS),
+            ("dtype", DTYPES),
+        ):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ValueError(f"model.{field} is {value!r}; use one of {', '.join(allowed)}")
+        super().__post_init__()
+
+    def setup(self) -> None:
+        dtype: Any = jnp.dtype(self.dtype)
+        self.backbone = DenseNet(growth=self.growth, depths=self.depths, dtype=dtype)
+        if self.attention != "none":
+            self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", dtype=dtype)
+        self.norm = BatchNorm()
+        # The last product stays in float32: it is small, and a logit needs the digits.
+        self.classifier = nn.Dense(OUTPUTS[self.outputs], kernel_init=nn.initializers.normal(0.01))
+
+    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits float32 [b, outputs] of images float32 [b, h, w, 1 or 3], mean 0 and std 1.
+
+        One channel stands for three equal ones, as the paper's preprocessing makes them.
+        """
+        return self.classify(self.attend(self.backbone(image, train=train), train=train), train)
+
+    def features(self, image: jax.Array) -> jax.Array:
+        """The backbone's map [b, h / 32, w / 32, 1024], inference mode."""
+        return self.backbone(image, train=False)
+
+    def attend(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+        """The map after attention [b, h / 32, w / 32, 1024], on which Grad-CAM looks."""
+        if self.attention == "none":
+            return features
+        return self.pyramid_attention(features, train=train)
+
+    def classify(self, attended: jax.Array, train: bool = False) -> jax.Array:
+        """Logits float32 [b, outputs] from the map after attention."""
+        x = self.norm(attended, train=train).astype(jnp.float32)
+        x = x.reshape(x.shape[0], -1) if self.head == "flatten" else x.mean((1, 2))
+        return self.classifier(x)

@@ -1,0 +1,175 @@
+"""Screens images with a trained network: CSV of id, probability and decision on stdout.
+
+python -m jaxcovid.predict --workdir=runs/covid_ct scan.png folder/ > predictions.csv
+python -m jaxcovid.predict --workdir=runs/covid_ct --heatmaps --output=screened folder/
+
+An image that cannot be used gets a row with its error; the others are finished, and the exit
+status is 1. For research only: no diagnosis.
+"""
+
+import argparse
+import contextlib
+import csv
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app
+from absl.flags import argparse_flags
+
+from jaxcovid import command
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Files and the visible files below folders, sorted within each.
+
+    Raises:
+      FileNotFoundError: a path does not exist, or nothing is found.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"no image or folder {path}")
+        below = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [p for p in below if p.is_file() and not p.name.startswith(".")]
+    if not found:
+        raise FileNotFoundError(f"no files below {', '.join(map(str, paths))}")
+    return found
+
+
+def run(
+    workdir: Path,
+    paths: Sequence[str | Path],
+    *,
+    threshold: str = "youden",
+    step: int | None = None,
+    heatmaps: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each image, in order.
+
+    Args:
+      workdir: of a training run.
+      paths: images and folders.
+      threshold: name of a stored threshold (`youden`, `sensitivity_90`, `sensitivity_95`) or a
+        number in 0 to 1.
+      step: of the checkpoint; None is the best one by validation AUC.
+      heatmaps: folder for an overlay of each image; None makes none.
+
+    Yields:
+      `id`, `probability`, `decision` and `error`; the first three empty or the last.
+
+    Raises:
+      ValueError: not a workdir, an unknown threshold.
+      OSError: a path that does not exist, a folder that cannot be written.
+    """
+    import cv2
+
+    from jaxcovid import predictor as predictors
+    from jaxcovid.data.images import ImageError
+    from jaxcovid.evaluation.figures import overlay
+
+    images = find_images(paths)
+    predictor = predictors.load(workdir, step=step)
+    limit = _threshold(threshold, predictor.thresholds)
+    if heatmaps:
+        heatmaps.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(images), predictor.batch_size):
+        grays, errors = {}, {}
+        for path in images[start : start + predictor.batch_size]:
+            try:
+                grays[path] = predictors.read_gray(path)
+            except (ImageError, OSError) as error:
+                errors[path] = str(error)
+        usable = list(grays.values())
+        found = dict(zip(grays, predictor.probabilities(usable), strict=True)) if usable else {}
+        if heatmaps and usable:
+            for path, cam in zip(grays, predictor.heatmaps(usable), strict=True):
+                name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))
+                picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
+                cv2.imwrite(str(heatmaps / f"{name}.png"), picture)
+        for path in images[start : start + predictor.batch_size]:
+            row = {"id": str(path), "error": errors.get(path, "")}
+            if path in found:
+                values = [f"{value:.6f}" for value in found[path]]
+                called = float(found[path][0]) >= limit
+                row["probability"] = values[0]
+                row["decision"] = ("" if called else "not ") + predictor.outputs[0]
+                for name, value in zip(predictor.outputs[1:], values[1:], strict=True):
+                    row[f"probability_{name}"] = value
+            yield row
+
+
+def _threshold(threshold: str, stored: Mapping[str, float]) -> float:
+    if threshold in stored:
+        return stored[threshold]
+    try:
+        number = float(threshold)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(
+            f"threshold {threshold!r} is not one of {', '.join(stored)}, nor a number in 0 to 1"
+        )
+    return number
+
+
+def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m jaxcovid.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    parser.add_argument(
+        "--threshold",
+        default="youden",
+        help="youden (default), sensitivity_90, sensitivity_95, all chosen on validation, or a "
+        "number in 0 to 1",
+    )
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
+    parser.add_argument("--heatmaps", action="store_true", help="draw an overlay of each image")
+    parser.add_argument(
+        "--output", metavar="DIR", help="gets predictions.csv and heatmaps/ (default: predictions)"
+    )
+    parser.add_argument("--data_dir", metavar="DIR", help="not needed to predict; ignored")
+    return parser.parse_args(argv[1:])
+
+
+def main(args: argparse.Namespace) -> None:
+    """Screens what the command line names."""
+    failed = 0
+    with command.user_errors(), contextlib.ExitStack() as files:
+        command.start()
+        output = Path(args.output or "predictions") if args.output or args.heatmaps else None
+        targets = [sys.stdout]
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            table = (output / "predictions.csv").open("w", newline="")
+            targets.append(files.enter_context(table))
+        rows = run(
+            Path(args.workdir),
+            args.images,
+            threshold=args.threshold,
+            step=args.step,
+            heatmaps=output / "heatmaps" if args.heatmaps else None,
+        )
+        writers: list[csv.DictWriter] = []
+        for row in rows:
+            if not writers:
+                extra = [key for key in row if key.startswith("probability_")]
+                fields = ["id", "probability", "decision", *extra, "error"]
+                writers = [csv.DictWriter(target, fields) for target in targets]
+                for writer in writers:
+                    writer.writeheader()
+            for writer in writers:
+                writer.writerow(row)
+            failed += bool(row["error"])
+    if failed:
+        sys.exit(f"error: {failed} images could not be used; see the column error")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,150 @@
+"""A trained network loaded from its workdir: images in, probabilities and heatmaps out.
+
+    from jaxcovid import predictor
+    network = predictor.load("runs/covid_ct")
+    probabilities = network.probabilities(["scan.png", array])  # float32 [2, outputs]
+
+Evaluation and prediction both go through it, so they agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxcovid import workdir as workdirs
+from jaxcovid.data.images import as_gray, decode_gray
+from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.evaluation.cam import grad_cam
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.training import checkpoints
+from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
+from jaxcovid.training.step import jit_forward
+
+Image = str | Path | bytes | np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with its weights and everything that its workdir says about it.
+
+    Attributes:
+      facts: see `workdir.read`.
+      model: the network.
+      weights: `params` and `batch_stats`, on the devices.
+      step: of the checkpoint.
+      thresholds: chosen on the validation split at that step, by name (`youden`, ...).
+      preprocessing: from a gray image to the network's input.
+      mesh: the devices.
+      forward: compiled, see `step.jit_forward`.
+      batch_size: images that go through the network at once; the last batch is padded.
+    """
+
+    facts: Mapping[str, Any]
+    model: DeepCTNet
+    weights: Mapping[str, Any]
+    step: int
+    thresholds: Mapping[str, float]
+    preprocessing: Preprocessing
+    mesh: Mesh
+    forward: Any
+    batch_size: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, the positive class first."""
+        return tuple(self.facts["outputs"])
+
+    def probabilities(self, images: Sequence[Image]) -> np.ndarray:
+        """Probabilities float32 [n, outputs] of images, in their order.
+
+        Args:
+          images: paths, encoded bytes, or arrays uint8 or uint16 [h, w] gray, [h, w, 3] RGB.
+
+        Raises:
+          ImageError: an image that is not usable; says why.
+          OSError: a file that cannot be read.
+        """
+        return self._in_batches([self.preprocess(image) for image in images], self._forward)
+
+    def heatmaps(self, images: Sequence[Image]) -> np.ndarray:
+        """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of the positive class.
+
+        Args and errors: as those of `probabilities`.
+        """
+        compiled = jax.jit(partial(grad_cam, model=self.model))
+        return self._in_batches(
+            [self.preprocess(image) for image in images],
+            lambda batch: compiled(self.weights, batch),
+        )
+
+    def preprocess(self, image: Image) -> np.ndarray:
+        """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
+        return self.preprocessing(read_gray(image))
+
+    def _forward(self, batch: jax.Array) -> jax.Array:
+        return self.forward(self.weights["params"], self.weights["batch_stats"], batch)
+
+    def _in_batches(self, inputs: list[np.ndarray], function: Any) -> np.ndarray:
+        found = []
+        for start in range(0, len(inputs), self.batch_size):
+            rows = inputs[start : start + self.batch_size]
+            padded = np.stack(rows + [rows[-1]] * (self.batch_size - len(rows)))
+            batch = place_batch({"image": padded}, self.mesh)["image"]
+            found.append(np.asarray(function(batch))[: len(rows)])
+        if not found:
+            raise ValueError("no images given")
+        return np.concatenate(found)
+
+
+def read_gray(image: Image) -> np.ndarray:
+    """The gray image uint8 [h, w] of a path, encoded bytes or an array."""
+    if isinstance(image, np.ndarray):
+        return as_gray(image)
+    return decode_gray(image if isinstance(image, bytes) else Path(image).read_bytes())
+
+
+def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -> Predictor:
+    """Loads a trained Deep-CT-Net from its workdir.
+
+    Args:
+      workdir: of a training run.
+      step: of the checkpoint; None is the best one by validation AUC.
+      batch_size: images that go through the network at once, rounded up to the devices.
+
+    Raises:
+      WorkdirError: not a workdir.
+      CheckpointError: no such checkpoint, or it is damaged or of another network.
+    """
+    facts = workdirs.read(Path(workdir))
+    config = facts["config"]
+    preprocessing = Preprocessing(**config["preprocessing"])
+    model = DeepCTNet(**{**config["model"], "depths": tuple(config["model"]["depths"])})
+    mesh = make_mesh()
+    image = jnp.zeros((1, preprocessing.size, preprocessing.size, 1))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
+        {name: shapes[name] for name in ("params", "batch_stats")},
+    )
+    workdir = Path(workdir)
+    step = checkpoints.best_step(workdir) if step is None else step
+    weights = checkpoints.restore(workdir, step, {"weights": target})["weights"]
+    validation = checkpoints.validation_of(checkpoints.read_facts(workdir, step))
+    return Predictor(
+        facts=facts,
+        model=model,
+        weights=weights,
+        step=step,
+        thresholds=validation["thresholds"] if validation else {},
+        preprocessing=preprocessing,
+        mesh=mesh,
+        forward=jit_forward(mesh, model=model),
+        batch_size=-(-batch_size // mesh.size) * mesh.size,
+    )

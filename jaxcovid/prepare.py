@@ -1,0 +1,145 @@
+r"""Prepares a data set: reads its images once, checks them and writes array records.
+
+python -m jaxcovid.prepare covid_ct --source=COVID-CT
+python -m jaxcovid.prepare covid_ct/gray320 --source=COVID-CT --data_dir=DIR
+python -m jaxcovid.prepare folder --name=my_ct --source=DIR
+python -m jaxcovid.prepare folder --name=my_ct --csv=FILE
+python -m jaxcovid.prepare phantom
+"""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, logging
+from absl.flags import argparse_flags
+from etils import epath
+
+from jaxcovid.data import datasets
+
+# The module of each data set in jaxcovid.data.builders, its class and the options it takes.
+_BUILDERS = {
+    "covid_ct": ("CovidCt", ("source",)),
+    "folder": ("Folder", ("source", "csv")),
+    "phantom": ("Phantom", ()),
+}
+
+
+def build(
+    name: str,
+    data_dir: epath.PathLike | None = None,
+    *,
+    source: str | None = None,
+    csv: str | None = None,
+) -> datasets.Dataset:
+    """Prepares a data set, unless that is done already.
+
+    Args:
+        name: "covid_ct", "covid_ct/gray320", "phantom", or "folder/NAME" with a name of your own.
+        data_dir: Where data sets are kept; `datasets.default_data_dir()` if None.
+        source: Folder of the images (covid_ct, folder).
+        csv: Table of the images (folder).
+
+    Returns:
+        The data set, opened.
+
+    Raises:
+        ValueError: If the name, an option or the images are not usable; says which.
+        OSError: If files are missing or the data set cannot be written.
+    """
+    base, _, config = name.partition("/")
+    if base not in _BUILDERS:
+        raise ValueError(f"no data set {base!r}; there are {', '.join(_BUILDERS)}")
+    class_name, accepted = _BUILDERS[base]
+    given = {key: value for key, value in (("source", source), ("csv", csv)) if value}
+    for option in given:
+        if option not in accepted:
+            raise ValueError(f"{base} takes no --{option}")
+    if base == "folder" and not re.fullmatch(r"\w[\w.-]*", config):
+        raise ValueError(
+            f"folder needs --name=NAME, a name of letters, digits, '_', '-', '.'; got {config!r}"
+        )
+    data_dir = epath.Path(data_dir or datasets.default_data_dir()).expanduser()
+    if datasets.find_version(name, data_dir) is None:
+        module = importlib.import_module(f"jaxcovid.data.builders.{base}")
+        builder_class = getattr(module, class_name)
+        configs = builder_class.builder_configs
+        if config and configs and config not in configs:
+            raise ValueError(f"{base} has no config {config!r}; it has {', '.join(configs)}")
+        _write(builder_class, config=config or None, data_dir=data_dir, **given)
+    return datasets.open_dataset(name, data_dir)
+
+
+def _write(builder_class: type, **kwargs: Any) -> None:
+    import tensorflow_datasets as tfds
+
+    builder = builder_class(**kwargs)
+    directory = epath.Path(builder.data_dir)
+    # Only a digest makes it a whole data set; without one, a run was ended half way. TFDS would
+    # take the directory as it is.
+    if directory.exists() and not (directory / datasets.DIGEST_FILE).exists():
+        logging.warning("%s was not prepared to its end and is written anew", directory)
+        directory.rmtree()
+        builder = builder_class(**kwargs)
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+    except RuntimeError as error:  # The record writer's word for a full disk.
+        if "No space left" not in str(error):
+            raise
+        raise OSError(f"the disk of {directory} is full; free space or take --data_dir") from error
+    datasets.write_digest(directory)
+
+
+def _report(dataset: datasets.Dataset) -> str:
+    lines = [f"{dataset.name}: {dataset.directory}"]
+    for split, size in dataset.split_sizes.items():
+        counts = dataset.class_counts[split]
+        classes = ", ".join(f"{count} {class_name}" for class_name, count in counts.items())
+        patients = dataset.patient_counts[split]
+        lines.append(f"  {split}: {size} images ({classes}) of {patients} patients")
+    return "\n".join([*lines, f"  digest: sha256 {dataset.digest}"])
+
+
+def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m jaxcovid.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"one of {', '.join(_BUILDERS)}")
+    parser.add_argument("--source", metavar="DIR", help="folder of the images, as published")
+    parser.add_argument("--csv", metavar="FILE", help="folder: table of path, label, ...")
+    parser.add_argument("--name", metavar="NAME", help="folder: name to give the data set")
+    parser.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
+    )
+    logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads; --verbosity shows it.
+    return parser.parse_args(argv[1:])
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepares the data set and prints where it lies, its counts and its digest."""
+    name = f"{args.dataset}/{args.name}" if args.name else args.dataset
+    data_dir = epath.Path(args.data_dir or datasets.default_data_dir()).expanduser()
+    try:
+        if datasets.find_version(name, data_dir):
+            print(f"{name} is already prepared; delete its directory to prepare it anew.")
+        else:
+            print(f"Preparing {name} on this host's {os.cpu_count()} CPU cores.", flush=True)
+        dataset = build(name, data_dir, source=args.source, csv=args.csv)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(_report(dataset))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,380 @@
+"""The training loop: flat, resumable at any step, never waiting for a number it can do without.
+
+Every step, in this order:
+  1. dispatch the train step on the batch that already lies on the devices;
+  2. prepare and place the next batch while they compute;
+  3. fetch the numbers of the step before; stop if they are not finite; write them when due;
+  4. validate, save, and stop early or on SIGTERM, each when due.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from jaxcovid.data import pipeline
+from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.evaluation import metrics
+from jaxcovid.training import checkpoints
+from jaxcovid.training.checkpoints import Checkpoints, History
+from jaxcovid.training.sharding import check_batch_size, place_batch, place_replicated
+from jaxcovid.training.state import TrainState, init_state
+from jaxcovid.training.step import jit_forward, jit_train_step
+from jaxcovid.training.writers import Writer
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the step and the last good checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a call of `train` ended.
+
+    Attributes:
+      step: steps taken in all.
+      history: every validation, in order.
+      terminated: True if a signal ended it before its time; the same command resumes.
+    """
+
+    step: int
+    history: History
+    terminated: bool
+
+
+class Termination:
+    """Notes SIGTERM and a first Ctrl-C instead of dying, so that the loop can save and leave."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Termination":
+        # Python lets only the main thread set handlers; elsewhere nothing is caught.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class StepClock:
+    """Images/s and data stall between two lines of the log, without validations and saves."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._images, self._stalled, self._paused = 0, 0.0, 0.0
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Counts a wait for input."""
+        start = time.perf_counter()
+        yield
+        self._stalled += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves something that is not a train step out of the rate."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def count(self, images: int) -> None:
+        """Counts images of a finished step."""
+        self._images += images
+
+    def lap(self) -> dict[str, float]:
+        """The rates since the last lap: `images_per_s` and `data_stall_share` of the time."""
+        seconds = time.perf_counter() - self._start - self._paused
+        rates = {
+            "images_per_s": self._images / seconds,
+            "data_stall_share": self._stalled / seconds,
+        }
+        self.__init__()
+        return rates
+
+
+def predict_source(
+    weights: Mapping[str, Any],
+    source: Sequence[pipeline.Record],
+    *,
+    forward: Any,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    mesh: Mesh,
+    workers: int = 0,
+) -> np.ndarray:
+    """Probabilities float32 [n, outputs] of all records, in the order of `source`.
+
+    Args:
+      weights: `params` and `batch_stats`, replicated over the mesh.
+      source: the records.
+      forward: see `step.jit_forward`.
+      preprocessing: the paper's steps.
+      batch_size: images of a global batch; the last one is padded.
+      mesh: the devices.
+      workers: see `pipeline.eval_batches`.
+    """
+    batches = pipeline.eval_batches(
+        source,
+        preprocessing=preprocessing,
+        batch_size=batch_size,
+        workers=workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    found = [
+        forward(
+            weights["params"],
+            weights["batch_stats"],
+            place_batch({"image": batch["image"]}, mesh)["image"],
+        )
+        for batch in batches
+    ]
+    # Rows come in the order of the source over batches and processes; padding stands at the end.
+    gathered = [multihost_utils.process_allgather(rows, tiled=True) for rows in found]
+    return np.concatenate(gathered)[: len(source)]
+
+
+def _validation(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    """AUC, loss and thresholds of probabilities and targets, both [n, outputs]."""
+    clipped = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    losses = -(targets * np.log(clipped) + (1 - targets) * np.log(1 - clipped))
+    positive = targets[:, 0] > 0.5
+    return {
+        "auc": float(metrics.auc(positive, probabilities[:, 0])),
+        "loss": float(losses.mean()),
+        "thresholds": metrics.choose_thresholds(positive, probabilities[:, 0]),
+    }
+
+
+def _stops_early(history: History, patience: int) -> bool:
+    """True if the best AUC is `patience` validations old; 0 never stops."""
+    if not patience or not history:
+        return False
+    aucs = [entry["auc"] for entry in history]
+    return len(aucs) - 1 - aucs.index(max(aucs)) >= patience
+
+
+def _check_finite(step: int, numbers: Mapping[str, float], workdir: Path) -> None:
+    bad = [name for name, value in numbers.items() if not np.isfinite(value)]
+    if bad:
+        saved = checkpoints.steps(workdir)
+        last = f"the last good checkpoint is step {saved[-1]}" if saved else "nothing was saved yet"
+        raise TrainingError(
+            f"{' and '.join(bad)} not finite at step {step}; {last} in {workdir}. "
+            "Lower --config.optimizer.learning_rate in a new workdir, or look at the input."
+        )
+
+
+def _as_pictures(images: np.ndarray, limit: int = 8) -> np.ndarray:
+    """Network input float32 [b, h, w, 1] -> pictures uint8 [n, h, w, 3]."""
+    scaled = np.clip((images[:limit] + 2.5) * 51, 0, 255).astype(np.uint8)
+    return np.repeat(scaled, 3, axis=-1)
+
+
+def train(
+    *,
+    workdir: Path,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    accumulate_steps: int,
+    source: Sequence[pipeline.Record],
+    target_table: np.ndarray,
+    loss_weights: np.ndarray,
+    validation_source: Sequence[pipeline.Record],
+    validation_targets: np.ndarray,
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    seed: int,
+    batch_size: int,
+    total_steps: int,
+    batch_norm: str,
+    validate_every_steps: int,
+    save_every_steps: int,
+    log_every_steps: int,
+    early_stop_validations: int,
+    workers: int,
+    draw_heatmaps: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
+) -> Result:
+    """Trains `model` to `total_steps`, resuming from the workdir's newest intact checkpoint.
+
+    Args:
+      workdir: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+      model: takes `(image, train=)`, returns logits [b, outputs].
+      optimizer: see `optimizer.make_optimizer`.
+      schedule: learning rate by update, for the log.
+      accumulate_steps: steps of one update, for the log.
+      source: training records.
+      target_table: float32 [classes, outputs], see `losses.target_table`.
+      loss_weights: float32 [2, outputs], see `losses.class_weights`.
+      validation_source: records that rank checkpoints and give the thresholds.
+      validation_targets: their targets, float32 [n, outputs].
+      preprocessing: the paper's five steps.
+      mesh: the devices; a global batch is spread over them.
+      seed: of initialisation, shuffling and augmentation.
+      batch_size: images of a global batch.
+      total_steps: steps in all, those of earlier runs included.
+      batch_norm: `global` or `per_device`, see `step.train_step`.
+      validate_every_steps: steps between validations; the last step is always validated.
+      save_every_steps: steps between checkpoints, beside one at each validation.
+      log_every_steps: steps between lines of scalars.
+      early_stop_validations: stop when the best AUC is so many validations old; 0 never does.
+      workers: see `pipeline.train_batches`.
+      draw_heatmaps: weights -> pictures uint8 [n, h, w, 3] for TensorBoard at each validation.
+
+    Raises:
+      ValueError: the batch does not divide over the devices, or an option is unknown.
+      TrainingError: the loss or its gradient is not finite.
+      OSError: a checkpoint could not be written.
+    """
+    check_batch_size(batch_size, mesh)
+    if batch_norm == "per_device" and batch_size // mesh.size < 8:
+        logging.warning(
+            "Only %d images a device: at 256x256 the top of the attention pyramid is 1x1, so its "
+            "batch normalisation sees only that many numbers. Use at least 8.",
+            batch_size // mesh.size,
+        )
+    step_fn = jit_train_step(
+        mesh, model=model, optimizer=optimizer, weights=loss_weights, batch_norm=batch_norm
+    )
+    forward = jit_forward(mesh, model=model)
+    main_process = jax.process_index() == 0
+
+    def validated(state: TrainState) -> dict[str, Any]:
+        probabilities = predict_source(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            validation_source,
+            forward=forward,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            mesh=mesh,
+        )
+        return _validation(probabilities, validation_targets)
+
+    with contextlib.ExitStack() as stack:
+        saver = stack.enter_context(Checkpoints(workdir))
+        termination = stack.enter_context(Termination())
+        state = init_state(model, optimizer, image_size=preprocessing.size, seed=seed)
+        state, history = place_replicated(state, mesh), []
+        if restored := saver.restore_latest(state):
+            state, history = restored
+        start = int(state.step)
+        if start >= total_steps or _stops_early(history, early_stop_validations):
+            logging.info("Training was finished before, at step %d", start)
+            return Result(start, history, terminated=False)
+        if start:
+            logging.info("Resuming from the checkpoint of step %d of %d", start, total_steps)
+
+        batches = pipeline.train_batches(
+            source,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            seed=seed,
+            start_step=start,
+            workers=workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+        def next_batch() -> dict[str, jax.Array]:
+            host = next(batches)
+            return place_batch(
+                {"image": host["image"], "target": target_table[host["label"]]}, mesh
+            )
+
+        writer = stack.enter_context(
+            contextlib.closing(Writer(workdir, start_step=start, enabled=main_process))
+        )
+        bar = stack.enter_context(
+            tqdm(
+                total=total_steps * batch_size,
+                initial=start * batch_size,
+                unit=" images",
+                disable=not main_process,
+                dynamic_ncols=True,
+                # Into a file, a line now and then is enough.
+                mininterval=0.5 if sys.stderr.isatty() else 30,
+            )
+        )
+        batch = next_batch()
+        clock = StepClock()
+        pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        for step in range(start + 1, total_steps + 1):
+            current = batch
+            state, on_device = step_fn(state, current)
+            pending.append((step, on_device))
+            if step < total_steps:
+                with clock.stalled():
+                    batch = next_batch()
+
+            stopping = termination.requested
+            validating = step % validate_every_steps == 0 or step == total_steps
+            saving = validating or stopping or step % save_every_steps == 0
+            while len(pending) > (0 if saving else 1):
+                done, on_device = pending.popleft()
+                numbers = {name: float(x) for name, x in jax.device_get(on_device).items()}
+                _check_finite(done, numbers, workdir)
+                bar.update(batch_size)
+                bar.set_postfix(step=f"{done}/{total_steps}", loss=f"{numbers['loss']:.3f}")
+                clock.count(batch_size)
+                if done % log_every_steps == 0 or done == total_steps:
+                    numbers["learning_rate"] = float(schedule((done - 1) // accumulate_steps))
+                    writer.scalars(done, {**numbers, **clock.lap()})
+
+            with clock.paused():
+                if step == start + 1:
+                    writer.images(
+                        step,
+                        "input",
+                        _as_pictures(np.asarray(current["image"].addressable_data(0))),
+                    )
+                if validating:
+                    entry = validated(state)
+                    history = [*history, {"step": step, **entry}]
+                    writer.scalars(
+                        step, {"validation/auc": entry["auc"], "validation/loss": entry["loss"]}
+                    )
+                    if draw_heatmaps and main_process:
+                        weights = {"params": state.params, "batch_stats": state.batch_stats}
+                        writer.images(step, "heatmaps", draw_heatmaps(weights))
+                if saving:
+                    saver.save(state, history)
+            if stopping and step < total_steps:
+                logging.warning(
+                    "Ended by a signal; step %d is saved. The same command resumes.", step
+                )
+                return Result(step, history, terminated=True)
+            if validating and _stops_early(history, early_stop_validations):
+                logging.info(
+                    "Stopping early: the best validation AUC is %d validations old",
+                    early_stop_validations,
+                )
+                break
+        return Result(step, history, terminated=False)

@@ -1,0 +1,42 @@
+"""What a training run carries from step to step, and nothing else."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a checkpoint must hold to go on bit for bit; a pytree of arrays.
+
+    Attributes:
+      step: steps taken so far, int32 scalar.
+      params: trainable parameters, float32.
+      batch_stats: running mean and variance of every batch normalisation, float32.
+      opt_state: the optimizer's state (Adam's moments, counts, accumulated gradients).
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, *, image_size: int, seed: int
+) -> TrainState:
+    """A new state for images [*, image_size, image_size, 1], all randomness from `seed`."""
+    # A batch of one image: shapes of parameters do not depend on it.
+    image = jnp.zeros((1, image_size, image_size, 1), jnp.float32)
+    variables = model.init(jax.random.key(seed), image)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(params),
+    )

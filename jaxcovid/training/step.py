@@ -1,0 +1,125 @@
+"""The train step and the forward pass, as pure functions; jit and mesh are applied outside."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxcovid.training.losses import binary_cross_entropy
+from jaxcovid.training.sharding import BATCH_AXIS, batch_sharding, replicated_sharding
+from jaxcovid.training.state import TrainState
+
+BATCH_NORMS = ("global", "per_device")
+Batch = dict[str, jax.Array]  # image: float32 [b, h, w, 1]; target: float32 [b, outputs]
+Metrics = dict[str, jax.Array]  # scalars
+
+
+def gradients(
+    params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, weights: jax.Array
+) -> tuple[Any, Any, Metrics]:
+    """Gradients of the loss, the new running moments, and the batch's metrics."""
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+        )
+        return binary_cross_entropy(logits, batch["target"], weights), (logits, updates)
+
+    (loss, (logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    metrics = {
+        "loss": loss,
+        "accuracy": ((logits[:, 0] > 0) == (batch["target"][:, 0] > 0.5)).mean(),
+    }
+    sown = updates.get("intermediates", {}).get("pyramid_attention", {})
+    if sown:
+        metrics["positive_attention_share"] = sown["positive_attention_share"][0]
+    return grads, updates["batch_stats"], metrics
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    weights: jax.Array,
+    mesh: Mesh,
+    batch_norm: str = "global",
+) -> tuple[TrainState, Metrics]:
+    """One optimizer step on a global batch that is sharded over the mesh.
+
+    Args:
+      state: the current state, replicated.
+      batch: `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
+      model: a module that takes `(image, train=)` and returns logits.
+      optimizer: see `optimizer.make_optimizer`.
+      weights: float32 [2, outputs], see `losses.class_weights`.
+      mesh: one axis, `BATCH_AXIS`.
+      batch_norm: `global` normalises with the moments of the whole batch; `per_device` with
+        those of each device's rows, and averages the running moments.
+
+    Returns:
+      The next state and scalar metrics.
+    """
+    compute = partial(gradients, model=model, weights=weights)
+    if batch_norm == "per_device":
+        local = compute
+
+        def averaged(*args: Any) -> Any:
+            return jax.lax.pmean(local(*args), BATCH_AXIS)
+
+        compute = jax.shard_map(
+            averaged,
+            mesh=mesh,
+            in_specs=(P(), P(), P(BATCH_AXIS)),
+            out_specs=P(),
+            check_vma=False,
+        )
+    grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
+    """`train_step` compiled over `mesh`: state replicated and donated, batch sharded by rows.
+
+    Raises:
+      ValueError: `batch_norm` is not one of `BATCH_NORMS`.
+    """
+    if kwargs["batch_norm"] not in BATCH_NORMS:
+        raise ValueError(
+            f"batch_norm is {kwargs['batch_norm']!r}; use one of {', '.join(BATCH_NORMS)}"
+        )
+    replicated = replicated_sharding(mesh)
+    return jax.jit(
+        partial(train_step, mesh=mesh, **kwargs),
+        in_shardings=(replicated, batch_sharding(mesh)),
+        out_shardings=replicated,
+        donate_argnums=0,
+    )
+
+
+def forward(params: Any, batch_stats: Any, image: jax.Array, *, model: nn.Module) -> jax.Array:
+    """Probabilities float32 [b, outputs] of images float32 [b, h, w, 1], inference mode."""
+    logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
+    return jax.nn.sigmoid(logits.astype(jnp.float32))
+
+
+def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
+    """`forward` compiled over `mesh`, rows of the batch sharded in and out."""
+    replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
+    return jax.jit(
+        partial(forward, model=model),
+        in_shardings=(replicated, replicated, rows),
+        out_shardings=rows,
+    )

@@ -1,0 +1,95 @@
+"""Where a run's numbers and pictures go: the log, `metrics.jsonl`, and TensorBoard through clu.
+
+clu's writers need TensorFlow, which takes seconds to import and is not there on a slim GPU image.
+So it is imported at the first write, after the first step was dispatched; where it is missing, the
+log says so once and the numbers stay in `metrics.jsonl`.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+FILE = "metrics.jsonl"
+
+
+class Writer:
+    """Writes scalars and images of one run; only the first process writes."""
+
+    def __init__(self, workdir: Path, *, start_step: int, enabled: bool = True) -> None:
+        """Continues the workdir's files; lines of steps after `start_step` are dropped.
+
+        Args:
+          workdir: the run's folder.
+          start_step: the step that the run resumes from; it will write the later ones again.
+          enabled: False on all processes but the first.
+        """
+        self._workdir = Path(workdir)
+        self._enabled = enabled
+        self._clu: Any = None
+        self._asked_for_clu = False
+        if not enabled:
+            return
+        path = self._workdir / FILE
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                # A kill can cut the last line short.
+                if line.endswith("}") and json.loads(line)["step"] <= start_step:
+                    kept.append(line + "\n")
+        path.write_text("".join(kept))
+        self._lines = path.open("a")
+
+    def _tensorboard(self) -> Any:
+        """The writer of clu, opened at the first call; None without TensorFlow."""
+        if not self._asked_for_clu:
+            self._asked_for_clu = True
+            missing = [
+                name
+                for name in ("tensorflow", "tensorboard", "clu")
+                if importlib.util.find_spec(name) is None
+            ]
+            if missing:
+                logging.warning(
+                    "No TensorBoard files: %s not installed. Numbers are in the log and in %s.",
+                    " and ".join(missing),
+                    self._workdir / FILE,
+                )
+            else:
+                # TensorFlow only writes files here; without this it talks about its kernels.
+                os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+                from clu import metric_writers
+
+                self._clu = metric_writers.create_default_writer(self._workdir / "tensorboard")
+        return self._clu
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes named numbers of one step."""
+        if not self._enabled:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {k: v if np.isfinite(v) else None for k, v in numbers.items()}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        self._lines.flush()
+        if writer := self._tensorboard():
+            writer.write_scalars(step, numbers)
+        else:
+            text = ", ".join(f"{name}={value:.6g}" for name, value in numbers.items())
+            logging.info("[%d] %s", step, text)
+
+    def images(self, step: int, name: str, images: np.ndarray) -> None:
+        """Writes pictures uint8 [n, h, w, 3] to TensorBoard, if there is one."""
+        if self._enabled and (writer := self._tensorboard()):
+            writer.write_images(step, {name: images})
+
+    def close(self) -> None:
+        """Ends the files."""
+        if self._enabled:
+            self._lines.close()
+        if self._clu is not None:
+            self._clu.close()

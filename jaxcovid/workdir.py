@@ -1,0 +1,87 @@
+"""What a workdir says about itself: `run.json`, written before the first step.
+
+With it, evaluation and prediction need nothing but `--workdir`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = "run.json"
+FORMAT_VERSION = 1
+# Options that change how a run is carried out, not what it computes.
+FREE_OPTIONS = ("workers", "log_every_steps", "save_every_steps")
+
+
+class WorkdirError(ValueError):
+    """A folder that is not a workdir, or one that belongs to another run."""
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """The facts of a run: `config`, `dataset` (name, digest, class names) and `outputs`.
+
+    Raises:
+      WorkdirError: the folder is missing, is not a workdir, or was written by a newer version.
+    """
+    path = Path(workdir) / FILE
+    if not path.is_file():
+        what = "holds no run.json" if path.parent.is_dir() else "does not exist"
+        raise WorkdirError(
+            f"{workdir} is not a workdir: it {what}; give the --workdir of a training run"
+        )
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{path} is damaged: {error}") from error
+    if facts.get("format_version", 0) > FORMAT_VERSION:
+        raise WorkdirError(
+            f"{path} has format {facts['format_version']}, this version of jaxcovid reads up to "
+            f"{FORMAT_VERSION}; use a newer one"
+        )
+    return facts
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the facts into a new workdir, or checks that a used one holds the same run.
+
+    Args:
+      workdir: created if missing.
+      facts: see `read`; JSON values only.
+
+    Raises:
+      WorkdirError: the workdir belongs to a run with other facts; all differences are named.
+      OSError: it cannot be written.
+    """
+    workdir = Path(workdir)
+    facts = json.loads(json.dumps({"format_version": FORMAT_VERSION, **facts}))
+    path = workdir / FILE
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(facts, indent=1) + "\n")
+        partial.replace(path)
+        return
+    stored, wanted = _flat(read(workdir)), _flat(facts)
+    free = {f"config.{name}" for name in FREE_OPTIONS} | {"versions.jaxcovid", "versions.jax"}
+    different = [
+        f"  {key}: {stored.get(key)!r} in the workdir, {wanted.get(key)!r} now"
+        for key in sorted(stored.keys() | wanted.keys())
+        if key not in free and stored.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise WorkdirError(
+            f"{workdir} belongs to another run:\n"
+            + "\n".join(different)
+            + "\nResume with the same settings, or give a new --workdir."
+        )

@@ -1,0 +1,279 @@
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from jaxcovid.evaluation import metrics
+
+THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
+
+
+def random_predictions(n=120, patients=50, outputs=("COVID-19",), seed=0, decimals=2):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(max(2, len(outputs)), size=patients)
+    patient = rng.integers(patients, size=n)
+    targets = np.stack([kind[patient] == column for column in range(len(outputs))], axis=1)
+    probabilities = np.round(rng.beta(1 + targets, 2 - targets), decimals).astype(np.float32)
+    return metrics.Predictions(
+        ids=[f"image {index}" for index in range(n)],
+        patients=[f"patient {index}" for index in patient],
+        targets=targets,
+        probabilities=probabilities,
+        outputs=outputs,
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 1000])
+@pytest.mark.parametrize("decimals", [0, 1, 16])
+def test_auc_is_that_of_scikit_learn(n, decimals):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        positive = rng.permutation(np.arange(n) < rng.integers(1, n))
+        score = np.round(rng.random(n), decimals)
+        expected = sklearn.metrics.roc_auc_score(positive, score)
+        assert metrics.auc(positive, score) == pytest.approx(expected, rel=1e-12)
+
+
+def test_auc_without_one_class_is_nan():
+    assert np.isnan(metrics.auc(np.ones(3, bool), np.arange(3.0)))
+    assert np.isnan(metrics.auc(np.zeros(3, bool), np.arange(3.0)))
+    assert np.isnan(metrics.auc(np.ones(1, bool), np.ones(1)))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("n", [1, 7, 400])
+def test_confusion_is_that_of_scikit_learn(n, threshold):
+    rng = np.random.default_rng(n)
+    positive, probability = rng.random(n) < 0.4, np.round(rng.random(n), 1)
+    called = probability >= threshold
+    found = metrics.confusion(positive, probability, threshold)
+    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(positive, called, labels=[0, 1]).ravel()
+    assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [tn, fp, fn, tp]
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(positive, called),
+        "precision": sklearn.metrics.precision_score(positive, called, zero_division=np.nan),
+        "recall": sklearn.metrics.recall_score(positive, called, zero_division=np.nan),
+        "f": sklearn.metrics.f1_score(positive, called, zero_division=np.nan),
+        "specificity": sklearn.metrics.recall_score(~positive, ~called, zero_division=np.nan),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
+
+
+def test_f_is_the_harmonic_mean():
+    found = metrics.confusion(np.array([1, 1, 1, 0, 0]), np.array([0.9, 0.8, 0.1, 0.7, 0.2]), 0.5)
+    p, r = found["precision"], found["recall"]
+    assert found["f"] == pytest.approx(2 * p * r / (p + r))
+
+
+def test_an_image_at_the_threshold_is_positive():
+    assert metrics.confusion(np.array([True]), np.array([0.5]), 0.5)["tp"] == 1
+
+
+def test_thresholds_of_a_case_worked_by_hand():
+    positive = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1], bool)
+    probability = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    found = metrics.choose_thresholds(positive, probability)
+    # J is 5/6 at .45 (misses .3) and 3/4 at .25; all six positives need .25.
+    assert found == pytest.approx({"youden": 0.45, "sensitivity_90": 0.25, "sensitivity_95": 0.25})
+
+
+def test_thresholds_against_a_search_over_all():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 60))
+        positive = rng.permutation(np.arange(n) < rng.integers(1, n))
+        probability = np.round(rng.random(n), 1 + seed % 3)
+        found = metrics.choose_thresholds(positive, probability)
+        every = {t: metrics.confusion(positive, probability, t) for t in np.linspace(0, 1, 2001)}
+        chosen = {key: metrics.confusion(positive, probability, t) for key, t in found.items()}
+        best = max(c["recall"] + c["specificity"] for c in every.values())
+        youden = chosen["youden"]
+        assert youden["recall"] + youden["specificity"] == pytest.approx(best)
+        equal = [c for c in every.values() if c["recall"] + c["specificity"] > best - 1e-9]
+        assert youden["tp"] == max(c["tp"] for c in equal)
+        for key, level in (("sensitivity_90", 0.9), ("sensitivity_95", 0.95)):
+            assert chosen[key]["recall"] >= level
+            fewest = min(c["tp"] + c["fp"] for c in every.values() if c["recall"] >= level)
+            assert chosen[key]["tp"] + chosen[key]["fp"] == fewest
+
+
+def test_thresholds_bear_rounding():
+    predictions = random_predictions()
+    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
+    for threshold in metrics.choose_thresholds(positive, probability).values():
+        near = metrics.confusion(positive, probability + 0.004, threshold)
+        far = metrics.confusion(positive, probability - 0.004, threshold)
+        assert near == far
+
+
+def test_thresholds_of_neighbouring_floats_and_of_constant_scores():
+    low = np.float32(0.3)
+    high = np.nextafter(low, np.float32(1))
+    found = metrics.choose_thresholds(np.array([False, True]), np.array([low, high]))
+    counts = metrics.confusion(np.array([False, True]), np.array([low, high]), found["youden"])
+    assert counts["accuracy"] == 1
+    constant = metrics.choose_thresholds(np.array([False, True]), np.array([0.4, 0.4]))
+    assert set(constant.values()) == {0.2}
+
+
+@pytest.mark.parametrize("positive", [[True, True], [False, False]])
+def test_thresholds_need_both_classes(positive):
+    with pytest.raises(ValueError, match="both classes"):
+        metrics.choose_thresholds(np.array(positive), np.array([0.1, 0.2]))
+
+
+def test_per_patient_is_the_mean_probability_and_any_target():
+    predictions = metrics.Predictions(
+        ids=["a", "b", "c"],
+        patients=["2", "1", "2"],
+        targets=np.array([[False], [False], [True]]),
+        probabilities=np.array([[0.2], [0.5], [0.8]]),
+        outputs=("COVID-19",),
+    )
+    found = metrics.per_patient(predictions)
+    assert found.ids == found.patients == ["1", "2"]
+    np.testing.assert_array_equal(found.targets, [[False], [True]])
+    np.testing.assert_allclose(found.probabilities, [[0.5], [0.5]])
+
+
+def test_per_patient_keeps_one_class_a_patient():
+    predictions = metrics.Predictions(
+        ids=list("abcd"),
+        patients=["1", "1", "2", "2"],
+        targets=np.array([[0, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]], bool),
+        probabilities=np.full((4, 3), 0.5),
+        outputs=("COVID-19", "other pneumonia", "normal"),
+    )
+    targets = metrics.per_patient(predictions).targets
+    np.testing.assert_array_equal(targets, [[1, 0, 0], [0, 1, 0]])
+
+
+def test_evaluate_gathers_the_scores():
+    predictions = random_predictions()
+    found = metrics.evaluate(predictions, thresholds=THRESHOLDS, resamples=100)
+    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
+    called = probability >= 0.455
+    assert found["n"] == 120
+    assert found["n_patients"] == found["per_patient"]["n"] == len(set(predictions.patients))
+    assert found["n_positive"] == positive.sum()
+    assert found["positive_class"] == "COVID-19"
+    assert found["auc"]["value"] == pytest.approx(
+        sklearn.metrics.roc_auc_score(positive, probability), rel=1e-12
+    )
+    assert found["auc"]["low"] < found["auc"]["value"] < found["auc"]["high"]
+    assert list(found["operating_points"]) == [*THRESHOLDS, "0.5"]
+    point = found["operating_points"]["youden"]
+    assert point["threshold"] == 0.455
+    assert point["confusion"]["tp"] == (positive & called).sum()
+    assert point["f"]["value"] == pytest.approx(sklearn.metrics.f1_score(positive, called))
+    for name, average in (("pooled", "micro"), ("macro", "macro"), ("weighted", "weighted")):
+        expected = sklearn.metrics.precision_recall_fscore_support(
+            positive, called, average=average
+        )
+        values = found["averages"][name]
+        assert list(values.values()) == pytest.approx(expected[:3], rel=1e-12)
+    patients = metrics.per_patient(predictions)
+    assert found["per_patient"]["auc"]["value"] == metrics.auc(
+        patients.targets[:, 0], patients.probabilities[:, 0]
+    )
+    assert "auc_macro" not in found
+
+
+def test_evaluate_three_way():
+    outputs = ("COVID-19", "other pneumonia", "normal")
+    predictions = random_predictions(outputs=outputs)
+    found = metrics.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
+    expected = sklearn.metrics.roc_auc_score(
+        predictions.targets, predictions.probabilities, average=None
+    )
+    values = [found["auc_per_output"][name]["value"] for name in outputs]
+    assert values == pytest.approx(expected, rel=1e-12)
+    assert found["auc_macro"]["value"] == pytest.approx(expected.mean(), rel=1e-12)
+    assert found["auc"] == found["auc_per_output"]["COVID-19"]
+
+
+def test_evaluate_bears_one_image():
+    predictions = random_predictions(n=1, patients=1)
+    found = metrics.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
+    assert np.isnan(found["auc"]["value"])
+    assert found["operating_points"]["0.5"]["accuracy"]["value"] in (0, 1)
+
+
+def test_order_changes_nothing():
+    predictions = random_predictions()
+    order = np.random.default_rng(1).permutation(120)
+    shuffled = dataclasses.replace(
+        predictions,
+        ids=[predictions.ids[row] for row in order],
+        patients=[predictions.patients[row] for row in order],
+        targets=predictions.targets[order],
+        probabilities=predictions.probabilities[order],
+    )
+    first, second = (
+        metrics.evaluate(each, thresholds=THRESHOLDS, resamples=50)
+        for each in (predictions, shuffled)
+    )
+    assert (
+        first["operating_points"]["youden"]["confusion"]
+        == (second["operating_points"]["youden"]["confusion"])
+    )
+    assert first["auc"] == pytest.approx(second["auc"], rel=1e-12)
+    assert first["per_patient"]["auc"] == pytest.approx(second["per_patient"]["auc"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": ["a", "b", "a"]}, "'a' 2 times"),
+        ({"patients": ["1"]}, "3 ids but 1 patients"),
+        ({"targets": np.zeros((3, 2), bool)}, r"targets has shape \(3, 2\)"),
+        ({"targets": np.zeros((3, 1))}, "give bool"),
+        ({"probabilities": np.zeros(3)}, r"probabilities has shape \(3,\)"),
+        ({"probabilities": np.zeros((3, 1), int)}, "give floats"),
+        ({"probabilities": np.array([[0.1], [np.nan], [0.2]])}, "1 of 3 images"),
+        ({"probabilities": np.array([[-2.5], [0.5], [3.0]])}, r"\[-2.5, 3\].*sigmoid"),
+        ({"ids": [], "patients": []}, "need images"),
+    ],
+)
+def test_bad_predictions_are_refused(change, message):
+    good = {
+        "ids": ["a", "b", "c"],
+        "patients": ["1", "1", "2"],
+        "targets": np.zeros((3, 1), bool),
+        "probabilities": np.full((3, 1), 0.5),
+        "outputs": ("COVID-19",),
+    }
+    metrics.Predictions(**good)
+    with pytest.raises(ValueError, match=message):
+        metrics.Predictions(**(good | change))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [({"sensitivity_90": 0.5}, "lack 'youden'"), ({"youden": 1.5}, r"not in \[0, 1\]")],
+)
+def test_bad_thresholds_are_refused(thresholds, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.evaluate(random_predictions(), thresholds=thresholds)
+
+
+def test_bad_scores_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.auc(np.array([True, False]), np.array([np.nan, 0.5]))
+    with pytest.raises(ValueError, match="shapes"):
+        metrics.auc(np.array([True, False]), np.array([0.5]))
+    with pytest.raises(ValueError, match="0 and 1"):
+        metrics.auc(np.array([2, 0]), np.array([0.1, 0.5]))
+
+
+def test_the_module_starts_fast():
+    code = (
+        "import sys, jaxcovid.evaluation.metrics; "
+        "print({'sklearn', 'scipy', 'matplotlib', 'jax', 'cv2'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert found.stdout.strip() == "set()"

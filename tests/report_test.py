@@ -1,0 +1,251 @@
+import base64
+import csv
+import errno
+import html.parser
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxcovid.evaluation import figures, metrics, report
+
+THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
+OUTPUTS = ("COVID-19", "other pneumonia", "normal")
+RUN = {
+    "dataset": "phantom",
+    "digest": "0123abcd",
+    "step": np.int64(40),
+    "config": {"model": {"head": "flatten"}, "learning_rate": 1e-5, "loss": float("nan")},
+    "commands": ["python -m jaxcovid.evaluate --workdir=runs/a --split=test"],
+}
+IMAGE = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
+
+
+def random_predictions(n=60, outputs=OUTPUTS[:1], only=None):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(len(OUTPUTS), size=n) if only is None else np.full(n, only)
+    targets = (kind[:, None] == np.arange(3))[:, : len(outputs)]
+    return metrics.Predictions(
+        ids=[f"CT/<b>{index}%0.png, a" for index in range(n)],
+        patients=[f"p{index // 2}" for index in range(n)],
+        targets=targets,
+        probabilities=rng.beta(1 + targets, 2 - targets).astype(np.float32),
+        outputs=outputs,
+    )
+
+
+def write(directory, predictions=None, **changes):
+    arguments = {
+        "split": "test",
+        "predictions": predictions or random_predictions(),
+        "thresholds": THRESHOLDS,
+        "run": RUN,
+        "resamples": 50,
+    }
+    return report.write_report(directory, **(arguments | changes))
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, text and what a browser would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.text, self.open = [], "", []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.loads += [attributes[key] for key in ("src", "srcset", "data") if key in attributes]
+        if tag == "link":
+            self.loads.append(attributes["href"])
+        assert tag not in ("script", "iframe")
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parse(directory):
+    source = (directory / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(source)
+    assert not page.open
+    return source, page
+
+
+def strict(path):
+    def refuse(name):
+        raise AssertionError(f"{name} in JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_the_folder_holds_numbers_and_page(tmp_path):
+    predictions = random_predictions()
+    gallery = {"images": [IMAGE], "heatmaps": [np.eye(8)], "captions": ["one"], "masks": None}
+    found = write(tmp_path / "evaluation" / "test", predictions, gallery=gallery)
+    folder = tmp_path / "evaluation" / "test"
+    names = ["heatmaps.png", "metrics.json", "predictions.csv", "report.html", "roc.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert strict(folder / "metrics.json") == found
+    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
+    assert found["split"] == "test"
+    assert found["auc"]["value"] == metrics.auc(positive, probability)
+    assert found["run"]["step"] == 40
+    assert found["run"]["config"]["loss"] is None
+    assert found["undefined"] == {}
+
+    source, page = parse(folder)
+    assert len(page.loads) == 2
+    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert not re.search(r"url\(|@import", source)
+    embedded = [base64.b64decode(load.partition(",")[2]) for load in page.loads]
+    assert embedded == [(folder / name).read_bytes() for name in ("roc.png", "heatmaps.png")]
+    assert "Research use only" in page.text
+    for unit in (found, found["per_patient"]):
+        for score in (unit["auc"], *(p["f"] for p in unit["operating_points"].values())):
+            assert f"{score['value']:.3f}" in page.text
+            assert f"{score['low']:.3f}–{score['high']:.3f}" in page.text  # noqa: RUF001
+    for text in ("phantom", "0123abcd", "model.head", "flatten", RUN["commands"][0], "40"):
+        assert text in page.text
+
+
+def test_predictions_read_back_give_the_same_numbers(tmp_path):
+    predictions = random_predictions()
+    found = write(tmp_path, predictions)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "patient", "label", "probability"]
+    assert [row["id"] for row in rows] == predictions.ids
+    assert [row["patient"] for row in rows] == predictions.patients
+    label = np.array([row["label"] == "1" for row in rows])
+    probability = np.array([row["probability"] for row in rows]).astype(np.float32)
+    np.testing.assert_array_equal(probability, predictions.probabilities[:, 0])
+    assert metrics.auc(label, probability) == found["auc"]["value"]
+
+
+def test_three_outputs(tmp_path):
+    predictions = random_predictions(outputs=OUTPUTS)
+    found = write(tmp_path, predictions)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    extra = [f"probability_{name}" for name in ("COVID-19", "other_pneumonia", "normal")]
+    assert list(rows[0]) == ["id", "patient", "label", "probability", *extra, "class"]
+    assert {row["class"] for row in rows} == set(OUTPUTS)
+    _, page = parse(tmp_path)
+    for score in (*found["auc_per_output"].values(), found["auc_macro"]):
+        assert f"{score['value']:.3f}" in page.text
+
+
+@pytest.mark.parametrize(("n", "only"), [(10, 0), (10, 1), (1, 0)])
+def test_one_class_alone_is_undefined_not_a_crash(tmp_path, n, only):
+    found = write(tmp_path, random_predictions(n=n, only=only), run={})
+    assert strict(tmp_path / "metrics.json") == found
+    assert found["auc"]["value"] is None
+    assert found["undefined"]["auc/value"] == "one class is absent"
+    lost = "specificity" if only == 0 else "recall"
+    assert f"operating_points/0.5/{lost}/value" in found["undefined"]
+    source, page = parse(tmp_path)
+    assert "undefined" in page.text
+    assert "nan" not in source.partition("<body>")[2].replace(page.loads[0], "").lower()
+
+
+def test_names_are_escaped(tmp_path):
+    write(tmp_path, run={"note": "<script>alert(1)</script>"}, split="te<i>st")
+    source, page = parse(tmp_path)
+    assert "<script>" not in source
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_an_earlier_report_leaves_nothing_behind(tmp_path):
+    gallery = {"images": [IMAGE], "heatmaps": [np.eye(8)], "captions": ["one"]}
+    write(tmp_path, gallery=gallery)
+    write(tmp_path)
+    assert not (tmp_path / "heatmaps.png").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    figures.write_atomically(path, b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figures.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*5 bytes.*metrics\.json") as caught:
+        figures.write_atomically(path, b"12345")
+    assert caught.value.errno == errno.ENOSPC
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write the report's folder"):
+        write(tmp_path / "file" / "test")
+
+
+def test_a_run_without_json_form_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"run\.config\.loss is a set"):
+        write(tmp_path, run={"config": {"loss": {1}}})
+
+
+def test_overlay_leaves_the_image_where_the_map_is_zero():
+    heatmap = np.zeros((8, 8))
+    heatmap[:4, :4] = 1
+    found = figures.overlay(IMAGE, heatmap)
+    assert found.shape == (48, 64, 3)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[36:, 48:], np.repeat(IMAGE[36:, 48:, None], 3, axis=2))
+    red, _, blue = found[:12, :16].reshape(-1, 3).mean(axis=0)
+    assert red > blue + 20  # the top of the map is yellow in RGB, blue were it BGR
+
+
+@pytest.mark.parametrize(
+    ("image", "heatmap", "message"),
+    [
+        (IMAGE.astype(float), np.zeros((8, 8)), "uint8"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8)), "uint8"),
+        (IMAGE, np.full((8, 8), 1.5), r"not in \[0, 1\]"),
+        (IMAGE, np.full((8, 8), np.nan), r"not in \[0, 1\]"),
+        (IMAGE, np.zeros((8, 8, 1)), "heatmap has shape"),
+    ],
+)
+def test_overlay_refuses_what_it_cannot_draw(image, heatmap, message):
+    with pytest.raises(ValueError, match=message):
+        figures.overlay(image, heatmap)
+
+
+def test_gallery_refuses_what_overlay_refuses(tmp_path):
+    with pytest.raises(ValueError, match="uint8"):
+        figures.heatmap_gallery(tmp_path / "a.png", [IMAGE / 255], [np.eye(8)], ["a"])
+
+
+def test_gallery_draws_any_sizes_and_outlines_masks(tmp_path):
+    images = [IMAGE, IMAGE.T.copy(), np.full((500, 300), 128, np.uint8)]
+    masks = [None, None, np.zeros((500, 300), bool)]
+    masks[2][100:300, 100:200] = True
+    maps = [np.zeros((8, 8)), np.eye(8), np.zeros((4, 6))]
+    figures.heatmap_gallery(tmp_path / "a.png", images, maps, ["a", "b" * 300, "c\nd"], masks)
+    picture = cv2.imread(str(tmp_path / "a.png"))
+    blue, _, red = picture.astype(int).transpose(2, 0, 1)
+    assert (blue - red > 80).any()
+    with pytest.raises(ValueError, match="2 captions"):
+        figures.heatmap_gallery(tmp_path / "b.png", images, maps, ["a", "b"])
+    with pytest.raises(ValueError, match="0 images"):
+        figures.heatmap_gallery(tmp_path / "b.png", [], [], [])
+    with pytest.raises(ValueError, match="mask is"):
+        figures.heatmap_gallery(tmp_path / "b.png", [IMAGE], [np.eye(8)], ["a"], [masks[2]])
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_the_same_data_give_the_same_files(tmp_path):
+    for name in ("first", "second"):
+        write(tmp_path / name)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
