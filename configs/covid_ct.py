@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "covid_ct"
     if "scratch" in chosen:
-        config.epochs = 26.0
+        config.epochs = 20.0
         config.optimizer.learning_rate = 3e-4
         config.optimizer.schedule = "one_cycle"
     if "debug" in chosen:

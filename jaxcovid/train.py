@@ -180,5 +180,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    command.keep_memory()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

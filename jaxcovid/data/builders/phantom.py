@@ -1,0 +1,93 @@
+"""Phantom: synthetic chest CT slices, drawn by the project, of COVID-19, pneumonia and neither.
+
+Nothing is downloaded and no patient stands behind it: it shows that the system works from end to
+end, not that it helps anybody.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import tensorflow_datasets as tfds
+
+from jaxcovid.data.builders import anatomy
+
+# Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
+_PATIENTS = {"train": (47, 26, 32), "validation": (10, 6, 7), "test": (17, 10, 11)}
+
+_DESCRIPTION = """\
+Synthetic axial chest CT slices in a lung window, drawn by the project: no image of a patient, no
+medical meaning. 166 made-up patients of 3 to 5 slices, split by patient. COVID-19: hazy patches
+along the pleura of both lungs, vessels visible through them. Other pneumonia: one consolidation
+ending at a fissure. Normal: neither. Body, pose, noise and window do not depend on the class, and
+every class has its share of harmless haze, so that neither brightness nor histogram tells them
+apart. Each record has the mask of its disease.
+"""
+
+_CITATION = """\
+@misc{jaxcovid_phantom,
+  title={The phantom slices of jaxcovid},
+  author={{The jaxcovid authors}},
+  year={2026},
+  note={Synthetic images, drawn by jaxcovid.data.builders.anatomy}
+}
+"""
+
+
+class Phantom(tfds.core.GeneratorBasedBuilder):
+    """Builder of the phantom; the same records at every build."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=_DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "id": tfds.features.Text(),
+                    "patient": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=list(anatomy.CLASS_NAMES)),
+                }
+            ),
+            citation=_CITATION,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        del dl_manager  # Nothing is downloaded.
+        return {split: self._generate_examples(patients) for split, patients in plan().items()}
+
+    def _generate_examples(
+        self, patients: list[tuple[int, str]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for patient, label in patients:
+            name = f"patient{patient:03d}"
+            for index in anatomy.slices_of(patient):
+                image, mask = anatomy.draw_slice(patient=patient, index=index, label=label)
+                record = {"image": _png(image), "mask": _png(mask), "patient": name, "label": label}
+                key = f"{name}_slice{index}"
+                yield key, {"id": key, **record}
+
+
+def plan() -> dict[str, list[tuple[int, str]]]:
+    """Lists the patients of each split: number, unique over all splits, and class name.
+
+    The classes of a split are shuffled over its patients, so that a number tells nothing.
+    """
+    rng = np.random.default_rng(166)
+    patients, first = {}, 0
+    for split, counts in _PATIENTS.items():
+        labels = rng.permutation(np.repeat(anatomy.CLASS_NAMES, counts)).tolist()
+        patients[split] = list(enumerate(labels, start=first))
+        first += len(labels)
+    return patients
+
+
+def _png(image: npt.NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()

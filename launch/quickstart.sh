@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained and evaluated network on synthetic CT slices, in minutes on a CPU.
+# Needs Python 3.11 to 3.13. Started again, it goes on where it was ended, and reuses all it made.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+
+environment requirements.txt
+python -m jaxcovid.prepare phantom
+python -m jaxcovid.train --config=configs/quickstart.py --workdir=runs/quickstart
+python -m jaxcovid.evaluate --workdir=runs/quickstart --split=test
+
+results=runs/quickstart/evaluation/test
+echo "
+Done. Open these in a browser or an image viewer:
+  report           $PWD/$results/report.html
+  ROC curve        $PWD/$results/roc.png
+  heatmap gallery  $PWD/$results/heatmaps.png"
