@@ -1,10 +1,76 @@
-"""Eight virtual CPU devices, rank promotion an error, and small prepared data sets."""
+"""Eight virtual CPU devices, rank promotion an error, and the small data sets of the tests."""
 
 import os
 import pathlib
+import subprocess
 import sys
 
-# Before JAX starts: read by the back end, and by the processes that tests start.
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+# Before JAX starts; processes that tests start inherit it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+REPOSITORY = pathlib.Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = str(REPOSITORY)
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from jaxcovid import prepare
+
+flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for them
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache():
+    """Compiled once for all tests, processes and later runs."""
+    folder = str(REPOSITORY / ".pytest_cache" / "jax")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A data directory with `folder/blobs`: 40 small images of two easily told classes."""
+    import cv2
+
+    images = tmp_path_factory.mktemp("blobs")
+    rows = ["path,label,patient,split"]
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("validation", 9), ("test", 11)):
+        for i in range(count):
+            positive = i % 2
+            image = rng.integers(60, 120, (70 + i, 80, 1), np.uint8).repeat(3, -1)
+            if positive:
+                cv2.circle(image, (20 + 2 * i, 40), 14, (230, 230, 230), -1)
+            name = f"{split}{i}.png"
+            cv2.imwrite(str(images / name), image)
+            label = "COVID-19" if positive else "normal"
+            rows.append(f"{name},{label},{split}-patient{i // 3},{split}")
+    (images / "table.csv").write_text("\n".join(rows) + "\n")
+    directory = tmp_path_factory.mktemp("data")
+    prepare.build("folder/blobs", directory, csv=str(images / "table.csv"))
+    return directory
+
+
+@pytest.fixture
+def command():
+    """Runs `python -m jaxcovid.NAME ARGUMENTS` on one device; returns the finished process."""
+
+    def run(name, *arguments, cwd=REPOSITORY, check=True, timeout=600, **environment):
+        process = subprocess.run(
+            [sys.executable, "-m", f"jaxcovid.{name}", *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and process.returncode:
+            raise AssertionError(f"{process.args}\n{process.stdout}\n{process.stderr}")
+        return process
+
+    return run

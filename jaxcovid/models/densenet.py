@@ -30,7 +30,7 @@ class PointwiseConv(nn.Module):
         y = jnp.dot(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
 
 
@@ -63,7 +63,7 @@ class Conv(nn.Module):
         )
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
 
 

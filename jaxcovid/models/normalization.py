@@ -19,12 +19,14 @@ def batch_moments(x: jax.Array) -> Moments:
 
     Under `jit` with a batch sharded over devices the mean runs over the global batch, so batch
     normalisation is synchronised; inside `shard_map` it runs over the device's own rows.
+
+    The variance is that of the deviations: the cheaper E[x^2] - E[x]^2 cancels so many digits that
+    gradients on one and on eight devices differ by 1e-3 of their norm instead of 3e-6.
     """
     x = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    variance = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(mean), 0.0)
-    return Moments(mean, variance)
+    mean = x.mean(axes, keepdims=True)
+    return Moments(mean.reshape(-1), jnp.square(x - mean).mean(axes))
 
 
 def join_moments(*parts: Moments) -> Moments:
@@ -74,4 +76,6 @@ class BatchNorm(nn.Module):
             moments = Moments(running_mean.value, running_var.value)
         multiplier = scale * jax.lax.rsqrt(moments.variance + self.epsilon)
         shift = bias - moments.mean * multiplier
-        return (x * multiplier + shift).astype(x.dtype)
+        over_channels = (*(1,) * (x.ndim - 1), -1)
+        y = x * multiplier.reshape(over_channels) + shift.reshape(over_channels)
+        return y.astype(x.dtype)

@@ -71,4 +71,4 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Arr
       weights: float32 [2, outputs], see `class_weights`.
     """
     losses = optax.sigmoid_binary_cross_entropy(logits, targets)
-    return ((weights[0] * (1 - targets) + weights[1] * targets) * losses).mean()
+    return ((weights[:1] * (1 - targets) + weights[1:] * targets) * losses).mean()

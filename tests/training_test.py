@@ -1,0 +1,224 @@
+"""The step, the state, the losses, the optimizer and the devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.training import losses, sharding, step
+from jaxcovid.training.optimizer import make_optimizer, make_schedule
+from jaxcovid.training.state import init_state
+
+MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
+SIZE = 64
+
+
+def optimizer(**options):
+    return make_optimizer(
+        optax.constant_schedule(1e-3), **{"weight_decay": 0.0, "accumulate_steps": 1, **options}
+    )
+
+
+def batch(seed, rows=16):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.normal(size=(rows, SIZE, SIZE, 1)).astype(np.float32),
+        "target": rng.integers(0, 2, (rows, 1)).astype(np.float32),
+    }
+
+
+def train(devices, steps, batch_norm="global", rows=16, opt=None):
+    """Losses and gradient norms of a few steps, and the last state."""
+    opt = opt or optimizer()
+    mesh = sharding.make_mesh(devices)
+    state = init_state(MODEL, opt, image_size=SIZE, seed=0)
+    state = sharding.place_replicated(state, mesh)
+    step_fn = step.jit_train_step(
+        mesh,
+        model=MODEL,
+        optimizer=opt,
+        weights=np.ones((2, 1), np.float32),
+        batch_norm=batch_norm,
+    )
+    found = []
+    for i in range(steps):
+        state, numbers = step_fn(state, sharding.place_batch(batch(i, rows), mesh))
+        found.append((float(numbers["loss"]), float(numbers["gradient_norm"])))
+    return np.array(found), jax.device_get(state)
+
+
+def gradients(devices):
+    """All gradients of one batch, as one vector."""
+    mesh = sharding.make_mesh(devices)
+    state = init_state(MODEL, optimizer(), image_size=SIZE, seed=0)
+    state = sharding.place_replicated(state, mesh)
+    compute = jax.jit(
+        lambda s, b: step.gradients(
+            s.params, s.batch_stats, b, model=MODEL, weights=np.ones((2, 1), np.float32)
+        )[0]
+    )
+    grads = compute(state, sharding.place_batch(batch(0), mesh))
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(grads))])
+
+
+def test_eight_devices_equal_one():
+    assert jax.device_count() == 8
+    one, eight = gradients(1), gradients(8)
+    assert np.linalg.norm(one - eight) < 1e-5 * np.linalg.norm(one)
+    few, _ = train(1, 4)
+    many, _ = train(8, 4)
+    np.testing.assert_allclose(few[:, 0], many[:, 0], rtol=1e-4)
+
+
+def test_per_device_batch_norm_differs_and_equals_global_on_one_device():
+    one, _ = train(1, 2, "global")
+    np.testing.assert_allclose(train(1, 2, "per_device")[0], one, rtol=1e-5)
+    eight, state = train(8, 2, "per_device", rows=32)
+    reference, _ = train(8, 2, "global", rows=32)
+    assert np.isfinite(eight).all()
+    assert not np.allclose(eight[:, 0], reference[:, 0], rtol=1e-3)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.batch_stats))
+
+
+def test_a_step_learns_moves_the_moments_and_counts():
+    opt = optimizer()
+    mesh = sharding.make_mesh(1)
+    state = sharding.place_replicated(init_state(MODEL, opt, image_size=SIZE, seed=0), mesh)
+    before = jax.device_get(state)
+    step_fn = step.jit_train_step(
+        mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
+    )
+    same = sharding.place_batch(batch(0), mesh)
+    values = []
+    for _ in range(8):
+        state, numbers = step_fn(state, same)
+        values.append(float(numbers["loss"]))
+    assert values[-1] < 0.7 * values[0]
+    assert int(state.step) == 8
+    after = jax.device_get(state)
+    for name in ("params", "batch_stats"):
+        moved = jax.tree.map(
+            lambda a, b: not np.array_equal(a, b), getattr(before, name), getattr(after, name)
+        )
+        assert all(jax.tree.leaves(moved)), name
+
+
+def test_the_state_is_donated():
+    opt, mesh = optimizer(), sharding.make_mesh(1)
+    state = sharding.place_replicated(init_state(MODEL, opt, image_size=SIZE, seed=0), mesh)
+    step_fn = step.jit_train_step(
+        mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
+    )
+    step_fn(state, sharding.place_batch(batch(0), mesh))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_accumulation_updates_every_second_step():
+    opt = optimizer(accumulate_steps=2)
+    _, start = train(1, 0, opt=opt)
+    _, first = train(1, 1, opt=opt)
+    _, second = train(1, 2, opt=opt)
+    leaves = [np.asarray(jax.tree.leaves(s.params)[0]) for s in (start, first, second)]
+    np.testing.assert_array_equal(leaves[0], leaves[1])
+    assert not np.array_equal(leaves[1], leaves[2])
+
+
+def test_weight_decay_shrinks_kernels_only():
+    opt = make_optimizer(optax.constant_schedule(0.1), weight_decay=0.5, accumulate_steps=1)
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = opt.update(zeros, opt.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05)
+    np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_schedules():
+    constant = make_schedule(learning_rate=1e-5, schedule="constant", updates=10)
+    assert constant(0) == constant(9) == 1e-5
+    cycle = make_schedule(learning_rate=1e-3, schedule="one_cycle", updates=100)
+    rates = np.array([cycle(i) for i in range(101)])
+    assert 20 < rates.argmax() < 40
+    assert np.isclose(rates.max(), 1e-3)
+    assert rates[-1] < 1e-6 < rates[0] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate": 0.0, "schedule": "constant"},
+        {"learning_rate": 1e-3, "schedule": "linear"},
+    ],
+)
+def test_bad_schedules(options):
+    with pytest.raises(ValueError, match=r"optimizer\."):
+        make_schedule(updates=10, **options)
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": -1.0}, {"accumulate_steps": 0}])
+def test_bad_optimizers(options):
+    with pytest.raises(ValueError, match=r"optimizer\."):
+        optimizer(**options)
+
+
+def test_weighted_binary_cross_entropy_equals_numpy():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 3)).astype(np.float32)
+    targets = rng.integers(0, 2, (6, 3)).astype(np.float32)
+    weights = rng.uniform(0.5, 2, (2, 3)).astype(np.float32)
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    expected = -(weights[1] * targets * np.log(p) + weights[0] * (1 - targets) * np.log(1 - p))
+    with jax.numpy_rank_promotion("allow"):
+        found = losses.binary_cross_entropy(jnp.array(logits), targets, weights)
+    assert np.isclose(found, expected.mean(), rtol=1e-5)
+
+
+def test_outputs_targets_and_balanced_weights():
+    classes = ("normal", "COVID-19", "other pneumonia")
+    names = losses.output_names(classes, outputs="three_way", positive_class="COVID-19")
+    assert names == ["COVID-19", "normal", "other pneumonia"]
+    table = losses.target_table(classes, names)
+    np.testing.assert_array_equal(table, [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    binary = losses.target_table(classes, ["COVID-19"])
+    weights = losses.class_weights([6, 2, 2], binary, kind="balanced")
+    np.testing.assert_allclose(weights, [[10 / 16], [10 / 4]])
+    assert (losses.class_weights([6, 2, 2], table, kind="none") == 1).all()
+
+
+def test_outputs_that_do_not_fit_the_data_set():
+    with pytest.raises(ValueError, match="positive_class"):
+        losses.output_names(("a", "b"), outputs="binary", positive_class="COVID-19")
+    with pytest.raises(ValueError, match="needs 3 classes"):
+        losses.output_names(("a", "b"), outputs="three_way", positive_class="a")
+    with pytest.raises(ValueError, match="every class"):
+        losses.class_weights([4, 0], np.array([[1.0], [0.0]]), kind="balanced")
+    with pytest.raises(ValueError, match="class_weights"):
+        losses.class_weights([4, 2], np.array([[1.0], [0.0]]), kind="heavy")
+
+
+def test_a_batch_that_does_not_divide_names_the_fix():
+    mesh = sharding.make_mesh(8)
+    with pytest.raises(
+        ValueError, match="batch_size 30 is not divisible by 8 devices; use 24 or 32"
+    ):
+        sharding.check_batch_size(30, mesh)
+    with pytest.raises(ValueError, match="use 8"):
+        sharding.check_batch_size(3, mesh)
+    sharding.check_batch_size(16, mesh)
+
+
+def test_an_unknown_batch_norm_is_refused():
+    with pytest.raises(ValueError, match="batch_norm"):
+        train(1, 1, "local")
+
+
+def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):
+    monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    sharding.announce_devices()
+    assert "FELL BACK TO THE CPU" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    sharding.announce_devices()
+    assert "FELL BACK" not in caplog.text
