@@ -29,8 +29,8 @@ class _Handler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-# A train step on a CPU allocates and frees gigabytes; handing them back to the system each time costs
-# a page fault for every 4 KiB, on virtual machines up to most of the step.
+# A train step on a CPU allocates and frees gigabytes. Handing them back to the system each time
+# costs a page fault for every 4 KiB, up to most of the step on a virtual machine.
 _KEEP_MEMORY = ":".join(
     (
         "glibc.malloc.hugetlb=1",

@@ -43,8 +43,6 @@ def run(
       ValueError: not a workdir, an unknown split, a checkpoint that cannot be used.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
-    import numpy as np
-
     from jaxcovid import predictor as predictors
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.evaluation.metrics import Predictions

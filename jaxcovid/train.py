@@ -52,15 +52,19 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     from jaxcovid.models.deep_ct_net import DeepCTNet
     from jaxcovid.training import loop, losses, sharding
     from jaxcovid.training.optimizer import make_optimizer, make_schedule
+    from jaxcovid.training.step import check_batch_norm
 
     # Everything that can be refused is refused before anything is written.
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
+    check_batch_norm(config.batch_norm)
     model = DeepCTNet(**config.model)
     preprocessing = Preprocessing(**config.preprocessing)
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
+    if config.workers < 0:
+        raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
     dataset = open_dataset(config.dataset, data_dir)
     names = losses.output_names(
         dataset.class_names, outputs=config.model.outputs, positive_class=config.positive_class
@@ -74,7 +78,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
             )
     steps_per_epoch = dataset.split_sizes["train"] / config.batch_size
     total_steps = max(1, round(config.epochs * steps_per_epoch))
-    updates = math.ceil(total_steps / config.optimizer.accumulate_steps)
+    updates = math.ceil(total_steps / max(1, config.optimizer.accumulate_steps))
     schedule = make_schedule(
         learning_rate=config.optimizer.learning_rate,
         schedule=config.optimizer.schedule,

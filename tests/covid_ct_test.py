@@ -5,26 +5,11 @@ import pathlib
 import cv2
 import numpy as np
 import pytest
+from covid_ct_tree import CLASS_COUNTS, SPLIT_SIZES, list_path, make_tree, table_path
 
 from jaxcovid import prepare
 from jaxcovid.data import datasets, images
 from jaxcovid.data.builders import covid_ct
-
-SPLIT_SIZES = {"train": 425, "validation": 118, "test": 203}
-CLASS_COUNTS = {
-    "train": {"COVID-19": 191, "NonCOVID": 234},
-    "validation": {"COVID-19": 60, "NonCOVID": 58},
-    "test": {"COVID-19": 98, "NonCOVID": 105},
-}
-PREFIXES = {"train": "train", "validation": "val", "test": "test"}
-
-
-def list_path(root, split, group):
-    return root / "Data-split" / group / f"{PREFIXES[split]}CT_{group}.txt"
-
-
-def table_path(root, group):
-    return root / f"{group}-CT-MetaInfo.csv"
 
 
 def edit(path, change):
@@ -33,30 +18,7 @@ def edit(path, change):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A checkout with the published names and counts and small images; two images a patient."""
-    root = tmp_path / "COVID-CT"
-    data = cv2.imencode(".png", np.arange(400, dtype=np.uint8).reshape(20, 20))[1].tobytes()
-    headers = {
-        "COVID": "File name,Patient ID,Age,Captions,,\n",
-        "NonCOVID": ",image name,patient id\n",
-    }
-    for group, header in headers.items():
-        (root / "Images-processed" / f"CT_{group}").mkdir(parents=True)
-        (root / "Data-split" / group).mkdir(parents=True)
-        table = header
-        for split_index, (split, classes) in enumerate(CLASS_COUNTS.items()):
-            count = classes["COVID-19" if group == "COVID" else "NonCOVID"]
-            names = [f"{split}-p{i // 2}-52%{i % 2}.png" for i in range(count)]
-            list_path(root, split, group).write_text("".join(f"{name}\n" for name in names))
-            for index, name in enumerate(names):
-                (root / "Images-processed" / f"CT_{group}" / name).write_bytes(data)
-                patient = 1000 * split_index + index // 2
-                if group == "COVID":
-                    table += f'{name},Patient {patient},41,"a caption, quoted",,\n'
-                else:
-                    table += f"{patient},{name},crawled_patient_{patient}\n"
-        table_path(root, group).write_text(table)
-    return root
+    return make_tree(tmp_path / "COVID-CT")
 
 
 def test_rows_of_a_whole_checkout(tree):

@@ -156,7 +156,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "endless.py"
-    script.write_text(_ENDLESS.format(tests=os.path.dirname(__file__)))
+    script.write_text(_ENDLESS.format(tests=str(pathlib.Path(__file__).parent)))
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
 

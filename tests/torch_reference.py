@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The PyTorch peer of Deep-CT-Net: same network, same work, for side-by-side timing and parity.
 
-    python torch_peer.py train  --batch 16 --size 256 [--dtype bf16] [--compile] [--steps 20]
-    python torch_peer.py infer  --batch 16 --size 256 [--dtype bf16] [--compile]
-    python torch_peer.py parity --out peer.npz       # seeded weights, input, features and logits
+    python torch_reference.py train  --batch 16 --size 256 [--dtype bf16] [--compile] [--steps 20]
+    python torch_reference.py infer  --batch 16 --size 256 [--dtype bf16] [--compile]
+    python torch_reference.py parity --out peer.npz     # seeded weights, input, features and logits
 
 Needs only torch and numpy. Prints one JSON line. On a GPU it uses channels_last, TF32 matmuls and
-cudnn.benchmark; on a CPU channels_last. The network: DenseNet-121 (padding 3/1, final BN + ReLU), the
-one-channel feature pyramid attention (7/5/3, stride 2, half-pixel bilinear), BN, flatten, one logit.
+cudnn.benchmark; on a CPU channels_last. The network: DenseNet-121 (padding 3/1, final BN + ReLU),
+the one-channel feature pyramid attention (7/5/3, stride 2, half-pixel bilinear), BN, flatten, one
+logit.
 """
 
 import argparse
@@ -105,7 +106,7 @@ class DeepCTNet(nn.Module):
 
 
 def seeded(net, seed=0):
-    """Weights that any framework can rebuild: one numpy stream per parameter, in state_dict order."""
+    """Weights that any framework can rebuild: one numpy stream per entry of the state dict."""
     out = {}
     for i, (name, value) in enumerate(net.state_dict().items()):
         rng = np.random.default_rng([seed, i])

@@ -22,7 +22,7 @@ def _conv(torch_name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Ite
 
 
 def state_dict(size: int) -> Iterator[tuple[str, tuple[str, ...] | None, tuple[int, ...]]]:
-    """Yields (PyTorch name, Flax path, PyTorch shape) in the order of the reference's state dict."""
+    """Yields (PyTorch name, Flax path, PyTorch shape) in the order of the state dict."""
     net = ("backbone",)
     yield from _conv("backbone.conv0", (*net, "stem_conv"), (64, 3, 7, 7))
     yield from _norm("backbone.norm0", (*net, "stem_norm"), 64)

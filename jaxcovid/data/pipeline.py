@@ -60,7 +60,9 @@ class _HostRows(grain.MapDataset):
     Contiguous, so that a device sees the same rows for any number of processes.
     """
 
-    def __init__(self, parent: grain.MapDataset, *, rows: int, batch_size: int, offset: int):
+    def __init__(
+        self, parent: grain.MapDataset, *, rows: int, batch_size: int, offset: int
+    ) -> None:
         super().__init__(parent)
         self._rows, self._batch_size, self._offset = rows, batch_size, offset
 
@@ -94,7 +96,7 @@ def _batches(
 
 
 def _init_worker(worker_index: int, worker_count: int) -> None:
-    """Keeps a worker single-threaded and ends it when its parent died (kill -9 tells it nothing)."""
+    """Keeps a worker single-threaded, and ends it when its parent was killed."""
     del worker_index, worker_count
     cv2.setNumThreads(0)
     parent = os.getppid()

@@ -90,16 +90,23 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
+def check_batch_norm(batch_norm: str) -> None:
+    """Refuses a kind of batch normalisation that does not exist.
+
+    Raises:
+      ValueError: naming those that do.
+    """
+    if batch_norm not in BATCH_NORMS:
+        raise ValueError(f"batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORMS)}")
+
+
 def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
     """`train_step` compiled over `mesh`: state replicated and donated, batch sharded by rows.
 
     Raises:
       ValueError: `batch_norm` is not one of `BATCH_NORMS`.
     """
-    if kwargs["batch_norm"] not in BATCH_NORMS:
-        raise ValueError(
-            f"batch_norm is {kwargs['batch_norm']!r}; use one of {', '.join(BATCH_NORMS)}"
-        )
+    check_batch_norm(kwargs["batch_norm"])
     replicated = replicated_sharding(mesh)
     return jax.jit(
         partial(train_step, mesh=mesh, **kwargs),

@@ -1,0 +1,94 @@
+"""Everything a user can type: help, bad input, and the commands of the README."""
+
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+from covid_ct_tree import make_tree
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "predict"])
+def test_help(name, command):
+    process = command(name, "--help", check=False)
+    assert "--data_dir" in process.stdout
+    assert f"python -m jaxcovid.{name}" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--workdir=nowhere"), "not a workdir"),
+        (("predict", "--workdir=nowhere", "README.md"), "not a workdir"),
+        (("predict", "--workdir=nowhere", "none.png"), "no image or folder none.png"),
+        (("prepare", "covid_ct", "--source=nowhere"), "nowhere"),
+        (("train", "--config=configs/covid_ct.py", "--workdir=w"), "jaxcovid.prepare covid_ct"),
+        (
+            ("train", "--config=configs/covid_ct.py", "--config.batchsize=8", "--workdir=w"),
+            "batch_size",
+        ),
+        (
+            ("train", "--config=configs/covid_ct.py", "--config.batch_size=big", "--workdir=w"),
+            "batch_size",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_message(arguments, message, command, tmp_path):
+    process = command(*arguments, f"--data_dir={tmp_path}", check=False)
+    assert process.returncode != 0
+    assert message in process.stderr
+    assert not (REPOSITORY / "w").exists()
+
+
+@pytest.mark.slow
+def test_full_disk_and_unwritable_workdir(command, tmp_path, data_dir):
+    (tmp_path / "file").write_text("")
+    arguments = (
+        "--config=configs/default.py:debug",
+        "--config.dataset=folder/blobs",
+        f"--data_dir={data_dir}",
+    )
+    process = command("train", *arguments, f"--workdir={tmp_path / 'file' / 'run'}", check=False)
+    assert process.returncode == 1
+    assert str(tmp_path / "file") in process.stderr
+    assert "Traceback" not in process.stderr
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        process = command("train", *arguments, f"--workdir={disk / 'run'}", check=False)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert process.returncode == 1
+    assert "No space left" in process.stderr
+
+
+def readme_commands():
+    """The commands of the README's blocks that follow a line `<!-- tested -->`."""
+    text = (REPOSITORY / "README.md").read_text()
+    blocks = re.findall(r"<!-- tested -->\n```bash\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(command, tmp_path):
+    make_tree(tmp_path / "COVID-CT")
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    commands = readme_commands()
+    assert len(commands) >= 5
+    for line in commands:
+        words = shlex.split(line)
+        assert words[:2] == ["python", "-m"], line
+        name = words[2].removeprefix("jaxcovid.")
+        # Each in its short form: a narrow network and a few steps.
+        words = [re.sub(r"^(--config=\S+\.py)$", r"\1:debug", w) for w in words[3:]]
+        words = [re.sub(r"^(--config=\S+):scratch$", r"\1:scratch,debug", w) for w in words]
+        command(name, *words, cwd=tmp_path, TFDS_DATA_DIR=str(tmp_path / "data"))

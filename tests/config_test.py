@@ -1,0 +1,98 @@
+import importlib
+import pathlib
+
+import pytest
+
+from jaxcovid import train
+from jaxcovid import workdir as workdirs
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
+VARIANTS = {"covid_ct": ["", "debug", "scratch", "scratch,debug"]}
+
+
+def get(name, variant=""):
+    return importlib.import_module(f"configs.{name}").get_config(variant)
+
+
+def options(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from options(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_and_variant_has_the_options_of_the_default(name):
+    for variant in VARIANTS.get(name, ["", "debug"]):
+        assert set(options(get(name, variant))) == set(options(get("default")))
+    with pytest.raises(ValueError, match="nonsense"):
+        get(name, "nonsense")
+
+
+def test_the_default_is_the_papers_optimizer():
+    config = get("covid_ct")
+    assert config.optimizer.learning_rate == 1e-5
+    assert config.optimizer.schedule == "constant"
+    assert config.preprocessing.size == 256
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"model.attention": "big"}, "model.attention is 'big'; use one of"),
+        ({"batch_size": 0}, "not divisible"),
+        ({"epochs": 0.0}, "epochs is 0.0"),
+        ({"preprocessing.mean": 100.0}, "mean"),
+        ({"optimizer.schedule": "linear"}, "optimizer.schedule"),
+        ({"optimizer.accumulate_steps": 0}, "accumulate_steps"),
+        ({"class_weights": "heavy"}, "class_weights"),
+        ({"batch_norm": "local"}, "batch_norm"),
+        ({"positive_class": "flu"}, "positive_class 'flu' is not a class"),
+        ({"model.outputs": "three_way"}, "needs 3 classes"),
+        ({"workers": -1}, "workers"),
+        ({"save_every_steps": 0}, "save_every_steps"),
+    ],
+)
+def test_impossible_options_fail_before_anything_is_written(tmp_path, data_dir, override, message):
+    config = get("default", "debug")
+    config.dataset = "folder/blobs"
+    config.update_from_flattened_dict(override)
+    with pytest.raises(ValueError, match=message):
+        train.run(config, workdir=tmp_path / "run", data_dir=data_dir)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"python -m jaxcovid\.prepare covid_ct"):
+        train.run(get("covid_ct"), workdir=tmp_path / "run", data_dir=tmp_path)
+
+
+FACTS = {"config": {"batch_size": 8, "workers": 0, "model": {"head": "gap"}}, "outputs": ["a"]}
+
+
+def test_a_workdir_belongs_to_one_run(tmp_path):
+    workdirs.claim(tmp_path / "run", FACTS)
+    workdirs.claim(tmp_path / "run", FACTS)
+    free = {**FACTS, "config": {**FACTS["config"], "workers": 4}}
+    workdirs.claim(tmp_path / "run", free)
+    assert workdirs.read(tmp_path / "run")["config"]["workers"] == 0
+    other = {**FACTS, "config": {**FACTS["config"], "batch_size": 16, "model": {"head": "flatten"}}}
+    with pytest.raises(workdirs.WorkdirError) as error:
+        workdirs.claim(tmp_path / "run", other)
+    assert "config.batch_size: 8 in the workdir, 16 now" in str(error.value)
+    assert "config.model.head: 'gap' in the workdir, 'flatten' now" in str(error.value)
+
+
+def test_folders_that_are_no_workdirs(tmp_path):
+    with pytest.raises(workdirs.WorkdirError, match="does not exist"):
+        workdirs.read(tmp_path / "none")
+    with pytest.raises(workdirs.WorkdirError, match=r"holds no run\.json"):
+        workdirs.read(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(workdirs.WorkdirError, match="damaged"):
+        workdirs.read(tmp_path)
+    (tmp_path / "run.json").write_text('{"format_version": 99}')
+    with pytest.raises(workdirs.WorkdirError, match="format 99"):
+        workdirs.read(tmp_path)

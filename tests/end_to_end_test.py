@@ -1,0 +1,225 @@
+"""One run as a user has it: train, kill, resume bit for bit, evaluate, predict, from Python too."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxcovid import predictor
+from jaxcovid.data.datasets import open_dataset
+from jaxcovid.training import checkpoints
+
+pytestmark = pytest.mark.slow
+
+CONFIG = (
+    "--config=configs/default.py:debug",
+    "--config.dataset=folder/blobs",
+    "--config.epochs=40",
+    "--config.validations_per_epoch=0.1",
+    "--config.save_every_steps=7",
+    "--config.optimizer.learning_rate=1e-3",
+    "--config.workers=2",
+)
+STEPS = 120
+
+
+def arguments(workdir, data_dir, *more):
+    return (*CONFIG, f"--workdir={workdir}", f"--data_dir={data_dir}", *more)
+
+
+def read_losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def end_at(signal_number, step, workdir, data_dir):
+    """Starts the train command and signals it once it has written the step."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxcovid.train", *arguments(workdir, data_dir)],
+        cwd=os.environ["PYTHONPATH"],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    file, marker = workdir / "metrics.jsonl", f'"step": {step},'
+    while process.poll() is None:
+        if file.exists() and marker in file.read_text():
+            process.send_signal(signal_number)
+            break
+        time.sleep(0.01)
+    return process.wait(120), process.stderr.read()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    subprocess.run(
+        [sys.executable, "-m", "jaxcovid.train", *arguments(workdir, data_dir)],
+        cwd=os.environ["PYTHONPATH"],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        check=True,
+    )
+    return workdir
+
+
+def test_the_whole_run_learned_and_logged_every_step(trained):
+    found = read_losses(trained)
+    assert [step for step, _ in found] == list(range(1, STEPS + 1))
+    values = [loss for _, loss in found]
+    assert np.mean(values[-20:]) < 0.5 * np.mean(values[:20])
+
+
+def same_run(left, right):
+    one, two = (checkpoints.read_facts(w, STEPS) for w in (left, right))
+    assert one["checksums"] == two["checksums"], "parameters, moments or optimizer differ"
+    assert one["history"] == two["history"]
+    assert read_losses(left) == read_losses(right)
+
+
+def test_killed_at_three_random_steps_and_resumed_it_is_the_same_run(
+    trained, tmp_path, data_dir, command
+):
+    steps = sorted(np.random.default_rng().choice(np.arange(5, 100), 3, replace=False))
+    for step in steps:
+        status, _ = end_at(signal.SIGKILL, step, tmp_path / "killed", data_dir)
+        assert status == -signal.SIGKILL, f"ended by itself with {status}, kill steps {steps}"
+    command("train", *arguments(tmp_path / "killed", data_dir))
+    same_run(trained, tmp_path / "killed")
+
+
+def test_a_termination_signal_saves_its_step_and_the_same_command_resumes(
+    trained, tmp_path, data_dir, command
+):
+    status, log = end_at(signal.SIGTERM, 30, tmp_path / "ended", data_dir)
+    assert status == 128 + signal.SIGTERM
+    saved = checkpoints.steps(tmp_path / "ended")[-1]
+    assert saved >= 30
+    assert f"step {saved} is saved. The same command resumes." in log
+    # Another number of workers is no other run.
+    more = ("--config.workers=1",)
+    command("train", *arguments(tmp_path / "ended", data_dir, *more))
+    same_run(trained, tmp_path / "ended")
+
+
+def test_a_conflicting_resume_is_refused_with_the_difference(trained, data_dir, command):
+    process = command("train", *arguments(trained, data_dir, "--config.batch_size=4"), check=False)
+    assert process.returncode == 1
+    assert "config.batch_size: 8 in the workdir, 4 now" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_evaluation_prediction_and_python_agree(trained, data_dir, command, tmp_path):
+    command("evaluate", f"--workdir={trained}", "--split=test", f"--data_dir={data_dir}")
+    folder = trained / "evaluation" / "test"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["split"], metrics["n"]) == ("test", 11)
+    assert metrics["auc"]["value"] > 0.9
+    assert metrics["auc"]["low"] <= metrics["auc"]["value"] <= metrics["auc"]["high"]
+    for name in ("report.html", "roc.png", "heatmaps.png"):
+        assert (folder / name).stat().st_size > 1000
+    with (folder / "predictions.csv").open() as file:
+        evaluated = {row["id"]: float(row["probability"]) for row in csv.DictReader(file)}
+
+    source = open_dataset("folder/blobs", data_dir).source("test")
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(len(source)):
+        (images / source[i]["id"].replace("/", "_")).write_bytes(source[i]["image"])
+    (images / "bad.png").write_text("no image")
+    process = command(
+        "predict",
+        f"--workdir={trained}",
+        "--heatmaps",
+        f"--output={tmp_path / 'out'}",
+        images,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert process.returncode == 1, "a bad image must show in the exit status"
+    rows = list(csv.DictReader(process.stdout.splitlines()))
+    assert process.stdout == (tmp_path / "out" / "predictions.csv").read_text()
+    (bad,) = [row for row in rows if row["error"]]
+    assert bad["id"].endswith("bad.png")
+    assert not bad["probability"]
+    good = {row["id"].rsplit("/")[-1]: row for row in rows if not row["error"]}
+    assert len(good) == len(evaluated) == 11
+    threshold = metrics["operating_points"]["youden"]["threshold"]
+    for name, probability in evaluated.items():
+        row = good[name.replace("/", "_")]
+        assert abs(float(row["probability"]) - probability) <= 1e-5
+        assert (row["decision"] == "COVID-19") == (probability >= threshold)
+    assert len(list((tmp_path / "out" / "heatmaps").iterdir())) == 11
+
+    network = predictor.load(trained)
+    path = images / next(iter(good))
+    array = cv2.imread(str(path))[..., ::-1]
+    found = network.probabilities([path, array, path.read_bytes()])
+    assert found.shape == (3, 1)
+    assert np.abs(found - float(good[path.name]["probability"])).max() <= 1e-5
+
+
+def test_a_nan_loss_names_its_step_and_the_last_good_checkpoint(tmp_path, data_dir, command):
+    process = command(
+        "train",
+        *arguments(tmp_path / "nan", data_dir, "--config.optimizer.learning_rate=1e18"),
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "not finite at step" in process.stderr
+    assert "nothing was saved yet" in process.stderr or "checkpoint is step" in process.stderr
+
+
+def test_early_stop(tmp_path, data_dir, command):
+    process = command(
+        "train",
+        *arguments(
+            tmp_path / "early",
+            data_dir,
+            "--config.optimizer.learning_rate=1e-9",
+            "--config.early_stop_validations=2",
+            "--config.workers=0",
+        ),
+    )
+    assert "Stopping early" in process.stderr
+    assert checkpoints.steps(tmp_path / "early")[-1] < STEPS
+    again = command(
+        "train",
+        *arguments(
+            tmp_path / "early",
+            data_dir,
+            "--config.optimizer.learning_rate=1e-9",
+            "--config.early_stop_validations=2",
+        ),
+    )
+    assert "Training was finished before" in again.stderr
+
+
+def test_three_way_with_accumulation_and_balanced_weights(tmp_path, data_dir, command):
+    process = command(
+        "train",
+        *arguments(tmp_path / "run", data_dir, "--config.model.outputs=three_way"),
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "needs 3 classes" in process.stderr
+    command(
+        "train",
+        *arguments(
+            tmp_path / "run",
+            data_dir,
+            "--config.epochs=4",
+            "--config.class_weights=balanced",
+            "--config.optimizer.accumulate_steps=2",
+            "--config.model.dtype=bfloat16",
+            "--config.model.head=gap",
+            "--config.optimizer.weight_decay=0.01",
+        ),
+    )
+    assert np.isfinite(predictor.load(tmp_path / "run").probabilities([np.eye(80, dtype=np.uint8)]))
