@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.epochs = 4.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "one_cycle"
+    config.optimizer.head_rate_factor = 0.01
     if variant not in ("", "debug"):
         raise ValueError(f"variant {variant!r} is not one of: debug")
     if variant == "debug":

@@ -87,6 +87,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     optimizer = make_optimizer(
         schedule,
         weight_decay=config.optimizer.weight_decay,
+        head_rate_factor=config.optimizer.head_rate_factor,
         accumulate_steps=config.optimizer.accumulate_steps,
     )
     loss_weights = losses.class_weights(

@@ -15,10 +15,11 @@ MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
 SIZE = 64
 
 
+PLAIN = {"weight_decay": 0.0, "head_rate_factor": 1.0, "accumulate_steps": 1}
+
+
 def optimizer(**options):
-    return make_optimizer(
-        optax.constant_schedule(1e-3), **{"weight_decay": 0.0, "accumulate_steps": 1, **options}
-    )
+    return make_optimizer(optax.constant_schedule(1e-3), **{**PLAIN, **options})
 
 
 def batch(seed, rows=16):
@@ -126,12 +127,20 @@ def test_accumulation_updates_every_second_step():
 
 
 def test_weight_decay_shrinks_kernels_only():
-    opt = make_optimizer(optax.constant_schedule(0.1), weight_decay=0.5, accumulate_steps=1)
+    opt = make_optimizer(optax.constant_schedule(0.1), **{**PLAIN, "weight_decay": 0.5})
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = opt.update(zeros, opt.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05)
     np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_the_head_has_its_own_rate():
+    params = {"backbone": {"kernel": jnp.ones((2, 2))}, "classifier": {"kernel": jnp.ones((2, 2))}}
+    opt = make_optimizer(optax.constant_schedule(0.1), **{**PLAIN, "head_rate_factor": 0.01})
+    updates, _ = opt.update(jax.tree.map(jnp.ones_like, params), opt.init(params), params)
+    np.testing.assert_allclose(updates["backbone"]["kernel"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["classifier"]["kernel"], -0.001, rtol=1e-5)
 
 
 def test_schedules():
@@ -156,7 +165,9 @@ def test_bad_schedules(options):
         make_schedule(updates=10, **options)
 
 
-@pytest.mark.parametrize("options", [{"weight_decay": -1.0}, {"accumulate_steps": 0}])
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": -1.0}, {"accumulate_steps": 0}, {"head_rate_factor": 0.0}]
+)
 def test_bad_optimizers(options):
     with pytest.raises(ValueError, match=r"optimizer\."):
         optimizer(**options)

@@ -1,5 +1,8 @@
 """Adam as in the paper, with a schedule, decoupled weight decay and accumulation as options."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import optax
 
@@ -24,22 +27,48 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
     return optax.cosine_onecycle_schedule(max(updates, 2), learning_rate)
 
 
+def _is_head(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: jax.tree.map(lambda _, head=name == "classifier": head, part)
+        for name, part in params.items()
+    }
+
+
 def make_optimizer(
-    schedule: optax.Schedule, *, weight_decay: float, accumulate_steps: int
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    head_rate_factor: float,
+    accumulate_steps: int,
 ) -> optax.GradientTransformation:
     """Adam, decoupled weight decay on kernels only, one update every `accumulate_steps` steps.
 
+    Adam moves every weight by about the learning rate, so one step moves a logit of the flattened
+    head by about the rate times the sum of its 65,536 inputs: 1e-3, right for the backbone from
+    random initialisation, would move it by dozens. Hence a factor for the head's rate.
+
+    Args:
+      schedule: learning rate by update.
+      weight_decay: share of a kernel that an update takes away, times the learning rate.
+      head_rate_factor: of the learning rate, for the parameters named `classifier`.
+      accumulate_steps: batches whose mean gradient makes one update.
+
     Raises:
-      ValueError: a negative weight decay or fewer than one accumulated step.
+      ValueError: an option out of its range.
     """
+    if not head_rate_factor > 0:
+        raise ValueError(f"optimizer.head_rate_factor is {head_rate_factor}; it must be above 0")
     if weight_decay < 0:
         raise ValueError(f"optimizer.weight_decay is {weight_decay}; it must be 0 or more")
     if accumulate_steps < 1:
         raise ValueError(f"optimizer.accumulate_steps is {accumulate_steps}; it must be 1 or more")
-    optimizer = optax.adamw(
-        schedule,
-        weight_decay=weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    optimizer = optax.chain(
+        optax.adamw(
+            schedule,
+            weight_decay=weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+        optax.masked(optax.scale(head_rate_factor), _is_head),
     )
     if accumulate_steps == 1:
         return optimizer

@@ -325,10 +325,10 @@ def _ground_glass(
         v = (c * (y - centre[1]) - s * (x - centre[0])) / rng.uniform(13, 20)
         patch = _step(np.sqrt(u * u + v * v) + ragged, 1.08, 0.92)
         cover = np.maximum(cover, patch)
-        haze = np.maximum(haze, patch * rng.uniform(230, 400))
-    network = np.exp(-((_field(rng, frame.shape, 4.5 * frame.scale) / 0.16) ** 2))
+        haze = np.maximum(haze, patch * rng.uniform(180, 330))
+    network = np.exp(-((_field(rng, frame.shape, 5 * frame.scale) / 0.2) ** 2))
     haze *= 1 + 0.12 * _field(rng, frame.shape, 5 * frame.scale)
-    return haze + cover * network * rng.uniform(110, 220), cover
+    return haze + cover * network * rng.uniform(300, 450), cover
 
 
 def _parenchyma(rng: np.random.Generator, frame: _Frame, body: _Body) -> FloatArray:
@@ -495,7 +495,9 @@ def _acquire(
     fine, coarse = rng.uniform(0.55, 0.9), rng.uniform(1.8, 2.6)
     noise = cv2.GaussianBlur(noise, (0, 0), fine) - 0.8 * cv2.GaussianBlur(noise, (0, 0), coarse)
     hu += noise / noise.std() * rng.uniform(8, 32)
-    low, high = rng.uniform(-1250, -970), rng.uniform(0, 350)
+    # Air outside the body is black, as in published slices: noise that stays visible there would
+    # take most of the gray levels in the histogram equalisation, and leave few to the lungs.
+    low, high = rng.uniform(-960, -900), rng.uniform(0, 350)
     gray = np.clip((hu - low) / (high - low), 0, 1) ** rng.uniform(0.8, 1.25)
     mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA)
     return np.rint(gray * 255).astype(np.uint8), np.where(mask > 0.5, 255, 0).astype(np.uint8)
