@@ -16,10 +16,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "phantom"
     config.batch_size = 8
-    config.epochs = 4.0
-    config.optimizer.learning_rate = 1e-3
+    config.epochs = 1.6
+    config.optimizer.learning_rate = 3e-4
+    config.validations_per_epoch = 2.0
     config.optimizer.schedule = "one_cycle"
-    config.optimizer.head_rate_factor = 0.01
+    config.optimizer.head_rate_factor = 0.3
     if variant not in ("", "debug"):
         raise ValueError(f"variant {variant!r} is not one of: debug")
     if variant == "debug":

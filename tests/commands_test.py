@@ -59,7 +59,7 @@ def test_full_disk_and_unwritable_workdir(command, tmp_path, data_dir):
 
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:

@@ -342,7 +342,7 @@ def train(
                 numbers = {name: float(x) for name, x in jax.device_get(on_device).items()}
                 _check_finite(done, numbers, workdir)
                 bar.update(batch_size)
-                bar.set_postfix(step=f"{done}/{total_steps}", loss=f"{numbers['loss']:.3f}")
+                bar.set_postfix_str(f"step {done}, loss {numbers['loss']:.3f}", refresh=False)
                 clock.count(batch_size)
                 if done % log_every_steps == 0 or done == total_steps:
                     numbers["learning_rate"] = float(schedule((done - 1) // accumulate_steps))

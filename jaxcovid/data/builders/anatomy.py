@@ -325,7 +325,7 @@ def _ground_glass(
         v = (c * (y - centre[1]) - s * (x - centre[0])) / rng.uniform(13, 20)
         patch = _step(np.sqrt(u * u + v * v) + ragged, 1.08, 0.92)
         cover = np.maximum(cover, patch)
-        haze = np.maximum(haze, patch * rng.uniform(180, 330))
+        haze = np.maximum(haze, patch * rng.uniform(140, 280))
     network = np.exp(-((_field(rng, frame.shape, 5 * frame.scale) / 0.2) ** 2))
     haze *= 1 + 0.12 * _field(rng, frame.shape, 5 * frame.scale)
     return haze + cover * network * rng.uniform(300, 450), cover

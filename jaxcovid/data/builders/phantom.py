@@ -4,6 +4,8 @@ Nothing is downloaded and no patient stands behind it: it shows that the system 
 end, not that it helps anybody.
 """
 
+import concurrent.futures
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +17,11 @@ import tensorflow_datasets as tfds
 from jaxcovid.data.builders import anatomy
 
 # Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
-_PATIENTS = {"train": (47, 26, 32), "validation": (10, 6, 7), "test": (17, 10, 11)}
+_PATIENTS = {"train": (112, 62, 77), "validation": (10, 6, 7), "test": (17, 10, 11)}
 
 _DESCRIPTION = """\
 Synthetic axial chest CT slices in a lung window, drawn by the project: no image of a patient, no
-medical meaning. 166 made-up patients of 3 to 5 slices, split by patient. COVID-19: hazy patches
+medical meaning. 312 made-up patients of 3 to 5 slices, split by patient. COVID-19: hazy patches
 along the pleura of both lungs, vessels visible through them. Other pneumonia: one consolidation
 ending at a fissure. Normal: neither. Body, pose, noise and window do not depend on the class, and
 every class has its share of harmless haze, so that neither brightness nor histogram tells them
@@ -66,13 +68,24 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, patients: list[tuple[int, str]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for patient, label in patients:
-            name = f"patient{patient:03d}"
-            for index in anatomy.slices_of(patient):
-                image, mask = anatomy.draw_slice(patient=patient, index=index, label=label)
-                record = {"image": _png(image), "mask": _png(mask), "patient": name, "label": label}
-                key = f"{name}_slice{index}"
-                yield key, {"id": key, **record}
+        # Spawned, not forked: TFDS runs threads.
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
+            for records in pool.map(_draw_patient, patients):
+                for record in records:
+                    yield record["id"], record
+
+
+def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
+    """The records of all slices of a patient."""
+    patient, label = patient_and_label
+    name = f"patient{patient:03d}"
+    records = []
+    for index in anatomy.slices_of(patient):
+        image, mask = anatomy.draw_slice(patient=patient, index=index, label=label)
+        record = {"image": _png(image), "mask": _png(mask), "patient": name, "label": label}
+        records.append({"id": f"{name}_slice{index}", **record})
+    return records
 
 
 def plan() -> dict[str, list[tuple[int, str]]]:
