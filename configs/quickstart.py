@@ -19,6 +19,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.epochs = 1.6
     config.optimizer.learning_rate = 3e-4
     config.validations_per_epoch = 2.0
+    # Gray corners would change the histogram that the next step equalises; this air is black.
+    config.preprocessing.fill = 0
     config.optimizer.schedule = "one_cycle"
     config.optimizer.head_rate_factor = 0.3
     if variant not in ("", "debug"):
