@@ -4,6 +4,7 @@ Everything is a function of (seed, step): a resumed run slices to its step and s
 uninterrupted one sees, for any number of worker processes and hosts.
 """
 
+import multiprocessing
 import os
 import threading
 import time
@@ -99,7 +100,8 @@ def _init_worker(worker_index: int, worker_count: int) -> None:
     """Keeps a worker single-threaded, and ends it when its parent was killed."""
     del worker_index, worker_count
     cv2.setNumThreads(0)
-    parent = os.getppid()
+    # Not os.getppid(): the parent may have been killed before the worker came this far.
+    parent = multiprocessing.parent_process().pid
 
     def watch() -> None:
         while os.getppid() == parent:
