@@ -24,9 +24,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "covid_ct"
     if "scratch" in chosen:
         config.epochs = 20.0
-        config.optimizer.learning_rate = 1e-3
+        config.optimizer.learning_rate = 3e-4
         config.optimizer.schedule = "one_cycle"
-        config.optimizer.head_rate_factor = 0.01
+        config.optimizer.head_rate_factor = 0.3
     if "debug" in chosen:
         default.make_debug(config)
     return config
