@@ -27,11 +27,8 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
     return optax.cosine_onecycle_schedule(max(updates, 2), learning_rate)
 
 
-def _is_head(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: jax.tree.map(lambda _, head=name == "classifier": head, part)
-        for name, part in params.items()
-    }
+def _is_head(params: Mapping[str, Any]) -> dict[str, bool]:
+    return {name: name == "classifier" for name in params}
 
 
 def make_optimizer(
