@@ -40,7 +40,10 @@ def read_losses(workdir):
 
 
 def end_at(signal_number, step, workdir, data_dir):
-    """Starts the train command and signals it once it has written the step."""
+    """Starts the train command and signals it once it has itself written the step."""
+    file, marker = workdir / "metrics.jsonl", f'"step": {step},'
+    # What an earlier, killed call wrote past its checkpoint must not count.
+    stale = file.read_text() if file.exists() else ""
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxcovid.train", *arguments(workdir, data_dir)],
         cwd=os.environ["PYTHONPATH"],
@@ -48,9 +51,8 @@ def end_at(signal_number, step, workdir, data_dir):
         stderr=subprocess.PIPE,
         text=True,
     )
-    file, marker = workdir / "metrics.jsonl", f'"step": {step},'
     while process.poll() is None:
-        if file.exists() and marker in file.read_text():
+        if file.exists() and (text := file.read_text()) != stale and marker in text:
             process.send_signal(signal_number)
             break
         time.sleep(0.01)
