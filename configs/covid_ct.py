@@ -23,7 +23,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "covid_ct"
     if "scratch" in chosen:
-        config.epochs = 20.0
+        config.batch_size = 8
+        config.epochs = 25.0
+        config.preprocessing.fill = 0
         config.optimizer.learning_rate = 3e-4
         config.optimizer.schedule = "one_cycle"
         config.optimizer.head_rate_factor = 0.3

@@ -1,8 +1,9 @@
 """DenseNet-121 (Huang et al., arXiv:1608.06993), the backbone of both networks of the paper.
 
-Written for speed on the same function: 1x1 convolutions are matrix products, the batch moments of
-a feature map are computed once and shared by all later layers of its block, and a gray image is
-never expanded to three equal channels: the stem sums its kernel over them instead.
+Written for speed on the same function: the batch moments of a feature map are computed once and
+shared by all later layers of its block, a transition averages before its 1x1 convolution (both are
+linear, and the product shrinks to a quarter), and a gray image is never expanded to three equal
+channels: the stem sums its kernel over them instead.
 """
 
 from typing import Any
@@ -11,60 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcovid.models.layers import Conv, PointwiseConv, average_pool, max_pool
 from jaxcovid.models.normalization import BatchNorm, Moments, batch_moments, join_moments
-
-# He et al., arXiv:1502.01852: untruncated normal, fan-in; the initialisation of the reference.
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
-
-class PointwiseConv(nn.Module):
-    """1x1 convolution as a matrix product; kernel [1, 1, c_in, features]."""
-
-    features: int
-    use_bias: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", he_normal, (1, 1, x.shape[-1], self.features), jnp.float32)
-        y = jnp.dot(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        return y
-
-
-class Conv(nn.Module):
-    """Square convolution with PyTorch's symmetric padding k // 2; kernel [k, k, c_in, features].
-
-    A one-channel image given to a kernel of `in_channels` channels stands for that many equal
-    channels, and the kernel is summed over them, which is the same function.
-    """
-
-    features: int
-    size: int
-    stride: int = 1
-    in_channels: int | None = None
-    use_bias: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, self.in_channels or x.shape[-1], self.features)
-        kernel = self.param("kernel", he_normal, shape, jnp.float32)
-        if x.shape[-1] == 1:
-            kernel = kernel.sum(axis=2, keepdims=True)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=[(self.size // 2, self.size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        return y
 
 
 class DenseLayer(nn.Module):
@@ -101,15 +50,15 @@ class DenseBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """BN, ReLU, 1x1 to half the channels, 2x2 average pooling."""
+    """BN, ReLU, 2x2 average pooling, 1x1 to half the channels."""
 
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, moments: Moments | None, *, train: bool) -> jax.Array:
         y = nn.relu(BatchNorm(name="norm")(x, train=train, moments=moments))
-        y = PointwiseConv(x.shape[-1] // 2, dtype=self.dtype, name="conv")(y)
-        return nn.avg_pool(y, (2, 2), strides=(2, 2))
+        y = average_pool(y)
+        return PointwiseConv(x.shape[-1] // 2, dtype=self.dtype, name="conv")(y)
 
 
 class DenseNet(nn.Module):
@@ -132,7 +81,7 @@ class DenseNet(nn.Module):
         stem = Conv(2 * self.growth, 7, 2, in_channels=3, dtype=self.dtype, name="stem_conv")
         x = stem(image)
         x = nn.relu(BatchNorm(name="stem_norm")(x, train=train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x)
         for i, depth in enumerate(self.depths, start=1):
             block = DenseBlock(depth, self.growth, self.dtype, name=f"block{i}")
             x, moments = block(x, train=train)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.densenet import Conv, PointwiseConv
+from jaxcovid.models.layers import Conv, PointwiseConv
 from jaxcovid.models.normalization import BatchNorm
 
 

@@ -100,6 +100,18 @@ def check_batch_norm(batch_norm: str) -> None:
         raise ValueError(f"batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORMS)}")
 
 
+def compiler_options() -> dict[str, str]:
+    """Options of XLA under which the step runs fastest on the present back end.
+
+    On a CPU XLA hands operations to the YNNPACK library; its products and reductions are faster
+    than XLA's own, its 3x3 convolutions half as fast.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    fusions = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    return {"xla_cpu_experimental_ynn_fusion_type": fusions}
+
+
 def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
     """`train_step` compiled over `mesh`: state replicated and donated, batch sharded by rows.
 
@@ -113,6 +125,7 @@ def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
         in_shardings=(replicated, batch_sharding(mesh)),
         out_shardings=replicated,
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
 
 
@@ -129,4 +142,5 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
         partial(forward, model=model),
         in_shardings=(replicated, replicated, rows),
         out_shardings=rows,
+        compiler_options=compiler_options(),
     )
