@@ -328,7 +328,7 @@ def _ground_glass(
         haze = np.maximum(haze, patch * rng.uniform(140, 280))
     network = np.exp(-((_field(rng, frame.shape, 5 * frame.scale) / 0.2) ** 2))
     haze *= 1 + 0.12 * _field(rng, frame.shape, 5 * frame.scale)
-    return haze + cover * network * rng.uniform(300, 450), cover
+    return haze + cover * network * rng.uniform(420, 600), cover
 
 
 def _parenchyma(rng: np.random.Generator, frame: _Frame, body: _Body) -> FloatArray:
