@@ -20,12 +20,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "phantom"
     config.batch_size = 8
     config.epochs = 2.0
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 1e-3
     config.validations_per_epoch = 1.0
     # Gray corners would change the histogram that the next step equalises; this air is black.
     config.preprocessing.fill = 0
     config.optimizer.schedule = "one_cycle"
-    config.optimizer.head_rate_factor = 0.3
+    config.optimizer.head_rate_factor = 0.01
     if variant not in ("", "debug"):
         raise ValueError(f"variant {variant!r} is not one of: debug")
     if variant == "debug":
