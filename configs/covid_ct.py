@@ -4,8 +4,9 @@
     python -m jaxcovid.train --config=configs/covid_ct.py --workdir=runs/covid_ct
 
 The default is the paper's optimizer, Adam at a constant 1e-5, a rate for fine-tuning pre-trained
-weights. Variant `:scratch` trains from random initialisation with a one-cycle schedule, chosen on
-the validation split. Variants `:debug` and `:scratch,debug` run in seconds with a narrow network.
+weights. Variant `:scratch` trains from random initialisation with a one-cycle schedule; its rates
+are a first choice that still memorises (README). Variants `:debug` and `:scratch,debug` run in
+seconds with a narrow network.
 """
 
 import ml_collections

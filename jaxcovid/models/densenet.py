@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import Conv, PointwiseConv, average_pool, max_pool
+from jaxcovid.models.layers import Conv, average_pool, max_pool
 from jaxcovid.models.normalization import BatchNorm, Moments, batch_moments, join_moments
 
 
@@ -25,7 +25,7 @@ class DenseLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, moments: Moments | None, *, train: bool) -> jax.Array:
         y = nn.relu(BatchNorm(name="norm1")(x, train=train, moments=moments))
-        y = PointwiseConv(4 * self.growth, dtype=self.dtype, name="conv1")(y)
+        y = Conv(4 * self.growth, 1, dtype=self.dtype, name="conv1")(y)
         y = nn.relu(BatchNorm(name="norm2")(y, train=train))
         return Conv(self.growth, 3, dtype=self.dtype, name="conv2")(y)
 
@@ -58,7 +58,7 @@ class Transition(nn.Module):
     def __call__(self, x: jax.Array, moments: Moments | None, *, train: bool) -> jax.Array:
         y = nn.relu(BatchNorm(name="norm")(x, train=train, moments=moments))
         y = average_pool(y)
-        return PointwiseConv(x.shape[-1] // 2, dtype=self.dtype, name="conv")(y)
+        return Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(y)
 
 
 class DenseNet(nn.Module):

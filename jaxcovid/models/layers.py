@@ -4,7 +4,7 @@ The functions are the usual ones; only how their gradients are computed differs.
 computes the weight gradient of a convolution through slow layouts, and fuses the transposition
 that such a product needs with the arithmetic before it, which then strides through memory: over
 half of a train step. Here these gradients are matrix products of operands that are transposed on
-their own. GPUs and TPUs keep their libraries' gradients.
+their own. GPUs and TPUs keep the gradients that XLA derives.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 @_on_its_own
 def _neighbours(g: jax.Array) -> jax.Array:
-    """The nine shifts of `g` [b, h, w, c] that a 3x3 kernel sees, [b, h, w, 9 c]."""
+    """The nine shifts of `g` [b, h, w, c], in the order of a 3x3 kernel: [b, h, w, 9 c]."""
     h, w = g.shape[1:3]
     padded = jnp.pad(g, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [padded[:, i : i + h, j : j + w] for i in (2, 1, 0) for j in (2, 1, 0)]
@@ -68,13 +68,7 @@ def _pointwise_backward(
 _pointwise_cpu.defvjp(lambda x, k: (_pointwise_cpu(x, k), (x, k)), _pointwise_backward)
 
 
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """1x1 convolution of `x` [b, h, w, c] with `kernel` [c, d] -> [b, h, w, d]."""
-    return _pointwise_cpu(x, kernel) if jax.default_backend() == "cpu" else jnp.dot(x, kernel)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Convolution of `x` [b, h, w, c] with `kernel` [k, k, c, d], k // 2 zeros on each side."""
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     margin = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -87,7 +81,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
 
 @jax.custom_vjp
 def _convolve3_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return convolve(x, kernel)
+    return _convolve(x, kernel)
 
 
 def _convolve3_backward(
@@ -97,27 +91,22 @@ def _convolve3_backward(
     channels, features = kernel.shape[2:]
     product = _product(_transposed(_rows(x)), _rows(_neighbours(g)))
     kernel_gradient = product.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
-    return convolve(g, kernel[::-1, ::-1].swapaxes(2, 3)), kernel_gradient
+    return _convolve(g, kernel[::-1, ::-1].swapaxes(2, 3)), kernel_gradient
 
 
 _convolve3_cpu.defvjp(lambda x, k: (_convolve3_cpu(x, k), (x, k)), _convolve3_backward)
 
 
-class PointwiseConv(nn.Module):
-    """1x1 convolution as a matrix product; kernel [1, 1, c_in, features]."""
-
-    features: int
-    use_bias: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", he_normal, (1, 1, x.shape[-1], self.features), jnp.float32)
-        y = pointwise(x.astype(self.dtype), kernel[0, 0].astype(self.dtype))
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        return y
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Convolution of `x` [b, h, w, c] with `kernel` [k, k, c, d], k // 2 zeros on each side."""
+    on_cpu = jax.default_backend() == "cpu"
+    match kernel.shape[0], stride:
+        case 1, 1:
+            return (_pointwise_cpu if on_cpu else jnp.dot)(x, kernel[0, 0])
+        case 3, 1 if on_cpu:
+            return _convolve3_cpu(x, kernel)
+        case _:
+            return _convolve(x, kernel, stride)
 
 
 class Conv(nn.Module):
@@ -140,24 +129,18 @@ class Conv(nn.Module):
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         if x.shape[-1] == 1:
             kernel = kernel.sum(axis=2, keepdims=True)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.size == 3 and self.stride == 1 and jax.default_backend() == "cpu":
-            y = _convolve3_cpu(x, kernel)
-        else:
-            y = convolve(x, kernel, stride=self.stride)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
 
 
-@jax.custom_vjp
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows at stride 2, [b, h, w, c] -> [b, ceil(h / 2), ceil(w / 2), c].
-
-    Of equal values in a window the first, row by row, gets the gradient, as in PyTorch.
-    """
+def _max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+_max_pool_cpu = jax.custom_vjp(_max_pool)
 
 
 def _max_pool_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
@@ -198,11 +181,19 @@ def _max_pool_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tupl
 
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = max_pool(x)
+    y = _max_pool(x)
     return y, (x, y)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 windows at stride 2, [b, h, w, c] -> [b, ceil(h / 2), ceil(w / 2), c].
+
+    Of equal values in a window the first, row by row, gets the gradient, as in PyTorch.
+    """
+    return _max_pool_cpu(x) if jax.default_backend() == "cpu" else _max_pool(x)
 
 
 def average_pool(x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import Conv, PointwiseConv
+from jaxcovid.models.layers import Conv
 from jaxcovid.models.normalization import BatchNorm
 
 
@@ -20,17 +20,9 @@ class ConvNormRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if self.size == 1:
-            conv = PointwiseConv(self.features, use_bias=True, dtype=self.dtype, name="conv")
-        else:
-            conv = Conv(
-                self.features,
-                self.size,
-                self.stride,
-                use_bias=True,
-                dtype=self.dtype,
-                name="conv",
-            )
+        conv = Conv(
+            self.features, self.size, self.stride, use_bias=True, dtype=self.dtype, name="conv"
+        )
         return nn.relu(BatchNorm(name="norm")(conv(x), train=train))
 
 
