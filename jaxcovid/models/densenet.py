@@ -1,9 +1,8 @@
 """DenseNet-121 (Huang et al., arXiv:1608.06993), the backbone of both networks of the paper.
 
-Written for speed on the same function: the batch moments of a feature map are computed once and
-shared by all later layers of its block, a transition averages before its 1x1 convolution (both are
-linear, and the product shrinks to a quarter), and a gray image is never expanded to three equal
-channels: the stem sums its kernel over them instead.
+The modules here hold the parameters and running moments; what is computed with them stands in
+`dense_block` and `downsampling`. A gray image is never expanded to three equal channels: the stem
+sums its kernel over them instead, which is the same function.
 """
 
 from typing import Any
@@ -12,22 +11,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import Conv, average_pool, max_pool
-from jaxcovid.models.normalization import BatchNorm, Moments, batch_moments, join_moments
+from jaxcovid.models import dense_block, downsampling
+from jaxcovid.models.dense_block import LayerWeights
+from jaxcovid.models.layers import he_normal
+from jaxcovid.models.normalization import BatchNorm, Moments, NormWeights, Running
+
+
+class Kernel(nn.Module):
+    """The kernel of a convolution without bias, float32 `shape`."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("kernel", he_normal, self.shape, jnp.float32)
 
 
 class DenseLayer(nn.Module):
-    """BN, ReLU, 1x1 to `4 * growth` channels, BN, ReLU, 3x3 to `growth` channels."""
+    """What a layer holds: BN, ReLU, 1x1 to `4 * growth`, BN, ReLU, 3x3 to `growth` channels."""
 
     growth: int
-    dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, moments: Moments | None, *, train: bool) -> jax.Array:
-        y = nn.relu(BatchNorm(name="norm1")(x, train=train, moments=moments))
-        y = Conv(4 * self.growth, 1, dtype=self.dtype, name="conv1")(y)
-        y = nn.relu(BatchNorm(name="norm2")(y, train=train))
-        return Conv(self.growth, 3, dtype=self.dtype, name="conv2")(y)
+    def __call__(self, channels: int) -> tuple[LayerWeights, tuple[Running, Running]]:
+        width = 4 * self.growth
+        norm1, norm2 = NormWeights(name="norm1")(channels), NormWeights(name="norm2")(width)
+        weights = LayerWeights(
+            norm1.scale,
+            norm1.bias,
+            Kernel((1, 1, channels, width), name="conv1")(),
+            norm2.scale,
+            norm2.bias,
+            Kernel((3, 3, width, self.growth), name="conv2")(),
+        )
+        return weights, (norm1.running, norm2.running)
 
 
 class DenseBlock(nn.Module):
@@ -35,30 +52,35 @@ class DenseBlock(nn.Module):
 
     depth: int
     growth: int
-    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, Moments | None]:
         """Returns the concatenated map [b, h, w, c + depth * growth] and its batch moments."""
-        moments = batch_moments(x) if train else None
-        for i in range(self.depth):
-            layer = DenseLayer(self.growth, self.dtype, name=f"layer{i + 1}")
-            new = layer(x, moments, train=train)
-            x = jnp.concatenate([x, new], axis=-1)
-            moments = join_moments(moments, batch_moments(new)) if train else None
-        return x, moments
+        channels = [x.shape[-1] + i * self.growth for i in range(self.depth)]
+        found = [DenseLayer(self.growth, name=f"layer{i + 1}")(c) for i, c in enumerate(channels)]
+        weights, running = zip(*found, strict=True)
+        if not train:
+            return dense_block.infer(x, weights, [(a.moments, b.moments) for a, b in running]), None
+        x, outer, inner = dense_block.train(x, weights)
+        for c, (running1, running2), own in zip(channels, running, inner, strict=True):
+            running1.update(outer.of(0, c))
+            running2.update(own)
+        return x, outer
 
 
 class Transition(nn.Module):
     """BN, ReLU, 2x2 average pooling, 1x1 to half the channels."""
 
-    dtype: Any
-
     @nn.compact
     def __call__(self, x: jax.Array, moments: Moments | None, *, train: bool) -> jax.Array:
-        y = nn.relu(BatchNorm(name="norm")(x, train=train, moments=moments))
-        y = average_pool(y)
-        return Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(y)
+        channels = x.shape[-1]
+        norm = NormWeights(name="norm")(channels)
+        kernel = Kernel((1, 1, channels, channels // 2), name="conv")()
+        if train:
+            norm.running.update(moments)
+        else:
+            moments = norm.running.moments
+        return downsampling.transition(x, kernel, norm.scale, norm.bias, moments)
 
 
 class DenseNet(nn.Module):
@@ -78,13 +100,19 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        stem = Conv(2 * self.growth, 7, 2, in_channels=3, dtype=self.dtype, name="stem_conv")
-        x = stem(image)
-        x = nn.relu(BatchNorm(name="stem_norm")(x, train=train))
-        x = max_pool(x)
+        features = 2 * self.growth
+        kernel = Kernel((7, 7, 3, features), name="stem_conv")()
+        if image.shape[-1] == 1:
+            kernel = kernel.sum(2, keepdims=True)
+        norm = NormWeights(name="stem_norm")(features)
+        stem = image.astype(self.dtype), kernel, norm.scale, norm.bias
+        if train:
+            x, moments = downsampling.stem(*stem)
+            norm.running.update(moments)
+        else:
+            x = downsampling.infer_stem(*stem, norm.running.moments)
         for i, depth in enumerate(self.depths, start=1):
-            block = DenseBlock(depth, self.growth, self.dtype, name=f"block{i}")
-            x, moments = block(x, train=train)
+            x, moments = DenseBlock(depth, self.growth, name=f"block{i}")(x, train=train)
             if i < len(self.depths):
-                x = Transition(self.dtype, name=f"transition{i}")(x, moments, train=train)
+                x = Transition(name=f"transition{i}")(x, moments, train=train)
         return nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))

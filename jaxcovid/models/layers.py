@@ -1,134 +1,86 @@
-"""Convolutions and pooling, with backward passes that XLA compiles well for a CPU.
+"""Convolutions and pooling, and gradients of them that XLA compiles well for a CPU.
 
-The functions are the usual ones; only how their gradients are computed differs. On a CPU, XLA
-computes the weight gradient of a convolution through slow layouts, and fuses the transposition
-that such a product needs with the arithmetic before it, which then strides through memory: over
-half of a train step. Here these gradients are matrix products of operands that are transposed on
-their own. GPUs and TPUs keep the gradients that XLA derives.
+On a CPU, XLA computes the weight gradient of a convolution through slow layouts, and the gradient
+of a maximum by a scatter that does not vectorise. Here the first is a matrix product, the second
+made of comparisons. GPUs and TPUs keep what XLA derives.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental.xla_metadata import set_xla_metadata
 
 # He et al., arXiv:1502.01852: untruncated normal, fan-in; the initialisation of the reference.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-def _on_its_own(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`function` as a call that XLA neither inlines nor fuses with its neighbours."""
-    compiled = jax.jit(function)
-
-    def call(*operands: jax.Array) -> jax.Array:
-        with set_xla_metadata(inlineable="false"):
-            return compiled(*operands)
-
-    return call
-
-
-@_on_its_own
-def _transposed(a: jax.Array) -> jax.Array:
-    return a.T
-
-
-@_on_its_own
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return a @ b
-
-
-@_on_its_own
-def _neighbours(g: jax.Array) -> jax.Array:
-    """The nine shifts of `g` [b, h, w, c], in the order of a 3x3 kernel: [b, h, w, 9 c]."""
-    h, w = g.shape[1:3]
-    padded = jnp.pad(g, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = [padded[:, i : i + h, j : j + w] for i in (2, 1, 0) for j in (2, 1, 0)]
-    return jnp.concatenate(shifts, axis=-1)
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-@jax.custom_vjp
-def _pointwise_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.dot(x, kernel)
-
-
-def _pointwise_backward(
-    saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    return jnp.dot(g, kernel.T), _product(_transposed(_rows(g)), _rows(x)).T
-
-
-_pointwise_cpu.defvjp(lambda x, k: (_pointwise_cpu(x, k), (x, k)), _pointwise_backward)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    margin = kernel.shape[0] // 2
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Convolution of `x` [b, h, w, c] with `kernel` [k, k, c, d], k // 2 zeros on each side."""
+    size = kernel.shape[0]
+    if size == stride == 1:
+        return jnp.dot(x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(margin, margin)] * 2,
+        padding=[(size // 2, size // 2)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-@jax.custom_vjp
-def _convolve3_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _convolve(x, kernel)
+def input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Gradient of a convolution at stride 1 by its input, from that by its output."""
+    return convolve(g, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
-def _convolve3_backward(
-    saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    channels, features = kernel.shape[2:]
-    product = _product(_transposed(_rows(x)), _rows(_neighbours(g)))
-    kernel_gradient = product.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
-    return _convolve(g, kernel[::-1, ::-1].swapaxes(2, 3)), kernel_gradient
+def weight_gradient(x: jax.Array, g: jax.Array, size: int, *, stride: int = 1) -> jax.Array:
+    """Gradient of a convolution by its kernel, float32 [size, size, c, d].
+
+    Args:
+      x: its input [b, h, w, c].
+      g: gradient by its output [b, h / stride, w / stride, d].
+      size: of the kernel.
+      stride: of the convolution.
+    """
+    c, d = x.shape[-1], g.shape[-1]
+    if size > 1 and jax.default_backend() != "cpu":
+        kernel = jax.ShapeDtypeStruct((size, size, c, d), x.dtype)
+        transpose = jax.linear_transpose(lambda k: convolve(x, k, stride=stride), kernel)
+        return transpose(g)[0].astype(jnp.float32)
+    margin = ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0))
+    places = [(i, j) for i in range(size) for j in range(size)]
+    if stride == 1:  # a dense layer's g has a quarter of its x's channels, so g is shifted
+        h, w = g.shape[1:3]
+        padded = jnp.pad(g, margin)
+        shifts = [padded[:, i : i + h, j : j + w] for i, j in places[::-1]]
+        g = jnp.concatenate(shifts, -1) if size > 1 else g
+        product = _product(x.reshape(-1, c).T, g.reshape(-1, size * size * d))
+        return product.reshape(c, size, size, d).transpose(1, 2, 0, 3)
+    h, w = (stride * n for n in g.shape[1:3])
+    padded = jnp.pad(x, margin)
+    patches = jnp.stack([padded[:, i : i + h : stride, j : j + w : stride] for i, j in places])
+    patches = patches.transpose(0, 4, 1, 2, 3).reshape(size * size * c, -1)
+    return _product(patches, g.reshape(-1, d)).reshape(size, size, c, d)
 
 
-_convolve3_cpu.defvjp(lambda x, k: (_convolve3_cpu(x, k), (x, k)), _convolve3_backward)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Convolution of `x` [b, h, w, c] with `kernel` [k, k, c, d], k // 2 zeros on each side."""
-    on_cpu = jax.default_backend() == "cpu"
-    match kernel.shape[0], stride:
-        case 1, 1:
-            return (_pointwise_cpu if on_cpu else jnp.dot)(x, kernel[0, 0])
-        case 3, 1 if on_cpu:
-            return _convolve3_cpu(x, kernel)
-        case _:
-            return _convolve(x, kernel, stride)
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
 class Conv(nn.Module):
-    """Square convolution with PyTorch's symmetric padding k // 2; kernel [k, k, c_in, features].
-
-    A one-channel image given to a kernel of `in_channels` channels stands for that many equal
-    channels, and the kernel is summed over them, which is the same function.
-    """
+    """Square convolution with PyTorch's symmetric padding k // 2; kernel [k, k, c_in, features]."""
 
     features: int
     size: int
     stride: int = 1
-    in_channels: int | None = None
     use_bias: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, self.in_channels or x.shape[-1], self.features)
+        shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
-        if x.shape[-1] == 1:
-            kernel = kernel.sum(axis=2, keepdims=True)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)

@@ -1,5 +1,7 @@
 """Batch normalisation whose batch moments can be computed once and shared by several layers."""
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,6 +14,10 @@ class Moments(NamedTuple):
 
     mean: jax.Array
     variance: jax.Array
+
+    def of(self, start: int, stop: int) -> "Moments":
+        """Those of some channels."""
+        return Moments(self.mean[start:stop], self.variance[start:stop])
 
 
 def batch_moments(x: jax.Array) -> Moments:
@@ -34,20 +40,118 @@ def join_moments(*parts: Moments) -> Moments:
     return Moments(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
 
 
+def pool_moments(parts: Moments) -> Moments:
+    """Moments [c] of a map from those of parts of equal size, [parts, c]."""
+    mean = parts.mean.mean(0)
+    return Moments(mean, parts.variance.mean(0) + jnp.square(parts.mean - mean[None]).mean(0))
+
+
+def moments_gradient(
+    x: jax.Array, moments: Moments, gradient: Moments, whole: jax.Array
+) -> jax.Array:
+    """Gradient of a loss by `x` [b, h, w, c] through its moments.
+
+    Args:
+      x: some images of the map whose moments these are.
+      moments: of the whole map.
+      gradient: of the loss by the moments.
+      whole: the whole map, or one with as many pixels.
+    """
+    pixels = math.prod(whole.shape[:-1])
+    over_channels = (*(1,) * (x.ndim - 1), -1)
+    slope = (2 / pixels) * gradient.variance
+    constant = gradient.mean / pixels - slope * moments.mean
+    return x * slope.reshape(over_channels) + constant.reshape(over_channels)
+
+
+EPSILON = 1e-5  # PyTorch's
+
+
+def affine(scale: jax.Array, bias: jax.Array, moments: Moments) -> tuple[jax.Array, jax.Array]:
+    """Multiplier and shift [c] that normalise a map with these moments, then scale and shift it."""
+    multiplier = scale * jax.lax.rsqrt(moments.variance + EPSILON)
+    return multiplier, bias - moments.mean * multiplier
+
+
+def normalise_relu(x: jax.Array, normalise: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """ReLU of `x` [b, h, w, c] times a multiplier plus a shift, both [c]; the dtype of `x`."""
+    multiplier, shift = (v.reshape(1, 1, 1, -1) for v in normalise)
+    return jax.nn.relu(x * multiplier + shift).astype(x.dtype)
+
+
+def pixel_sums(x: jax.Array) -> jax.Array:
+    """Sums of `x` [b, h, w, c] per channel, float32 [c]."""
+    return x.sum((0, 1, 2), dtype=jnp.float32)
+
+
+def affine_gradient(
+    scale: jax.Array, moments: Moments, total: jax.Array, deviation: jax.Array
+) -> tuple[jax.Array, jax.Array, Moments]:
+    """Gradients by scale, bias and moments of a normalisation.
+
+    Args:
+      scale: [c].
+      moments: of the map before.
+      total: gradient of the loss by the normalised map, summed over its pixels, [c].
+      deviation: likewise, times the map's deviation from its mean.
+    """
+    inverse = jax.lax.rsqrt(moments.variance + EPSILON)
+    by_moments = Moments(-scale * inverse * total, -0.5 * scale * inverse**3 * deviation)
+    return deviation * inverse, total, by_moments
+
+
+@dataclass(frozen=True)
+class Running:
+    """The running moments of a batch normalisation, collection `batch_stats`."""
+
+    mean: nn.Variable
+    variance: nn.Variable
+    initializing: bool  # while the module is, updates are ignored
+    momentum: float = 0.9  # share that an update keeps; PyTorch's 0.1
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.mean.value, self.variance.value)
+
+    def update(self, moments: Moments) -> None:
+        """Moves them towards the moments of a batch."""
+        if self.initializing:
+            return
+        for running, new in zip((self.mean, self.variance), moments, strict=True):
+            running.value = self.momentum * running.value + (1 - self.momentum) * new
+
+
+class NormWeights(nn.Module):
+    """Parameters and running moments of a batch normalisation of `channels`."""
+
+    @nn.compact
+    def __call__(self, channels: int) -> "Norm":
+        return _declare(self, channels)
+
+
+class Norm(NamedTuple):
+    """What a batch normalisation holds: scale and bias, float32 [c], and its running moments."""
+
+    scale: jax.Array
+    bias: jax.Array
+    running: Running
+
+
+def _declare(module: nn.Module, channels: int) -> Norm:
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    scale = module.param("scale", ones, (channels,), jnp.float32)
+    bias = module.param("bias", zeros, (channels,), jnp.float32)
+    mean = module.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+    variance = module.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+    return Norm(scale, bias, Running(mean, variance, module.is_initializing()))
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over the last axis (Ioffe & Szegedy, arXiv:1502.03167).
 
-    Unlike `flax.linen.BatchNorm` it accepts moments that the caller already has: in a DenseNet
-    block every feature map is normalised by all later layers with the same batch moments, so they
-    are computed once. Scale and shift are folded into one multiply-add in float32.
-
-    Attributes:
-      momentum: share of the running moments that an update keeps (0.9 is PyTorch's 0.1).
-      epsilon: added to the variance.
+    Unlike `flax.linen.BatchNorm` it accepts moments that the caller already has. Scale and shift
+    are folded into one multiply-add in float32.
     """
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, moments: Moments | None = None) -> jax.Array:
@@ -61,21 +165,13 @@ class BatchNorm(nn.Module):
         Returns:
           The normalised map, shape and dtype of `x`.
         """
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        norm = _declare(self, x.shape[-1])
         if train:
             moments = moments if moments is not None else batch_moments(x)
-            if not self.is_initializing():
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * moments.mean
-                running_var.value = keep * running_var.value + (1 - keep) * moments.variance
+            norm.running.update(moments)
         else:
-            moments = Moments(running_mean.value, running_var.value)
-        multiplier = scale * jax.lax.rsqrt(moments.variance + self.epsilon)
-        shift = bias - moments.mean * multiplier
+            moments = norm.running.moments
         over_channels = (*(1,) * (x.ndim - 1), -1)
+        multiplier, shift = affine(norm.scale, norm.bias, moments)
         y = x * multiplier.reshape(over_channels) + shift.reshape(over_channels)
         return y.astype(x.dtype)

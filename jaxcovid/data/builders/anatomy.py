@@ -69,7 +69,7 @@ def _sample_body(rng: np.random.Generator) -> _Body:
         ripple=tuple(rng.normal(0, 0.009, 8)),
         first_level=rng.uniform(0.0, 0.35),
         level_step=rng.uniform(0.1, 0.16),
-        lung_hu=rng.uniform(-910, -670),
+        lung_hu=rng.uniform(-880, -690),
         vessel_density=rng.uniform(0.8, 1.2),
         emphysema=rng.uniform(0.3, 1.0) * (rng.random() < 0.25),
     )
@@ -325,10 +325,10 @@ def _ground_glass(
         v = (c * (y - centre[1]) - s * (x - centre[0])) / rng.uniform(13, 20)
         patch = _step(np.sqrt(u * u + v * v) + ragged, 1.08, 0.92)
         cover = np.maximum(cover, patch)
-        haze = np.maximum(haze, patch * rng.uniform(140, 280))
-    network = np.exp(-((_field(rng, frame.shape, 5 * frame.scale) / 0.2) ** 2))
+        haze = np.maximum(haze, patch * rng.uniform(180, 300))
+    network = np.exp(-((_field(rng, frame.shape, 6 * frame.scale) / 0.3) ** 2))
     haze *= 1 + 0.12 * _field(rng, frame.shape, 5 * frame.scale)
-    return haze + cover * network * rng.uniform(420, 600), cover
+    return haze + cover * network * rng.uniform(330, 450), cover
 
 
 def _parenchyma(rng: np.random.Generator, frame: _Frame, body: _Body) -> FloatArray:
@@ -364,7 +364,7 @@ def _hypostasis(
     edge = inside[min(len(inside) - 1, int((1 - share) * len(inside)))]
     soft = rng.uniform(0.2, 0.4)
     tint = 1 + 0.15 * _field(rng, frame.shape, 12 * frame.scale)
-    return rng.uniform(180, 390) * _step(rank, edge - soft, edge + soft) * tint
+    return rng.uniform(220, 420) * _step(rank, edge - soft, edge + soft) * tint
 
 
 def _branch(
@@ -497,7 +497,7 @@ def _acquire(
     hu += noise / noise.std() * rng.uniform(8, 32)
     # Air outside the body is black, as in published slices: noise that stays visible there would
     # take most of the gray levels in the histogram equalisation, and leave few to the lungs.
-    low, high = rng.uniform(-960, -900), rng.uniform(0, 350)
+    low, high = rng.uniform(-960, -920), rng.uniform(0, 300)
     gray = np.clip((hu - low) / (high - low), 0, 1) ** rng.uniform(0.8, 1.25)
     mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA)
     return np.rint(gray * 255).astype(np.uint8), np.where(mask > 0.5, 255, 0).astype(np.uint8)

@@ -1,0 +1,61 @@
+"""Going through a batch a few images at a time, for functions with a backward pass of their own.
+
+On a CPU a feature map of a batch is larger than the caches. An operation that streams it through
+memory costs as much as a product; a chain of operations on a few images does not.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.normalization import Moments, batch_moments
+
+CHUNK_BYTES = 5 * 2**20  # of the largest map of a chain; a few of them fit into the cache
+
+
+class Chunks:
+    """Goes through the images of a map some at a time."""
+
+    def __init__(self, x: jax.Array) -> None:
+        """Chooses the images of a chunk for a map like `x` [b, h, w, c].
+
+        All of them unless the program runs on one CPU device: a loop over the batch would cut
+        across the devices that share it, and an accelerator wants the whole.
+        """
+        images = fitting = x.shape[0]
+        if jax.default_backend() == "cpu" and jax.device_count() == 1:
+            fitting = CHUNK_BYTES // (math.prod(x.shape[1:]) * x.dtype.itemsize)
+        self.images = max(
+            n for n in range(1, images + 1) if n <= max(1, fitting) and not images % n
+        )
+        self.count = images // self.images
+
+    def each(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """`carry` after `body(index, carry)` of every chunk."""
+        return body(0, carry) if self.count == 1 else jax.lax.fori_loop(0, self.count, body, carry)
+
+    def read(self, x: jax.Array, index: Any, start: int = 0, stop: int | None = None) -> jax.Array:
+        """The images of a chunk, channels `start` to `stop`: [images, h, w, stop - start]."""
+        _, h, w, channels = x.shape
+        size = (self.images, h, w, (channels if stop is None else stop) - start)
+        return jax.lax.dynamic_slice(x, (index * self.images, 0, 0, start), size)
+
+    def write(self, x: jax.Array, part: jax.Array, index: Any, start: int = 0) -> jax.Array:
+        """`x` with a chunk's channels from `start` on replaced."""
+        return jax.lax.dynamic_update_slice(x, part, (index * self.images, 0, 0, start))
+
+    def moments(self, channels: int) -> Moments:
+        """Room for the moments of every chunk, [count, channels] each."""
+        return Moments(*jnp.zeros((2, self.count, channels), jnp.float32))
+
+    def write_moments(self, found: Moments, part: jax.Array, index: Any) -> Moments:
+        """`found` with the moments of a chunk's map."""
+        return Moments(
+            *(
+                jax.lax.dynamic_update_slice(all_, one[None], (index, 0))
+                for all_, one in zip(found, batch_moments(part), strict=True)
+            )
+        )

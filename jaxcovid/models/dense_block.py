@@ -1,0 +1,251 @@
+"""A dense block as one function with its own backward pass, near what its arithmetic costs.
+
+Written layer by layer, a dense block copies its growing map once a layer, keeps a normalised copy
+of it for each layer's backward pass, and streams all of them through memory a dozen times; on a
+CPU that takes as long as the products. Here
+
+  - the map is one buffer, and every layer writes its new channels into it;
+  - only that buffer and each layer's product before its 3x3 convolution are kept; normalise + ReLU
+    is computed again when a gradient needs it, so memory grows linearly with depth;
+  - the batch moments of a channel are computed once and shared by all later layers, and their
+    gradient is summed per channel and spread over the map once;
+  - a CPU goes through the batch a few images at a time, so that what one operation writes still
+    lies in the cache when the next one reads it.
+
+The function is that of the usual dense block (Huang et al., arXiv:1608.06993).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.chunks import Chunks
+from jaxcovid.models.layers import convolve, input_gradient, weight_gradient
+from jaxcovid.models.normalization import (
+    Moments,
+    affine,
+    affine_gradient,
+    batch_moments,
+    join_moments,
+    moments_gradient,
+    normalise_relu,
+    pixel_sums,
+    pool_moments,
+)
+
+
+class LayerWeights(NamedTuple):
+    """Parameters, float32, of a layer that reads c channels and adds g by way of m.
+
+    Attributes:
+      scale1: of the first batch normalisation, [c].
+      bias1: likewise.
+      kernel1: of the 1x1 convolution, [1, 1, c, m].
+      scale2: of the second batch normalisation, [m].
+      bias2: likewise.
+      kernel2: of the 3x3 convolution, [3, 3, m, g].
+    """
+
+    scale1: jax.Array
+    bias1: jax.Array
+    kernel1: jax.Array
+    scale2: jax.Array
+    bias2: jax.Array
+    kernel2: jax.Array
+
+
+@jax.custom_vjp
+def train(
+    x: jax.Array, layers: Sequence[LayerWeights]
+) -> tuple[jax.Array, Moments, tuple[Moments, ...]]:
+    """The block in training mode: every channel is normalised with its moments in the batch.
+
+    Args:
+      x: [b, h, w, c], any floating dtype; products run in it.
+      layers: parameters, the first one reading c channels.
+
+    Returns:
+      The map [b, h, w, c + added], the moments of all its channels, and those of each layer's
+      product, which carry no gradient.
+    """
+    return _train_forward(x, layers)[0]
+
+
+def infer(
+    x: jax.Array, layers: Sequence[LayerWeights], moments: Sequence[tuple[Moments, Moments]]
+) -> jax.Array:
+    """The block in inference mode, with given moments of both normalisations of every layer."""
+    x = _with_room(x, layers)
+    for layer, (outer, inner) in zip(layers, moments, strict=True):
+        product, _ = _reduce(x, layer, outer, keep_moments=False)
+        x, _ = _extend(x, product, layer, inner, keep_moments=False)
+    return x
+
+
+def _with_room(x: jax.Array, layers: Sequence[LayerWeights]) -> jax.Array:
+    """`x` [b, h, w, c] with room for the channels that the layers will add."""
+    added = sum(layer.kernel2.shape[-1] for layer in layers)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added)))
+
+
+def _reduce(
+    x: jax.Array, layer: LayerWeights, outer: Moments, *, keep_moments: bool = True
+) -> tuple[jax.Array, Moments]:
+    """First half of a layer: the channels so far -> its product before the 3x3, with moments."""
+    chunks = Chunks(x)
+    channels, width = layer.kernel1.shape[2:]
+    normalise = affine(layer.scale1, layer.bias1, outer)
+
+    def of_chunk(index: Any, done: tuple[jax.Array, Moments]) -> tuple[jax.Array, Moments]:
+        product, moments = done
+        part = normalise_relu(chunks.read(x, index, 0, channels), normalise)
+        part = convolve(part, layer.kernel1.astype(x.dtype))
+        if keep_moments:
+            moments = chunks.write_moments(moments, part, index)
+        return chunks.write(product, part, index), moments
+
+    empty = jnp.zeros((*x.shape[:3], width), x.dtype)
+    product, moments = chunks.each(of_chunk, (empty, chunks.moments(width)))
+    return product, pool_moments(moments)
+
+
+def _extend(
+    x: jax.Array,
+    product: jax.Array,
+    layer: LayerWeights,
+    inner: Moments,
+    *,
+    keep_moments: bool = True,
+) -> tuple[jax.Array, Moments]:
+    """Second half of a layer: the map with its new channels, and their moments."""
+    chunks = Chunks(x)
+    normalise = affine(layer.scale2, layer.bias2, inner)
+
+    def of_chunk(index: Any, done: tuple[jax.Array, Moments]) -> tuple[jax.Array, Moments]:
+        x, moments = done
+        part = normalise_relu(chunks.read(product, index), normalise)
+        part = convolve(part, layer.kernel2.astype(x.dtype))
+        if keep_moments:
+            moments = chunks.write_moments(moments, part, index)
+        return chunks.write(x, part, index, layer.scale1.size), moments
+
+    x, moments = chunks.each(of_chunk, (x, chunks.moments(layer.kernel2.shape[-1])))
+    return x, pool_moments(moments)
+
+
+def _train_forward(x: jax.Array, layers: Sequence[LayerWeights]) -> tuple[Any, Any]:
+    outer, inner, products = batch_moments(x), [], []
+    x = _with_room(x, layers)
+    for layer in layers:
+        product, moments = _reduce(x, layer, outer)
+        x, new = _extend(x, product, layer, moments)
+        outer = join_moments(outer, new)
+        inner.append(moments)
+        products.append(product)
+    return (x, outer, tuple(inner)), (layers, x, outer, inner, products)
+
+
+def _train_backward(saved: Any, cotangents: Any) -> tuple[jax.Array, Sequence[LayerWeights]]:
+    layers, x, outer, inner, products = saved
+    gradient, outer_gradient, _ = cotangents
+    scratch = jnp.zeros_like(products[0])
+    by_layers = []
+    for i in reversed(range(len(layers))):
+        gradient, outer_gradient, scratch, by_layer = _layer_backward(
+            gradient, outer_gradient, scratch, x, products[i], layers[i], outer, inner[i]
+        )
+        by_layers.insert(0, by_layer)
+    channels = layers[0].scale1.size
+    dx = gradient[..., :channels] + moments_gradient(
+        x[..., :channels], outer.of(0, channels), outer_gradient.of(0, channels), x
+    )
+    return dx.astype(x.dtype), type(layers)(by_layers)
+
+
+train.defvjp(_train_forward, _train_backward)
+
+
+def _layer_backward(
+    gradient: jax.Array,
+    outer_gradient: Moments,
+    scratch: jax.Array,
+    x: jax.Array,
+    product: jax.Array,
+    layer: LayerWeights,
+    outer: Moments,
+    inner: Moments,
+) -> tuple[jax.Array, Moments, jax.Array, LayerWeights]:
+    """A layer backwards.
+
+    Args:
+      gradient: of the loss by the block's map, without what goes through the moments of the map,
+        and without what the earlier layers add.
+      outer_gradient: of the loss by the moments of the map, likewise.
+      scratch: room for a map as large as `product`, used again from layer to layer.
+      x: the block's map.
+      product: what the layer's 1x1 convolution gave.
+      layer: its parameters.
+      outer: moments of the map.
+      inner: moments of the product.
+
+    Returns:
+      The first three arguments for the layer before, and the gradient by the parameters.
+    """
+    chunks = Chunks(x)
+    width, added = layer.kernel2.shape[2:]
+    channels = layer.scale1.size
+    new = (channels, channels + added)
+    first = affine(layer.scale1, layer.bias1, outer.of(0, channels))
+    second = affine(layer.scale2, layer.bias2, inner)
+
+    def extend(index: Any, sums: Any) -> Any:
+        """To the product after its normalisation (into scratch), and to the 3x3 kernel."""
+        scratch, by_kernel, total, deviation = sums
+        g = chunks.read(gradient, index, *new) + moments_gradient(
+            chunks.read(x, index, *new), outer.of(*new), outer_gradient.of(*new), x
+        )
+        g = g.astype(x.dtype)
+        z = chunks.read(product, index)
+        y = normalise_relu(z, second)
+        by_kernel += weight_gradient(y, g, layer.kernel2.shape[0])
+        dn = jnp.where(y > 0, input_gradient(g, layer.kernel2.astype(x.dtype)), 0)
+        total += pixel_sums(dn)
+        deviation += pixel_sums(dn * (z - inner.mean.reshape(1, 1, 1, -1)))
+        return chunks.write(scratch, dn, index), by_kernel, total, deviation
+
+    zeros = jnp.zeros(width, jnp.float32)
+    scratch, kernel2, *sums = chunks.each(
+        extend, (scratch, jnp.zeros_like(layer.kernel2), zeros, zeros)
+    )
+    scale2, bias2, inner_gradient = affine_gradient(layer.scale2, inner, *sums)
+
+    def reduce(index: Any, sums: Any) -> Any:
+        """To the channels that the layer read, and to the 1x1 kernel."""
+        gradient, by_kernel, total, deviation = sums
+        z = chunks.read(product, index)
+        dz = chunks.read(scratch, index) * second[0].reshape(1, 1, 1, -1)
+        dz = (dz + moments_gradient(z, inner, inner_gradient, product)).astype(x.dtype)
+        part = chunks.read(x, index, 0, channels)
+        y = normalise_relu(part, first)
+        by_kernel += weight_gradient(y, dz, 1)
+        dn = jnp.where(y > 0, input_gradient(dz, layer.kernel1.astype(x.dtype)), 0)
+        total += pixel_sums(dn)
+        deviation += pixel_sums(dn * (part - outer.mean[:channels].reshape(1, 1, 1, -1)))
+        dx = chunks.read(gradient, index, 0, channels) + dn * first[0].reshape(1, 1, 1, -1)
+        return chunks.write(gradient, dx.astype(x.dtype), index), by_kernel, total, deviation
+
+    zeros = jnp.zeros(channels, jnp.float32)
+    gradient, kernel1, *sums = chunks.each(
+        reduce, (gradient, jnp.zeros_like(layer.kernel1), zeros, zeros)
+    )
+    scale1, bias1, read_gradient = affine_gradient(layer.scale1, outer.of(0, channels), *sums)
+    outer_gradient = Moments(
+        *(
+            whole.at[:channels].add(v)
+            for whole, v in zip(outer_gradient, read_gradient, strict=True)
+        )
+    )
+    by_layer = LayerWeights(scale1, bias1, kernel1, scale2, bias2, kernel2)
+    return gradient, outer_gradient, scratch, by_layer

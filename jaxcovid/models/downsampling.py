@@ -1,0 +1,189 @@
+"""The stem and the transitions of a DenseNet, as functions with a backward pass of their own.
+
+They hold the largest maps of the network. Between their pixels and their smaller result there are
+only elementwise operations, so that an image goes through all of them while it lies in the cache;
+see `chunks`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.chunks import Chunks
+from jaxcovid.models.layers import average_pool, convolve, input_gradient, max_pool, weight_gradient
+from jaxcovid.models.normalization import (
+    Moments,
+    affine,
+    affine_gradient,
+    moments_gradient,
+    normalise_relu,
+    pixel_sums,
+    pool_moments,
+)
+
+
+@jax.custom_vjp
+def stem(
+    image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, Moments]:
+    """Convolution at stride 2, batch normalisation over the batch, ReLU, 3x3 maximum at stride 2.
+
+    Args:
+      image: [b, h, w, c], any floating dtype; products run in it.
+      kernel: [k, k, c, d].
+      scale: of the normalisation, float32 [d].
+      bias: likewise.
+
+    Returns:
+      The map [b, h / 4, w / 4, d], and the moments before normalisation, which carry no gradient.
+    """
+    return _stem_forward(image, kernel, scale, bias)[0]
+
+
+def infer_stem(
+    image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, moments: Moments
+) -> jax.Array:
+    """The map of `stem` in inference mode, with given moments."""
+    normalise = affine(scale, bias, moments)
+    chunks = Chunks(_room(image, kernel, 2))
+
+    def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
+        part = convolve(chunks.read(image, index), kernel.astype(image.dtype), stride=2)
+        return chunks.write(whole, max_pool(normalise_relu(part, normalise)), index)
+
+    return chunks.each(of_chunk, _room(image, kernel, 4))
+
+
+def _room(image: jax.Array, kernel: jax.Array, reduction: int) -> jax.Array:
+    b, h, w, _ = image.shape
+    return jnp.zeros((b, -(-h // reduction), -(-w // reduction), kernel.shape[-1]), image.dtype)
+
+
+def _stem_forward(
+    image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[Any, Any]:
+    x = _room(image, kernel, 2)
+    chunks = Chunks(x)
+
+    def convolved(index: Any, done: Any) -> Any:
+        whole, moments = done
+        part = convolve(chunks.read(image, index), kernel.astype(image.dtype), stride=2)
+        return chunks.write(whole, part, index), chunks.write_moments(moments, part, index)
+
+    x, moments = chunks.each(convolved, (x, chunks.moments(kernel.shape[-1])))
+    moments = pool_moments(moments)
+    normalise = affine(scale, bias, moments)
+
+    def pooled(index: Any, whole: jax.Array) -> jax.Array:
+        part = max_pool(normalise_relu(chunks.read(x, index), normalise))
+        return chunks.write(whole, part, index)
+
+    out = chunks.each(pooled, _room(image, kernel, 4))
+    return (out, moments), (image, kernel, scale, bias, x, moments)
+
+
+def _stem_backward(saved: Any, cotangents: Any) -> Any:
+    image, kernel, scale, bias, x, moments = saved
+    gradient, _ = cotangents
+    chunks = Chunks(x)
+    normalise = affine(scale, bias, moments)
+
+    def to_normalised(index: Any, sums: Any) -> Any:
+        whole, total, deviation = sums
+        part = chunks.read(x, index)
+        y = normalise_relu(part, normalise)
+        (by_y,) = jax.vjp(max_pool, y)[1](chunks.read(gradient, index))
+        dn = jnp.where(y > 0, by_y, 0)
+        total += pixel_sums(dn)
+        deviation += pixel_sums(dn * (part - moments.mean.reshape(1, 1, 1, -1)))
+        return chunks.write(whole, dn, index), total, deviation
+
+    zeros = jnp.zeros_like(scale)
+    by_normalised, *sums = chunks.each(to_normalised, (jnp.zeros_like(x), zeros, zeros))
+    by_scale, by_bias, by_moments = affine_gradient(scale, moments, *sums)
+
+    def by_convolved(index: Any) -> jax.Array:
+        dx = chunks.read(by_normalised, index) * normalise[0].reshape(1, 1, 1, -1)
+        dx += moments_gradient(chunks.read(x, index), moments, by_moments, x)
+        return dx.astype(x.dtype)
+
+    def to_kernel(index: Any, by_kernel: jax.Array) -> jax.Array:
+        part = chunks.read(image, index)
+        return by_kernel + weight_gradient(part, by_convolved(index), kernel.shape[0], stride=2)
+
+    def to_image(index: Any, by_image: jax.Array) -> jax.Array:
+        part = jax.linear_transpose(
+            lambda part: convolve(part, kernel.astype(x.dtype), stride=2), chunks.read(image, index)
+        )(by_convolved(index))[0]
+        return chunks.write(by_image, part, index)
+
+    by_kernel = chunks.each(to_kernel, jnp.zeros_like(kernel))
+    # Nothing trains on it, and what is not used is not computed.
+    by_image = chunks.each(to_image, jnp.zeros_like(image))
+    return by_image, by_kernel, by_scale, by_bias
+
+
+stem.defvjp(_stem_forward, _stem_backward)
+
+
+@jax.custom_vjp
+def transition(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, moments: Moments
+) -> jax.Array:
+    """Batch normalisation, ReLU, 2x2 average, 1x1 convolution.
+
+    The average comes before the convolution, unlike in the paper of DenseNet: both are linear, and
+    the product shrinks to a quarter.
+
+    Args:
+      x: [b, h, w, c], any floating dtype; the product runs in it.
+      kernel: [1, 1, c, d].
+      scale: of the normalisation, float32 [c].
+      bias: likewise.
+      moments: of `x`; they get their gradient.
+
+    Returns:
+      The map [b, h // 2, w // 2, d].
+    """
+    chunks = Chunks(x)
+    normalise = affine(scale, bias, moments)
+
+    def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
+        part = average_pool(normalise_relu(chunks.read(x, index), normalise))
+        return chunks.write(whole, convolve(part, kernel.astype(x.dtype)), index)
+
+    b, h, w, _ = x.shape
+    return chunks.each(of_chunk, jnp.zeros((b, h // 2, w // 2, kernel.shape[-1]), x.dtype))
+
+
+def _transition_forward(*operands: Any) -> tuple[jax.Array, Any]:
+    return transition(*operands), operands
+
+
+def _transition_backward(saved: Any, gradient: jax.Array) -> Any:
+    x, kernel, scale, bias, moments = saved
+    chunks = Chunks(x)
+    normalise = affine(scale, bias, moments)
+
+    def of_chunk(index: Any, sums: Any) -> Any:
+        by_x, by_kernel, total, deviation = sums
+        part = chunks.read(x, index)
+        y = normalise_relu(part, normalise)
+        averages, to_averaged = jax.vjp(average_pool, y)
+        g = chunks.read(gradient, index)
+        by_kernel += weight_gradient(averages, g, 1)
+        dn = jnp.where(y > 0, to_averaged(input_gradient(g, kernel.astype(x.dtype)))[0], 0)
+        total += pixel_sums(dn)
+        deviation += pixel_sums(dn * (part - moments.mean.reshape(1, 1, 1, -1)))
+        dx = (dn * normalise[0].reshape(1, 1, 1, -1)).astype(x.dtype)
+        return chunks.write(by_x, dx, index), by_kernel, total, deviation
+
+    zeros = jnp.zeros_like(scale)
+    by_x, by_kernel, *sums = chunks.each(
+        of_chunk, (jnp.zeros_like(x), jnp.zeros_like(kernel), zeros, zeros)
+    )
+    return by_x, by_kernel, *affine_gradient(scale, moments, *sums)
+
+
+transition.defvjp(_transition_forward, _transition_backward)
