@@ -308,7 +308,7 @@ def _ground_glass(
     """Patches along the pleura of both lungs: added HU and coverage 0..1, two float32 [h, w]."""
     x, y = frame.grid()
     wall = _contour(body, level)
-    count = int(rng.integers(4, 7))
+    count = int(rng.integers(5, 9))
     sides = np.array([-1, 1, *rng.choice([-1, 1], count - 2)])
     ragged = 0.2 * _field(rng, frame.shape, 9 * frame.scale)
     ragged += 0.1 * _field(rng, frame.shape, 4 * frame.scale)
@@ -471,7 +471,7 @@ def _consolidation(
     u, v = c * (x - centre[0]) + s * (y - centre[1]), c * (y - centre[1]) - s * (x - centre[0])
     ragged = 0.2 * _field(rng, frame.shape, 9 * frame.scale)
     ragged += 0.1 * _field(rng, frame.shape, 3 * frame.scale)
-    size = rng.uniform(0.85, 1.3)
+    size = rng.uniform(1.0, 1.45)
     blob = np.sqrt((u / (36 * size)) ** 2 + (v / (29 * size)) ** 2) + ragged
     bend = v * rng.choice([-1, 1]) + rng.uniform(-0.004, 0.004) * u * u
     cover = _step(blob, 1.1, 0.85) * _step(bend + rng.uniform(-4, 8), -0.8, 0.8)
@@ -557,7 +557,7 @@ def draw_slice(*, patient: int, index: int, label: str) -> tuple[ByteArray, Byte
     vessels, lumens = _vessels(rng, frame, body, level, depth)
     fissures = _fissures(rng, frame, body, level)
     mask = np.zeros(frame.shape, np.float32)
-    share = rng.uniform(0.05, 0.42)  # of the lungs that is hazy, by whatever cause
+    share = rng.uniform(0.1, 0.5)  # of the lungs that is hazy, by whatever cause
     if label == "COVID-19":
         haze, mask = _ground_glass(lesion_rng, frame, body, level)
         tissue += haze

@@ -41,7 +41,7 @@ _CITATION = """\
 class Phantom(tfds.core.GeneratorBasedBuilder):
     """Builder of the phantom; the same records at every build."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
