@@ -3,10 +3,11 @@
     python -m jaxcovid.prepare covid_ct --source=COVID-CT
     python -m jaxcovid.train --config=configs/covid_ct.py --workdir=runs/covid_ct
 
-The default is the paper's optimizer, Adam at a constant 1e-5, a rate for fine-tuning pre-trained
-weights. Variant `:scratch` trains from random initialisation with a one-cycle schedule; its rates
-are a first choice that still memorises (README). Variants `:debug` and `:scratch,debug` run in
-seconds with a narrow network.
+The default is the paper's optimizer, Adam at a constant 1e-5: 15 epochs from random initialisation
+gave a test AUC of .711 (95 % interval .608 to .796) on 203 images, with the validation AUC still
+rising. Variant `:scratch` has a one-cycle schedule; its rates are a first choice that memorises:
+.658 (.538 to .761) after 25 epochs. Variants `:debug` and `:scratch,debug` run in seconds with a
+narrow network.
 """
 
 import ml_collections

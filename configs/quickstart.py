@@ -3,7 +3,7 @@
     python -m jaxcovid.prepare phantom
     python -m jaxcovid.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-On one core (2.9 images/s) the same steps gave a test AUC of .969 (95 % interval .934 to .985) on 149
+On one core (2.9 images/s) these steps gave a test AUC of .969 (95 % interval .934 to .985) on 149
 slices of 38 made-up patients.
 
 Variant `:debug` runs in seconds with a narrow network.
