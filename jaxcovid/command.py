@@ -75,6 +75,9 @@ def start() -> None:
 
     from jaxcovid.training.sharding import announce_devices
 
+    # Dispatched asynchronously, a program on the CPU holds one of the threads that its operations
+    # share: on two cores 3.8 instead of 6.1 images/s. Accelerators are not concerned.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not jax.config.jax_compilation_cache_dir:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "jaxcovid"))
