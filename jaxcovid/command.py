@@ -29,13 +29,13 @@ class _Handler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-# A train step on a CPU allocates and frees gigabytes. In 4 KiB pages their faults cost up to most of
-# the step on a virtual machine; glibc asks for 2 MiB pages when told to.
+# A train step on a CPU allocates and frees half a gigabyte. In pages of 4 KiB their faults can cost
+# most of the step on a virtual machine; glibc asks for pages of 2 MiB when told to.
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
-def keep_memory() -> None:
-    """Starts this command anew with an allocator that keeps its memory, unless one is configured.
+def use_huge_pages() -> None:
+    """Starts this command anew with an allocator that asks for huge pages.
 
     Does nothing off glibc, or where the user has set GLIBC_TUNABLES.
     """

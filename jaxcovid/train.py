@@ -185,6 +185,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.keep_memory()
+    command.use_huge_pages()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

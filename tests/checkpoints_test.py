@@ -164,7 +164,7 @@ def test_a_saved_state_does_not_change_when_its_buffers_are_donated(tmp_path):
 def test_eight_devices_to_one(tmp_path):
     from jaxcovid.training import sharding
 
-    many = sharding.place_replicated(state_at(4), sharding.make_mesh(8))
+    many = jax.device_put(state_at(4), sharding.replicated_sharding(sharding.make_mesh(8)))
     with Checkpoints(tmp_path) as saver:
         saver.save(many, [])
     found, _ = restore_latest(tmp_path)

@@ -35,7 +35,7 @@ def train(devices, steps, batch_norm="global", rows=16, opt=None):
     opt = opt or optimizer()
     mesh = sharding.make_mesh(devices)
     state = init_state(MODEL, opt, image_size=SIZE, seed=0)
-    state = sharding.place_replicated(state, mesh)
+    state = jax.device_put(state, sharding.replicated_sharding(mesh))
     step_fn = step.jit_train_step(
         mesh,
         model=MODEL,
@@ -54,7 +54,7 @@ def gradients(devices):
     """All gradients of one batch, as one vector."""
     mesh = sharding.make_mesh(devices)
     state = init_state(MODEL, optimizer(), image_size=SIZE, seed=0)
-    state = sharding.place_replicated(state, mesh)
+    state = jax.device_put(state, sharding.replicated_sharding(mesh))
     compute = jax.jit(
         lambda s, b: step.gradients(
             s.params, s.batch_stats, b, model=MODEL, weights=np.ones((2, 1), np.float32)
@@ -86,7 +86,8 @@ def test_per_device_batch_norm_differs_and_equals_global_on_one_device():
 def test_a_step_learns_moves_the_moments_and_counts():
     opt = optimizer()
     mesh = sharding.make_mesh(1)
-    state = sharding.place_replicated(init_state(MODEL, opt, image_size=SIZE, seed=0), mesh)
+    state = init_state(MODEL, opt, image_size=SIZE, seed=0)
+    state = jax.device_put(state, sharding.replicated_sharding(mesh))
     before = jax.device_get(state)
     step_fn = step.jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
@@ -108,7 +109,8 @@ def test_a_step_learns_moves_the_moments_and_counts():
 
 def test_the_state_is_donated():
     opt, mesh = optimizer(), sharding.make_mesh(1)
-    state = sharding.place_replicated(init_state(MODEL, opt, image_size=SIZE, seed=0), mesh)
+    state = init_state(MODEL, opt, image_size=SIZE, seed=0)
+    state = jax.device_put(state, sharding.replicated_sharding(mesh))
     step_fn = step.jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
     )

@@ -8,6 +8,7 @@ Every step, in this order:
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +35,7 @@ from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import metrics
 from jaxcovid.training import checkpoints
 from jaxcovid.training.checkpoints import Checkpoints, History
-from jaxcovid.training.sharding import check_batch_size, place_batch, place_replicated
+from jaxcovid.training.sharding import check_batch_size, place_batch, replicated_sharding
 from jaxcovid.training.state import TrainState, init_state
 from jaxcovid.training.step import jit_forward, jit_train_step
 from jaxcovid.training.writers import Writer
@@ -261,8 +263,12 @@ def train(
             "batch normalisation sees only that many numbers. Use at least 8.",
             batch_size // mesh.size,
         )
-    step_fn = jit_train_step(
+    jitted_step = jit_train_step(
         mesh, model=model, optimizer=optimizer, weights=loss_weights, batch_norm=batch_norm
+    )
+    initialise = jax.jit(
+        partial(init_state, model, optimizer, image_size=preprocessing.size, seed=seed),
+        out_shardings=replicated_sharding(mesh),
     )
     forward = jit_forward(mesh, model=model)
     main_process = jax.process_index() == 0
@@ -281,17 +287,29 @@ def train(
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Checkpoints(workdir))
         termination = stack.enter_context(Termination())
-        state = init_state(model, optimizer, image_size=preprocessing.size, seed=seed)
-        state, history = place_replicated(state, mesh), []
-        if restored := saver.restore_latest(state):
-            state, history = restored
-        start = int(state.step)
+        expected = initialise.eval_shape()
+        state, history = saver.restore_latest(expected) or (None, [])
+        start = int(state.step) if state else 0
         if start >= total_steps or _stops_early(history, early_stop_validations):
             logging.info("Training was finished before, at step %d", start)
             return Result(start, history, terminated=False)
         if start:
             logging.info("Resuming from the checkpoint of step %d of %d", start, total_steps)
 
+        # The step compiles while the parameters are made and the first images prepared.
+        logging.info("Compiling the train step")
+        image = (batch_size, preprocessing.size, preprocessing.size, 1)
+        target = (batch_size, target_table.shape[1])
+        compiling = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
+            lambda: jitted_step.lower(
+                expected,
+                {
+                    "image": jax.ShapeDtypeStruct(image, np.float32),
+                    "target": jax.ShapeDtypeStruct(target, np.float32),
+                },
+            ).compile()
+        )
+        state = state or initialise()
         batches = pipeline.train_batches(
             source,
             preprocessing=preprocessing,
@@ -324,6 +342,7 @@ def train(
             )
         )
         batch = next_batch()
+        step_fn = compiling.result()
         clock = StepClock()
         pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         for step in range(start + 1, total_steps + 1):

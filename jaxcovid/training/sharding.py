@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from typing import Any
 
 import jax
 import numpy as np
@@ -48,11 +47,6 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     """This process's rows of a global batch -> global arrays sharded over the mesh."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
-
-
-def place_replicated(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays -> arrays on every device of the mesh."""
-    return jax.device_put(tree, replicated_sharding(mesh))
 
 
 def announce_devices() -> None:
