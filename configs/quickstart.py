@@ -25,7 +25,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Gray corners would change the histogram that the next step equalises; this air is black.
     config.preprocessing.fill = 0
     config.optimizer.schedule = "one_cycle"
-    config.optimizer.head_rate_factor = 0.3
     if variant not in ("", "debug"):
         raise ValueError(f"variant {variant!r} is not one of: debug")
     if variant == "debug":

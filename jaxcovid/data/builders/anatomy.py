@@ -471,13 +471,13 @@ def _consolidation(
     u, v = c * (x - centre[0]) + s * (y - centre[1]), c * (y - centre[1]) - s * (x - centre[0])
     ragged = 0.2 * _field(rng, frame.shape, 9 * frame.scale)
     ragged += 0.1 * _field(rng, frame.shape, 3 * frame.scale)
-    size = rng.uniform(1.0, 1.45)
+    size = rng.uniform(1.1, 1.55)
     blob = np.sqrt((u / (36 * size)) ** 2 + (v / (29 * size)) ** 2) + ragged
     bend = v * rng.choice([-1, 1]) + rng.uniform(-0.004, 0.004) * u * u
     cover = _step(blob, 1.1, 0.85) * _step(bend + rng.uniform(-4, 8), -0.8, 0.8)
 
     air = np.zeros([n * _FINE for n in frame.shape], np.uint8)
-    for turn in rng.uniform(-0.55, 0.55, int(rng.integers(1, 4))):
+    for turn in rng.uniform(-0.55, 0.55, int(rng.integers(0, 3))):
         root = hilum + 0.35 * (centre - hilum) + rng.normal(0, 4, 2)
         tree = _branch(rng, root, heading + turn, rng.uniform(1.0, 1.5), 0.65)
         _draw_pieces(frame, air, np.array(tree), 255)
