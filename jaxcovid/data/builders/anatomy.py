@@ -497,7 +497,7 @@ def _acquire(
     hu += noise / noise.std() * rng.uniform(8, 32)
     # Air outside the body is black, as in published slices: noise that stays visible there would
     # take most of the gray levels in the histogram equalisation, and leave few to the lungs.
-    low, high = rng.uniform(-960, -920), rng.uniform(100, 300)
+    low, high = rng.uniform(-960, -920), rng.uniform(70, 300)
     gray = np.clip((hu - low) / (high - low), 0, 1) ** rng.uniform(0.8, 1.25)
     mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA)
     return np.rint(gray * 255).astype(np.uint8), np.where(mask > 0.5, 255, 0).astype(np.uint8)
