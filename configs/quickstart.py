@@ -19,10 +19,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "phantom"
     config.batch_size = 8
-    config.epochs = 1.9
+    config.epochs = 1.3
     config.optimizer.learning_rate = 3e-4
     config.validations_per_epoch = 1.0
-    config.preprocessing.rotation_deg = 5.0  # each slice is seen twice only
+    config.preprocessing.rotation_deg = 5.0  # a slice is seen once or twice only
     # Gray corners would change the histogram that the next step equalises; this air is black.
     config.preprocessing.fill = 0
     config.optimizer.schedule = "one_cycle"

@@ -13,8 +13,8 @@ left, which is the right of the image; y to the back; origin between the lungs),
 
 Body, pose, noise and window come from random streams that do not know the class, so the same
 `(patient, index)` drawn with another label is the same slice with another disease. One thing is
-made up for: a share of the lungs is hazy in every class, and what is not ground glass is smooth
-hypostasis. Without it the histogram alone would tell COVID-19.
+made up for: a share of the lungs is hazy in every class, and what is not diseased of it is smooth
+hypostasis. Without it the histogram alone would tell the classes.
 """
 
 import dataclasses
@@ -364,7 +364,7 @@ def _hypostasis(
     edge = inside[min(len(inside) - 1, int((1 - share) * len(inside)))]
     soft = rng.uniform(0.2, 0.4)
     tint = 1 + 0.15 * _field(rng, frame.shape, 12 * frame.scale)
-    return rng.uniform(220, 420) * _step(rank, edge - soft, edge + soft) * tint
+    return rng.uniform(220, 600) * _step(rank, edge - soft, edge + soft) * tint
 
 
 def _branch(
@@ -562,14 +562,17 @@ def draw_slice(*, patient: int, index: int, label: str) -> tuple[ByteArray, Byte
         haze, mask = _ground_glass(lesion_rng, frame, body, level)
         tissue += haze
         share -= float(np.average(mask, weights=lungs))
+    elif label == "other pneumonia":
+        mask, air = _consolidation(lesion_rng, frame, body, level, depth)
+        dense = lesion_rng.uniform(-90, 30) + 25 * _field(lesion_rng, frame.shape, 5 * frame.scale)
+        # Less, for it is as bright as the wall of the chest and passes for it in a histogram.
+        share -= 0.4 * float(np.average(mask, weights=lungs))
     if share > 0:
         tissue += _hypostasis(rng, frame, body, lungs, share)
     tissue += (-350 - tissue) * 0.35 * fissures
     tissue += (_BLOOD - tissue) * vessels
     tissue += (_AIR + 60 - tissue) * lumens
     if label == "other pneumonia":
-        mask, air = _consolidation(lesion_rng, frame, body, level, depth)
-        dense = lesion_rng.uniform(-90, 30) + 25 * _field(lesion_rng, frame.shape, 5 * frame.scale)
         tissue += (dense + (_AIR + 120 - dense) * air - tissue) * mask
     hu += (tissue - hu) * lungs
     return _acquire(scan_rng, hu, size, mask * (depth > 0.5))
