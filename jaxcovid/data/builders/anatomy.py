@@ -325,10 +325,10 @@ def _ground_glass(
         v = (c * (y - centre[1]) - s * (x - centre[0])) / rng.uniform(13, 20)
         patch = _step(np.sqrt(u * u + v * v) + ragged, 1.08, 0.92)
         cover = np.maximum(cover, patch)
-        haze = np.maximum(haze, patch * rng.uniform(180, 300))
+        haze = np.maximum(haze, patch * rng.uniform(110, 210))
     network = np.exp(-((_field(rng, frame.shape, 6 * frame.scale) / 0.3) ** 2))
     haze *= 1 + 0.12 * _field(rng, frame.shape, 5 * frame.scale)
-    return haze + cover * network * rng.uniform(330, 450), cover
+    return haze + cover * network * rng.uniform(430, 570), cover
 
 
 def _parenchyma(rng: np.random.Generator, frame: _Frame, body: _Body) -> FloatArray:
@@ -357,7 +357,7 @@ def _hypostasis(
     central = np.hypot(np.abs(x) - 50, y - 8) / 75
     rank = (
         behind * rng.uniform(0.4, 1)
-        - rng.uniform(-0.1, 1.4) * central
+        - rng.uniform(-1.2, 1.2) * central
         + 0.12 * _field(rng, frame.shape, 50)
     )
     inside = np.sort(rank[::4, ::4][lungs[::4, ::4] > 0.5])
@@ -508,7 +508,7 @@ def _pose(rng: np.random.Generator, body: _Body) -> tuple[_Frame, tuple[int, int
     half_width = body.half_width + body.muscle + 12 + body.fat
     front = body.half_depth + 0.7 * body.muscle + 8 + 0.8 * body.fat
     back = body.half_depth + body.muscle + 17 + 0.7 * body.fat
-    left, right = half_width * rng.uniform(0.92, 1.3, 2)
+    left, right = half_width * rng.uniform(0.92, 1.27, 2)
     above, below = front * rng.uniform(0.95, 1.4), back * rng.uniform(0.95, 1.45)
     scale = _WORK_WIDTH / (left + right)
     aspect = min(max((above + below) / (left + right), 0.58), 1.25)
