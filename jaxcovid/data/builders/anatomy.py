@@ -325,10 +325,10 @@ def _ground_glass(
         v = (c * (y - centre[1]) - s * (x - centre[0])) / rng.uniform(13, 20)
         patch = _step(np.sqrt(u * u + v * v) + ragged, 1.08, 0.92)
         cover = np.maximum(cover, patch)
-        haze = np.maximum(haze, patch * rng.uniform(110, 210))
+        haze = np.maximum(haze, patch * rng.uniform(180, 300))
     network = np.exp(-((_field(rng, frame.shape, 6 * frame.scale) / 0.3) ** 2))
     haze *= 1 + 0.12 * _field(rng, frame.shape, 5 * frame.scale)
-    return haze + cover * network * rng.uniform(430, 570), cover
+    return haze + cover * network * rng.uniform(400, 520), cover
 
 
 def _parenchyma(rng: np.random.Generator, frame: _Frame, body: _Body) -> FloatArray:

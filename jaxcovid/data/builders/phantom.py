@@ -17,11 +17,11 @@ import tensorflow_datasets as tfds
 from jaxcovid.data.builders import anatomy
 
 # Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
-_PATIENTS = {"train": (157, 118, 77), "validation": (10, 8, 5), "test": (17, 13, 8)}
+_PATIENTS = {"train": (120, 90, 60), "validation": (10, 8, 5), "test": (17, 13, 8)}
 
 _DESCRIPTION = """\
 Synthetic axial chest CT slices in a lung window, drawn by the project: no image of a patient, no
-medical meaning. 413 made-up patients of 3 to 5 slices, split by patient. COVID-19: hazy patches
+medical meaning. 331 made-up patients of 3 to 5 slices, split by patient. COVID-19: hazy patches
 along the pleura of both lungs, vessels visible through them. Other pneumonia: one consolidation
 ending at a fissure. Normal: neither. Body, pose, noise and window do not depend on the class, and
 every class has its share of harmless haze, so that neither brightness nor histogram tells them
