@@ -364,7 +364,7 @@ def _hypostasis(
     edge = inside[min(len(inside) - 1, int((1 - share) * len(inside)))]
     soft = rng.uniform(0.2, 0.4)
     tint = 1 + 0.15 * _field(rng, frame.shape, 12 * frame.scale)
-    return rng.uniform(220, 600) * _step(rank, edge - soft, edge + soft) * tint
+    return rng.uniform(220, 540) * _step(rank, edge - soft, edge + soft) * tint
 
 
 def _branch(
@@ -494,7 +494,7 @@ def _acquire(
     noise = rng.standard_normal(size, np.float32)
     fine, coarse = rng.uniform(0.55, 0.9), rng.uniform(1.8, 2.6)
     noise = cv2.GaussianBlur(noise, (0, 0), fine) - 0.8 * cv2.GaussianBlur(noise, (0, 0), coarse)
-    hu += noise / noise.std() * rng.uniform(8, 32)
+    hu += noise / noise.std() * rng.uniform(6, 24)
     # Air outside the body is black, as in published slices: noise that stays visible there would
     # take most of the gray levels in the histogram equalisation, and leave few to the lungs.
     low, high = rng.uniform(-960, -920), rng.uniform(70, 300)
