@@ -9,7 +9,7 @@ import pytest
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import losses, sharding, step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
-from jaxcovid.training.state import init_state
+from jaxcovid.training.state import jit_init_state
 
 MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
 SIZE = 64
@@ -30,12 +30,15 @@ def batch(seed, rows=16):
     }
 
 
+def initial(mesh, opt):
+    return jit_init_state(mesh, model=MODEL, optimizer=opt, image_size=SIZE, seed=0)()
+
+
 def train(devices, steps, batch_norm="global", rows=16, opt=None):
     """Losses and gradient norms of a few steps, and the last state."""
     opt = opt or optimizer()
     mesh = sharding.make_mesh(devices)
-    state = init_state(MODEL, opt, image_size=SIZE, seed=0)
-    state = jax.device_put(state, sharding.replicated_sharding(mesh))
+    state = initial(mesh, opt)
     step_fn = step.jit_train_step(
         mesh,
         model=MODEL,
@@ -53,8 +56,7 @@ def train(devices, steps, batch_norm="global", rows=16, opt=None):
 def gradients(devices):
     """All gradients of one batch, as one vector."""
     mesh = sharding.make_mesh(devices)
-    state = init_state(MODEL, optimizer(), image_size=SIZE, seed=0)
-    state = jax.device_put(state, sharding.replicated_sharding(mesh))
+    state = initial(mesh, optimizer())
     compute = jax.jit(
         lambda s, b: step.gradients(
             s.params, s.batch_stats, b, model=MODEL, weights=np.ones((2, 1), np.float32)
@@ -86,8 +88,7 @@ def test_per_device_batch_norm_differs_and_equals_global_on_one_device():
 def test_a_step_learns_moves_the_moments_and_counts():
     opt = optimizer()
     mesh = sharding.make_mesh(1)
-    state = init_state(MODEL, opt, image_size=SIZE, seed=0)
-    state = jax.device_put(state, sharding.replicated_sharding(mesh))
+    state = initial(mesh, opt)
     before = jax.device_get(state)
     step_fn = step.jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
@@ -109,8 +110,7 @@ def test_a_step_learns_moves_the_moments_and_counts():
 
 def test_the_state_is_donated():
     opt, mesh = optimizer(), sharding.make_mesh(1)
-    state = init_state(MODEL, opt, image_size=SIZE, seed=0)
-    state = jax.device_put(state, sharding.replicated_sharding(mesh))
+    state = initial(mesh, opt)
     step_fn = step.jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
     )

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,8 +34,8 @@ from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import metrics
 from jaxcovid.training import checkpoints
 from jaxcovid.training.checkpoints import Checkpoints, History
-from jaxcovid.training.sharding import check_batch_size, place_batch, replicated_sharding
-from jaxcovid.training.state import TrainState, init_state
+from jaxcovid.training.sharding import check_batch_size, place_batch
+from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import jit_forward, jit_train_step
 from jaxcovid.training.writers import Writer
 
@@ -266,9 +265,8 @@ def train(
     jitted_step = jit_train_step(
         mesh, model=model, optimizer=optimizer, weights=loss_weights, batch_norm=batch_norm
     )
-    initialise = jax.jit(
-        partial(init_state, model, optimizer, image_size=preprocessing.size, seed=seed),
-        out_shardings=replicated_sharding(mesh),
+    initialise = jit_init_state(
+        mesh, model=model, optimizer=optimizer, image_size=preprocessing.size, seed=seed
     )
     forward = jit_forward(mesh, model=model)
     main_process = jax.process_index() == 0
@@ -296,20 +294,10 @@ def train(
         if start:
             logging.info("Resuming from the checkpoint of step %d of %d", start, total_steps)
 
-        # The step compiles while the parameters are made and the first images prepared.
-        logging.info("Compiling the train step")
-        image = (batch_size, preprocessing.size, preprocessing.size, 1)
-        target = (batch_size, target_table.shape[1])
-        compiling = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
-            lambda: jitted_step.lower(
-                expected,
-                {
-                    "image": jax.ShapeDtypeStruct(image, np.float32),
-                    "target": jax.ShapeDtypeStruct(target, np.float32),
-                },
-            ).compile()
+        # The parameters are made while the first images are prepared and the step compiles.
+        initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
+            lambda: state or initialise()
         )
-        state = state or initialise()
         batches = pipeline.train_batches(
             source,
             preprocessing=preprocessing,
@@ -342,7 +330,9 @@ def train(
             )
         )
         batch = next_batch()
-        step_fn = compiling.result()
+        logging.info("Compiling the train step")
+        step_fn = jitted_step.lower(expected, batch).compile()
+        state = initialising.result()
         clock = StepClock()
         pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         for step in range(start + 1, total_steps + 1):

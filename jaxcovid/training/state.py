@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and nothing else."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+
+from jaxcovid.training.sharding import replicated_sharding
 
 
 @flax.struct.dataclass
@@ -27,13 +31,12 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, *, image_size: int, seed: int
+    *, model: nn.Module, optimizer: optax.GradientTransformation, image_size: int, seed: int
 ) -> TrainState:
     """A new state for images [*, image_size, image_size, 1], all randomness from `seed`."""
-    # A batch of one image: shapes of parameters do not depend on it. As one program, in which
-    # nothing but the parameters is left to compute; op by op it takes half a minute.
+    # A batch of one image: shapes of parameters do not depend on it.
     image = jnp.zeros((1, image_size, image_size, 1), jnp.float32)
-    variables = jax.jit(model.init)(jax.random.key(seed), image)
+    variables = model.init(jax.random.key(seed), image)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -41,3 +44,11 @@ def init_state(
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(params),
     )
+
+
+def jit_init_state(mesh: Mesh, **kwargs: Any) -> Any:
+    """`init_state` of these arguments as one program: () -> state, replicated over `mesh`.
+
+    Compiled, nothing but the parameters is left to compute; op by op it takes half a minute.
+    """
+    return jax.jit(partial(init_state, **kwargs), out_shardings=replicated_sharding(mesh))

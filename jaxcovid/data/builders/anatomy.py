@@ -349,8 +349,8 @@ def _hypostasis(
 ) -> FloatArray:
     """Lung left dense by a shallow breath: added HU, float32 [h, w].
 
-    It lies towards the back, or around the hila, on both sides, has no borders, and covers `share`
-    (0..1) of the lungs.
+    It lies towards the back, around the hila or under the pleura, on both sides, has no borders,
+    and covers `share` (0..1) of the lungs.
     """
     x, y = frame.grid()
     behind = y / body.half_depth + 0.35 * (np.abs(x) / body.half_width) ** 2
