@@ -5,9 +5,9 @@
 
 The default is the paper's optimizer, Adam at a constant 1e-5: 15 epochs from random initialisation
 gave a test AUC of .711 (95 % interval .608 to .796) on 203 images, with the validation AUC still
-rising. Variant `:scratch` has a one-cycle schedule; its rates are a first choice that memorises:
-.658 (.538 to .761) after 25 epochs. Variants `:debug` and `:scratch,debug` run in seconds with a
-narrow network.
+rising. Variant `:scratch` has a one-cycle schedule with its peak at 1e-4, the best on validation of
+those tried: .788 (.683 to .865), half an hour on two shared CPU cores. Variants `:debug` and
+`:scratch,debug` run in seconds with a narrow network.
 """
 
 import ml_collections
@@ -26,11 +26,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "covid_ct"
     if "scratch" in chosen:
         config.batch_size = 8
-        config.epochs = 25.0
+        config.epochs = 20.0
         config.preprocessing.fill = 0
-        config.optimizer.learning_rate = 3e-4
+        config.optimizer.learning_rate = 1e-4
         config.optimizer.schedule = "one_cycle"
-        config.optimizer.head_rate_factor = 0.3
     if "debug" in chosen:
         default.make_debug(config)
     return config
