@@ -58,7 +58,7 @@ def ours():
 
 
 def test_parity_with_the_pytorch_reference(ours):
-    """Golden outputs of `tests/torch_reference.py parity --size 64`.
+    """Golden outputs of `python -m jaxcovid.benchmarks.torch_reference parity --size=64`.
 
     Write them anew only when the reference itself changes, never to make this pass.
     """
@@ -71,7 +71,8 @@ def test_parity_with_the_pytorch_reference(ours):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_live_parity_with_pytorch():
     import torch
-    import torch_reference
+
+    from jaxcovid.benchmarks import torch_reference
 
     net = torch_reference.DeepCTNet(256).eval()
     torch_reference.seeded(net)

@@ -338,6 +338,8 @@ def train(
         for step in range(start + 1, total_steps + 1):
             current = batch
             state, on_device = step_fn(state, current)
+            if step == start + 1:
+                logging.info("First step dispatched")
             pending.append((step, on_device))
             if step < total_steps:
                 with clock.stalled():

@@ -1,0 +1,126 @@
+"""Timing programs against each other: each in a process of its own, in turns.
+
+The speed of a shared machine drifts from minute to minute, so that two programs timed one after
+the other are not comparable. Here all contestants warm up first; then each runs a round of a few
+steps while the others wait, over and over, and what is compared is the ratio within a turn.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def serve(
+    facts: Mapping[str, Any], run: Callable[[int], None], finish: Callable[[], Mapping[str, Any]]
+) -> None:
+    """A contestant's side, once it is warm: runs rounds until its standard input ends.
+
+    Args:
+      facts: about the contestant, printed as the first line.
+      run: runs so many steps and returns when the last one is done.
+      finish: further facts when all is done, printed as the last line.
+    """
+    answer = sys.stdout
+    print(json.dumps(facts), file=answer, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        run(int(line))
+        print(json.dumps(time.perf_counter() - start), file=answer, flush=True)
+    print(json.dumps(finish()), file=answer, flush=True)
+
+
+def forget_peak_memory() -> None:
+    """Lets the kernel count this process's peak of resident memory from here on (Linux)."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
+            file.write("5")
+    except OSError:  # no Linux, or not allowed: the peak then includes the warm-up
+        return
+
+
+def peak_memory_gib() -> float | None:
+    """Peak of this process's resident memory, GiB; None where the kernel does not tell."""
+    try:
+        with open("/proc/self/status") as file:  # noqa: PTH123
+            fields = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return None
+    return int(fields["VmHWM"].split()[0]) / 2**20
+
+
+class Contestant:
+    """The other side: a contestant's process."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Starts it; `command` is one that ends in `serve`."""
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.facts: dict[str, Any] = {}
+
+    def _read(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(
+                f"{' '.join(self._process.args)} ended with status {self._process.wait()}; "
+                "its message stands above"
+            )
+        return json.loads(line)
+
+    def warm_up(self) -> None:
+        """Waits until it is ready and notes its facts."""
+        self.facts = self._read()
+
+    def round(self, steps: int) -> float:
+        """Seconds a step over so many."""
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._read() / steps
+
+    def finish(self) -> None:
+        """Ends it and adds its last facts."""
+        self._process.stdin.close()
+        self.facts |= self._read()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """Ends it at once, if it still runs."""
+        self._process.kill()
+        self._process.wait()
+
+
+def contest(
+    commands: Mapping[str, Sequence[str]], *, rounds: int, seconds: float
+) -> dict[str, tuple[dict[str, Any], list[float]]]:
+    """Facts and seconds a step in each round, by contestant.
+
+    Args:
+      commands: by name; each ends in `serve`. They warm up one after the other.
+      rounds: turns that are counted; one more goes before.
+      seconds: about how long a round of each takes.
+
+    Raises:
+      RuntimeError: a contestant failed.
+    """
+    contestants: dict[str, Contestant] = {}
+    try:
+        for name, command in commands.items():
+            contestants[name] = Contestant(command)
+            contestants[name].warm_up()
+        steps = {
+            name: max(1, round(seconds / contestant.round(1)))
+            for name, contestant in contestants.items()
+        }
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(rounds):
+            for name, contestant in contestants.items():
+                times[name].append(contestant.round(steps[name]))
+        for contestant in contestants.values():
+            contestant.finish()
+    finally:
+        for contestant in contestants.values():
+            contestant.kill()
+    return {name: (contestants[name].facts, times[name]) for name in contestants}

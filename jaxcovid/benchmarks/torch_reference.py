@@ -1,0 +1,230 @@
+"""Deep-CT-Net in PyTorch: the same network and the same work, to time against and to compare with.
+
+    python -m jaxcovid.benchmarks.torch_reference train --batch=16    # a contestant, see `rounds`
+    python -m jaxcovid.benchmarks.torch_reference parity --size=64 --out=peer.npz
+
+Needs torch and numpy alone. On a GPU it uses channels_last, TF32 products and cudnn.benchmark; on a
+CPU channels_last. Names of modules are those of the state dict that `seeded` goes through.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from jaxcovid.benchmarks import rounds
+
+
+class DenseLayer(nn.Module):
+    """BN, ReLU, 1x1 to 128, BN, ReLU, 3x3 to 32, concatenated with the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(channels), nn.Conv2d(channels, 128, 1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(128), nn.Conv2d(128, 32, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.norm2(y)))], 1)
+
+
+class DenseNet121(nn.Module):
+    """Features [b, 1024, h / 32, w / 32], after the final BN + ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.norm0 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        channels, self.blocks, self.transitions = 64, nn.ModuleList(), nn.ModuleList()
+        for i, depth in enumerate((6, 12, 24, 16)):
+            self.blocks.append(
+                nn.Sequential(*[DenseLayer(channels + 32 * j) for j in range(depth)])
+            )
+            channels += 32 * depth
+            if i < 3:
+                self.transitions.append(
+                    nn.Sequential(
+                        nn.BatchNorm2d(channels),
+                        nn.ReLU(),
+                        nn.Conv2d(channels, channels // 2, 1, bias=False),
+                        nn.AvgPool2d(2),
+                    )
+                )
+                channels //= 2
+        self.norm5 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.norm0(self.conv0(x))), 3, 2, 1)
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i < 3:
+                x = self.transitions[i](x)
+        return F.relu(self.norm5(x))
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution with bias, BN, ReLU."""
+
+    def __init__(self, cin: int, cout: int, k: int, stride: int = 1) -> None:
+        super().__init__(nn.Conv2d(cin, cout, k, stride, k // 2), nn.BatchNorm2d(cout), nn.ReLU())
+
+
+class FPA(nn.Module):
+    """The one-channel feature pyramid attention."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.gap, self.mid = ConvBNReLU(c, c, 1), ConvBNReLU(c, c, 1)
+        self.down1, self.down2, self.down3 = (
+            ConvBNReLU(c, 1, 7, 2),
+            ConvBNReLU(1, 1, 5, 2),
+            ConvBNReLU(1, 1, 3, 2),
+        )
+        self.lat1, self.lat2, self.lat3 = (
+            ConvBNReLU(1, 1, 7),
+            ConvBNReLU(1, 1, 5),
+            ConvBNReLU(1, 1, 3),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def up(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+            return F.interpolate(t, like.shape[-2:], mode="bilinear", align_corners=False)
+
+        d1 = self.down1(x)
+        d2 = self.down2(d1)
+        d3 = self.down3(d2)
+        l2, l1 = self.lat2(d2), self.lat1(d1)
+        att = up(l1 + up(l2 + up(self.lat3(d3), l2), l1), x)
+        return att * self.mid(x) + self.gap(x.mean((2, 3), keepdim=True))
+
+
+class DeepCTNet(nn.Module):
+    """Logits [b, 1] of images [b, 3, size, size]."""
+
+    def __init__(self, size: int = 256) -> None:
+        super().__init__()
+        self.backbone, self.attention, self.norm = DenseNet121(), FPA(1024), nn.BatchNorm2d(1024)
+        self.head = nn.Linear(1024 * (size // 32) ** 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.attention(self.backbone(x))).permute(0, 2, 3, 1).flatten(1))
+
+
+def seeded(net: nn.Module, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights that any framework can rebuild: one numpy stream per entry of the state dict."""
+    out = {}
+    for i, (name, value) in enumerate(net.state_dict().items()):
+        rng = np.random.default_rng([seed, i])
+        if name.endswith("num_batches_tracked"):
+            continue
+        shape = tuple(value.shape)
+        if value.ndim >= 2:
+            a = rng.normal(size=shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            a = rng.uniform(0.5, 1.5, shape)
+        elif name.endswith("weight"):
+            a = rng.uniform(0.8, 1.2, shape)
+        else:
+            a = rng.normal(size=shape) * 0.05
+        out[name] = a.astype(np.float32)
+    net.load_state_dict({k: torch.from_numpy(v) for k, v in out.items()}, strict=False)
+    return out
+
+
+def parity(size: int, out: str) -> None:
+    """Seeded weights, an input and what the network makes of them, into a npz file."""
+    net = DeepCTNet(size)
+    weights = seeded(net)
+    x = np.random.default_rng(7).normal(size=(2, 3, size, size)).astype(np.float32)
+    net.eval()
+    with torch.no_grad():
+        features = net.backbone(torch.from_numpy(x))
+        attention = net.attention(features)
+        logits = net(torch.from_numpy(x))
+    np.savez_compressed(
+        out,
+        x=x,
+        features=features.numpy(),
+        attention=attention.numpy(),
+        logits=logits.numpy(),
+        **{"w/" + k: v for k, v in weights.items()},
+    )
+
+
+def contestant(a: argparse.Namespace) -> None:
+    """Serves rounds of the train step or the forward pass; see `rounds`."""
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    net = DeepCTNet(a.size).to(device, memory_format=torch.channels_last)
+    x = torch.randn(a.batch, 3, a.size, a.size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.rand(a.batch, 1, device=device).round()
+    amp = torch.autocast(device, dtype=torch.bfloat16, enabled=a.dtype == "bfloat16")
+    optimizer = torch.optim.Adam(net.parameters(), 1e-5, fused=gpu)
+    network = torch.compile(net, mode=a.compile_mode) if a.compile else net
+
+    def train_step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with amp:
+            out = network(x)
+        F.binary_cross_entropy_with_logits(out.float(), y).backward()
+        optimizer.step()
+
+    def infer_step() -> None:
+        with torch.inference_mode(), amp:
+            network(x)
+
+    net.train(a.mode == "train")
+    step = train_step if a.mode == "train" else infer_step
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step()
+            if gpu:
+                torch.cuda.synchronize()
+
+    start = time.perf_counter()
+    run(8 if gpu else 2)
+    facts = {
+        "framework": "torch " + torch.__version__,
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "mode": a.mode,
+        "batch": a.batch,
+        "size": a.size,
+        "dtype": a.dtype,
+        "compile": a.compile,
+        "warmup_s": time.perf_counter() - start,
+    }
+    rounds.forget_peak_memory()
+
+    def finish() -> dict[str, Any]:
+        on_device = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
+        return {"peak_gib": on_device or rounds.peak_memory_gib()}
+
+    rounds.serve(facts, run, finish)
+
+
+def main() -> None:
+    """Serves rounds, or writes what a test compares with."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("mode", choices=("train", "infer", "parity"))
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--size", type=int, default=256)
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    p.add_argument("--compile", action="store_true")
+    p.add_argument("--compile_mode", default=None)
+    p.add_argument("--out", default="peer.npz")
+    a = p.parse_args()
+    if a.mode == "parity":
+        parity(a.size, a.out)
+    else:
+        contestant(a)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The benchmark command: turns and ratios, and that every mode measures the real thing."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxcovid.benchmarks import rounds
+
+SLEEPER = """
+import sys, time
+from jaxcovid.benchmarks import rounds
+seconds = float(sys.argv[1])
+rounds.serve({"name": sys.argv[1]}, lambda steps: time.sleep(steps * seconds), lambda: {"end": 1})
+"""
+
+
+def test_contest_takes_turns_and_gives_seconds_a_step():
+    commands = {name: [sys.executable, "-c", SLEEPER, name] for name in ("0.02", "0.1")}
+    timed = rounds.contest(commands, rounds=3, seconds=0.2)
+    for name, (facts, times) in timed.items():
+        assert facts == {"name": name, "end": 1}
+        assert len(times) == 3
+        assert min(times) >= float(name)
+    assert min(timed["0.1"][1]) > max(timed["0.02"][1])
+
+
+def test_contestant_that_fails_is_an_error():
+    with pytest.raises(RuntimeError, match="status 3"):
+        rounds.contest({"a": [sys.executable, "-c", "exit(3)"]}, rounds=1, seconds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_network(mode, command, tmp_path):
+    options = ("--batch=2", "--size=32", "--devices=1", "--rounds=2", "--seconds=0.1")
+    process = command("benchmark", mode, *options, f"--json={tmp_path / 'found.json'}")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["images_per_s"] == pytest.approx(2 / found["s_per_step"])
+    # A DenseNet-121 multiplies and adds 2.8e9 times for 224x224 pixels (Huang et al., table 2).
+    forward = 2 * 2 * 2.8e9 * (32 / 224) ** 2
+    assert found["flops"] == pytest.approx(forward * {"train": 3, "infer": 1}[mode], rel=0.25)
+    assert "images/s" in process.stdout
+
+
+def test_input(command, tmp_path):
+    random = np.random.default_rng(0)
+    for i in range(8):
+        image = random.integers(0, 256, (80, 100), np.uint8)
+        assert cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    options = ("--batch=4", "--size=64", "--rounds=2", "--seconds=0.1")
+    process = command("benchmark", "input", f"--source={tmp_path}", *options)
+    assert "times the images/s of opencv" in process.stdout
+    process = command("benchmark", "input", f"--source={tmp_path / 'none'}", check=False)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr.splitlines()[-1]
