@@ -76,12 +76,27 @@ def train(
 def infer(
     x: jax.Array, layers: Sequence[LayerWeights], moments: Sequence[tuple[Moments, Moments]]
 ) -> jax.Array:
-    """The block in inference mode, with given moments of both normalisations of every layer."""
+    """The block in inference mode, with given moments of both normalisations of every layer.
+
+    The second normalisation is folded into the 1x1 convolution before it, and a few images go
+    through all layers before the next ones do.
+    """
     x = _with_room(x, layers)
-    for layer, (outer, inner) in zip(layers, moments, strict=True):
-        product, _ = _reduce(x, layer, outer, keep_moments=False)
-        x, _ = _extend(x, product, layer, inner, keep_moments=False)
-    return x
+    chunks = Chunks(x)
+
+    def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
+        part = chunks.read(whole, index)
+        for layer, (outer, inner) in zip(layers, moments, strict=True):
+            channels = layer.scale1.size
+            multiplier, shift = affine(layer.scale2, layer.bias2, inner)
+            y = normalise_relu(part[..., :channels], affine(layer.scale1, layer.bias1, outer))
+            y = convolve(y, (layer.kernel1 * multiplier.reshape(1, 1, 1, -1)).astype(x.dtype))
+            y = jax.nn.relu(y + shift.reshape(1, 1, 1, -1)).astype(x.dtype)
+            new = convolve(y, layer.kernel2.astype(x.dtype))
+            part = jax.lax.dynamic_update_slice(part, new, (0, 0, 0, channels))
+        return chunks.write(whole, part, index)
+
+    return chunks.each(of_chunk, x)
 
 
 def _with_room(x: jax.Array, layers: Sequence[LayerWeights]) -> jax.Array:
