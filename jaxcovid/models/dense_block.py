@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcovid.models.chunks import Chunks
-from jaxcovid.models.layers import convolve, input_gradient, weight_gradient
+from jaxcovid.models.layers import convolve, gradients
 from jaxcovid.models.normalization import (
     Moments,
     affine,
@@ -224,8 +224,9 @@ def _layer_backward(
         g = g.astype(x.dtype)
         z = chunks.read(product, index)
         y = normalise_relu(z, second)
-        by_kernel += weight_gradient(y, g, layer.kernel2.shape[0])
-        dn = jnp.where(y > 0, input_gradient(g, layer.kernel2.astype(x.dtype)), 0)
+        by_y, more = gradients(y, layer.kernel2.astype(x.dtype), g)
+        by_kernel += more
+        dn = jnp.where(y > 0, by_y, 0)
         total += pixel_sums(dn)
         deviation += pixel_sums(dn * (z - inner.mean.reshape(1, 1, 1, -1)))
         return chunks.write(scratch, dn, index), by_kernel, total, deviation
@@ -244,8 +245,9 @@ def _layer_backward(
         dz = (dz + moments_gradient(z, inner, inner_gradient, product)).astype(x.dtype)
         part = chunks.read(x, index, 0, channels)
         y = normalise_relu(part, first)
-        by_kernel += weight_gradient(y, dz, 1)
-        dn = jnp.where(y > 0, input_gradient(dz, layer.kernel1.astype(x.dtype)), 0)
+        by_y, more = gradients(y, layer.kernel1.astype(x.dtype), dz)
+        by_kernel += more
+        dn = jnp.where(y > 0, by_y, 0)
         total += pixel_sums(dn)
         deviation += pixel_sums(dn * (part - outer.mean[:channels].reshape(1, 1, 1, -1)))
         dx = chunks.read(gradient, index, 0, channels) + dn * first[0].reshape(1, 1, 1, -1)

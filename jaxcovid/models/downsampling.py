@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxcovid.models.chunks import Chunks
-from jaxcovid.models.layers import average_pool, convolve, input_gradient, max_pool, weight_gradient
+from jaxcovid.models.layers import (
+    average_pool,
+    convolve,
+    gradients,
+    max_pool,
+    strided_weight_gradient,
+)
 from jaxcovid.models.normalization import (
     Moments,
     affine,
@@ -110,7 +116,9 @@ def _stem_backward(saved: Any, cotangents: Any) -> Any:
 
     def to_kernel(index: Any, by_kernel: jax.Array) -> jax.Array:
         part = chunks.read(image, index)
-        return by_kernel + weight_gradient(part, by_convolved(index), kernel.shape[0], stride=2)
+        return by_kernel + strided_weight_gradient(
+            part, by_convolved(index), kernel.shape[0], stride=2
+        )
 
     def to_image(index: Any, by_image: jax.Array) -> jax.Array:
         part = jax.linear_transpose(
@@ -172,8 +180,9 @@ def _transition_backward(saved: Any, gradient: jax.Array) -> Any:
         y = normalise_relu(part, normalise)
         averages, to_averaged = jax.vjp(average_pool, y)
         g = chunks.read(gradient, index)
-        by_kernel += weight_gradient(averages, g, 1)
-        dn = jnp.where(y > 0, to_averaged(input_gradient(g, kernel.astype(x.dtype)))[0], 0)
+        by_averages, more = gradients(averages, kernel.astype(x.dtype), g)
+        by_kernel += more
+        dn = jnp.where(y > 0, to_averaged(by_averages)[0], 0)
         total += pixel_sums(dn)
         deviation += pixel_sums(dn * (part - moments.mean.reshape(1, 1, 1, -1)))
         dx = (dn * normalise[0].reshape(1, 1, 1, -1)).astype(x.dtype)

@@ -29,13 +29,33 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     )
 
 
-def input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Gradient of a convolution at stride 1 by its input, from that by its output."""
-    return convolve(g, kernel[::-1, ::-1].swapaxes(2, 3))
+def gradients(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of a convolution at stride 1 by its input, dtype of `x`, and kernel, float32.
+
+    Args:
+      x: its input [b, h, w, c].
+      kernel: [k, k, c, d].
+      g: gradient by its output [b, h, w, d].
+    """
+    size, _, c, d = kernel.shape
+    if size > 1 and jax.default_backend() != "cpu":
+        by_x, by_kernel = jax.vjp(convolve, x, kernel)[1](g)
+        return by_x, by_kernel.astype(jnp.float32)
+    # Both are products with the same shifted copies of g, which in a dense layer is far thinner
+    # than x.
+    if size > 1:
+        h, w = g.shape[1:3]
+        padded = jnp.pad(g, _margin(size))
+        g = jnp.concatenate(
+            [padded[:, i : i + h, j : j + w] for i, j in reversed(_places(size))], -1
+        )
+    by_x = jnp.dot(g, kernel.swapaxes(2, 3).reshape(-1, c))
+    by_kernel = _product(x.reshape(-1, c).T, g.reshape(-1, size * size * d))
+    return by_x, by_kernel.reshape(c, size, size, d).transpose(1, 2, 0, 3)
 
 
-def weight_gradient(x: jax.Array, g: jax.Array, size: int, *, stride: int = 1) -> jax.Array:
-    """Gradient of a convolution by its kernel, float32 [size, size, c, d].
+def strided_weight_gradient(x: jax.Array, g: jax.Array, size: int, *, stride: int) -> jax.Array:
+    """Gradient of a strided convolution by its kernel, float32 [size, size, c, d].
 
     Args:
       x: its input [b, h, w, c].
@@ -44,24 +64,26 @@ def weight_gradient(x: jax.Array, g: jax.Array, size: int, *, stride: int = 1) -
       stride: of the convolution.
     """
     c, d = x.shape[-1], g.shape[-1]
-    if size > 1 and jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu":
         kernel = jax.ShapeDtypeStruct((size, size, c, d), x.dtype)
         transpose = jax.linear_transpose(lambda k: convolve(x, k, stride=stride), kernel)
         return transpose(g)[0].astype(jnp.float32)
-    margin = ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0))
-    places = [(i, j) for i in range(size) for j in range(size)]
-    if stride == 1:  # a dense layer's g has a quarter of its x's channels, so g is shifted
-        h, w = g.shape[1:3]
-        padded = jnp.pad(g, margin)
-        shifts = [padded[:, i : i + h, j : j + w] for i, j in places[::-1]]
-        g = jnp.concatenate(shifts, -1) if size > 1 else g
-        product = _product(x.reshape(-1, c).T, g.reshape(-1, size * size * d))
-        return product.reshape(c, size, size, d).transpose(1, 2, 0, 3)
     h, w = (stride * n for n in g.shape[1:3])
-    padded = jnp.pad(x, margin)
-    patches = jnp.stack([padded[:, i : i + h : stride, j : j + w : stride] for i, j in places])
+    padded = jnp.pad(x, _margin(size))
+    patches = jnp.stack(
+        [padded[:, i : i + h : stride, j : j + w : stride] for i, j in _places(size)]
+    )
     patches = patches.transpose(0, 4, 1, 2, 3).reshape(size * size * c, -1)
     return _product(patches, g.reshape(-1, d)).reshape(size, size, c, d)
+
+
+def _places(size: int) -> list[tuple[int, int]]:
+    """Row and column of each place in a kernel."""
+    return [(i, j) for i in range(size) for j in range(size)]
+
+
+def _margin(size: int) -> tuple[tuple[int, int], ...]:
+    return ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0))
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
