@@ -89,7 +89,7 @@ def _timed(commands: Mapping[str, Sequence[str]], arguments: argparse.Namespace)
         side = {
             **facts,
             "s_per_step": median,
-            "images_per_s": arguments.batch / median,
+            "images_per_s": facts["images_per_step"] / median,
             "s_per_step_of_rounds": times,
         }
         if name == "jaxcovid":

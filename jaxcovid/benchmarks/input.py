@@ -126,14 +126,18 @@ def main() -> None:
     }[arguments.kind]
     batches = make(images, batch=arguments.batch, size=arguments.size, workers=arguments.workers)
 
+    # A step is about an epoch: one of a few batches would find them prepared while others ran.
+    batches_of_step = math.ceil(len(images) / arguments.batch)
+
     def run(steps: int) -> None:
-        for _ in range(steps):
+        for _ in range(steps * batches_of_step):
             next(batches)
 
-    run(math.ceil(len(images) / arguments.batch))
+    run(1)
     facts = {
         "mode": "input",
         "images": len(images),
+        "images_per_step": batches_of_step * arguments.batch,
         "batch": arguments.batch,
         "size": arguments.size,
         "workers": arguments.workers,

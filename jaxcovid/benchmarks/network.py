@@ -150,6 +150,7 @@ def main() -> None:
         "devices": mesh.size,
         "mode": arguments.mode,
         "batch": arguments.batch,
+        "images_per_step": arguments.batch,
         "size": arguments.size,
         "dtype": arguments.dtype,
         **machine_rates(arguments.dtype),

@@ -195,6 +195,7 @@ def contestant(a: argparse.Namespace) -> None:
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "mode": a.mode,
         "batch": a.batch,
+        "images_per_step": a.batch,
         "size": a.size,
         "dtype": a.dtype,
         "compile": a.compile,

@@ -7,7 +7,7 @@ refused with a message that says what to do.
 
 import io
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -76,10 +76,7 @@ def decode_gray(data: bytes) -> np.ndarray:
         )
     if image.ndim == 2 and header.has_transparency_data:
         raise ImageError("one gray level is marked as transparent; save the image without it")
-    if image.ndim == 3:
-        to_rgb = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-        image = cv2.cvtColor(image, to_rgb)
-    return as_gray(image)
+    return _gray(image, {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY})
 
 
 def as_gray(array: np.ndarray) -> np.ndarray:
@@ -96,35 +93,37 @@ def as_gray(array: np.ndarray) -> np.ndarray:
       ImageError: If the shape, the type or the size is not accepted or alpha is transparent.
     """
     array = np.asarray(array)
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ImageError(
-            f"pixels of type {array.dtype} have no known range; give uint8 (0..255) or uint16, "
-            "for example (255 * array).astype(np.uint8) for values in 0..1"
-        )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(
             f"an array of shape {array.shape} is no single image; "
             "give [h, w], [h, w, 1], [h, w, 3] (RGB) or [h, w, 4] (RGBA)"
         )
-    _check_size(*array.shape[:2])
+    return _gray(np.ascontiguousarray(array), {3: cv2.COLOR_RGB2GRAY, 4: cv2.COLOR_RGBA2GRAY})
 
-    if array.ndim == 3 and array.shape[2] == 4:
+
+def _gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
+    """Gray uint8 [h, w] of pixels uint8 or uint16; `to_gray` is OpenCV's code by channels."""
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(
+            f"pixels of type {array.dtype} have no known range; give uint8 (0..255) or uint16, "
+            "for example (255 * array).astype(np.uint8) for values in 0..1"
+        )
+    _check_size(*array.shape[:2])
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if channels == 4:
         opaque = np.iinfo(array.dtype).max
-        lowest = array[..., 3].min()
+        lowest = cv2.minMaxLoc(cv2.extractChannel(array, 3))[0]
         if lowest < opaque:
             raise ImageError(
-                f"alpha goes down to {lowest} (opaque is {opaque}), so the gray values are not "
+                f"alpha goes down to {lowest:.0f} (opaque is {opaque}), so the gray values are not "
                 "defined; flatten the image onto its background"
             )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    elif array.ndim == 3:
-        array = cv2.cvtColor(np.ascontiguousarray(array[..., :3]), cv2.COLOR_RGB2GRAY)
+    array = (
+        array.reshape(array.shape[:2]) if channels == 1 else cv2.cvtColor(array, to_gray[channels])
+    )
     if array.dtype == np.uint16:
-        array = cv2.normalize(
-            np.ascontiguousarray(array), None, 0, 255, cv2.NORM_MINMAX, dtype=cv2.CV_8U
-        )
-    return np.ascontiguousarray(array)
+        array = cv2.normalize(array, None, 0, 255, cv2.NORM_MINMAX, dtype=cv2.CV_8U)
+    return array
 
 
 def check_images(paths: Iterable[pathlib.Path]) -> None:

@@ -183,7 +183,9 @@ def normalize(
     Returns:
         float32 [h, w]; zeros if the image is constant and `std` is its own.
     """
-    image = image.astype(np.float32)
-    mean = image.mean(dtype=np.float64) if mean is None else mean
-    std = image.std(dtype=np.float64) if std is None else std
-    return (image - np.float32(mean)) / np.float32(std or 1.0)
+    own_mean, own_std = (value.item() for value in cv2.meanStdDev(image))
+    mean = own_mean if mean is None else mean
+    std = own_std if std is None else std
+    # There are 256 gray values only, so each is normalised once.
+    values = np.arange(256, dtype=np.float32)
+    return cv2.LUT(image, (values - np.float32(mean)) / np.float32(std or 1.0))
