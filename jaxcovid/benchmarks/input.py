@@ -55,9 +55,12 @@ def five_steps(encoded: bytes, random: np.random.Generator, *, size: int) -> np.
 
 def grain_batches(images: Sequence[bytes], *, batch: int, size: int, workers: int) -> Iterator[Any]:
     """This project's training batches."""
+    from absl import flags
+
     from jaxcovid.data.pipeline import train_batches
     from jaxcovid.data.preprocessing import Preprocessing
 
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes read theirs
     source = [{"image": image, "id": str(i), "label": 0} for i, image in enumerate(images)]
     return train_batches(
         source,
