@@ -60,11 +60,13 @@ def make_optimizer(
     if accumulate_steps < 1:
         raise ValueError(f"optimizer.accumulate_steps is {accumulate_steps}; it must be 1 or more")
     optimizer = optax.chain(
-        optax.adamw(
-            schedule,
-            weight_decay=weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        # As one vector: the same numbers, from a few kernels instead of several for each of 364
+        # arrays; a start from a filled compilation cache took 11 s instead of 18.
+        optax.flatten(optax.scale_by_adam()),
+        optax.add_decayed_weights(
+            weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
+        optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(head_rate_factor), _is_head),
     )
     if accumulate_steps == 1:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -85,7 +86,7 @@ def train_step(
         )
     grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(grads)[0])
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
