@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_weights import seeded_variables
+from torch_weights import load_seeded, seeded_variables
 
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.densenet import DenseNet
@@ -58,7 +58,7 @@ def ours():
 
 
 def test_parity_with_the_pytorch_reference(ours):
-    """Golden outputs of `python -m jaxcovid.benchmarks.torch_reference parity --size=64`.
+    """Golden outputs of `python tests/torch_weights.py FILE`.
 
     Write them anew only when the reference itself changes, never to make this pass.
     """
@@ -75,7 +75,7 @@ def test_live_parity_with_pytorch():
     from jaxcovid.benchmarks import torch_reference
 
     net = torch_reference.DeepCTNet(256).eval()
-    torch_reference.seeded(net)
+    load_seeded(net)
     image = np.random.default_rng(1).normal(size=(1, 3, 256, 256)).astype(np.float32)
     with torch.no_grad():
         features = net.backbone(torch.from_numpy(image))

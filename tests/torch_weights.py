@@ -63,21 +63,25 @@ def state_dict(size: int) -> Iterator[tuple[str, tuple[str, ...] | None, tuple[i
     yield "head.bias", ("params", "classifier", "bias"), (1,)
 
 
+def _draw(index: int, name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Entry `index` of the state dict, from a numpy stream of its own, in PyTorch's layout."""
+    rng = np.random.default_rng([seed, index])
+    if len(shape) >= 2:
+        return rng.normal(size=shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+    if name.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape)
+    if name.endswith("weight"):
+        return rng.uniform(0.8, 1.2, shape)
+    return rng.normal(size=shape) * 0.05
+
+
 def seeded_variables(size: int, seed: int = 0) -> dict[str, Any]:
     """Flax variables of Deep-CT-Net from one numpy stream per entry of the state dict."""
     variables: dict[str, Any] = {}
     for i, (name, path, shape) in enumerate(state_dict(size)):
         if path is None:
             continue
-        rng = np.random.default_rng([seed, i])
-        if len(shape) >= 2:
-            value = rng.normal(size=shape) * np.sqrt(2.0 / np.prod(shape[1:]))
-        elif name.endswith("running_var"):
-            value = rng.uniform(0.5, 1.5, shape)
-        elif name.endswith("weight"):
-            value = rng.uniform(0.8, 1.2, shape)
-        else:
-            value = rng.normal(size=shape) * 0.05
+        value = _draw(i, name, shape, seed)
         if len(shape) == 4:
             value = value.transpose(2, 3, 1, 0)  # OIHW -> HWIO
         elif len(shape) == 2:
@@ -87,3 +91,37 @@ def seeded_variables(size: int, seed: int = 0) -> dict[str, Any]:
             tree = tree.setdefault(key, {})
         tree[path[-1]] = value.astype(np.float32)
     return variables
+
+
+def load_seeded(net: Any, seed: int = 0) -> None:
+    """Gives a PyTorch network the same weights."""
+    import torch
+
+    weights = {
+        name: torch.from_numpy(_draw(i, name, tuple(value.shape), seed).astype(np.float32))
+        for i, (name, value) in enumerate(net.state_dict().items())
+        if not name.endswith("num_batches_tracked")
+    }
+    net.load_state_dict(weights, strict=False)
+
+
+def write_golden(path: str, size: int = 64) -> None:
+    """What the PyTorch network makes of a random input: features, attention and logits."""
+    import torch
+
+    from jaxcovid.benchmarks.torch_reference import DeepCTNet
+
+    net = DeepCTNet(size).eval()
+    load_seeded(net)
+    x = np.random.default_rng(7).normal(size=(2, 3, size, size)).astype(np.float32)
+    with torch.no_grad():
+        features = net.backbone(torch.from_numpy(x))
+        found = {"features": features, "attention": net.attention(features)}
+        found["logits"] = net(torch.from_numpy(x))
+    np.savez_compressed(path, **{name: value.numpy() for name, value in found.items()})
+
+
+if __name__ == "__main__":
+    import sys
+
+    write_golden(sys.argv[1])

@@ -12,7 +12,7 @@ All read encoded images that already lie in memory, and take them in a random or
 import argparse
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import numpy as np
 
 from jaxcovid.benchmarks import rounds
 
-KINDS = ("grain", "opencv", "torch")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -111,10 +110,13 @@ def torch_batches(images: Sequence[bytes], *, batch: int, size: int, workers: in
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
+_BATCHES = {"grain": grain_batches, "opencv": opencv_batches, "torch": torch_batches}
+
+
 def main() -> None:
     """Warms up and serves rounds of batches."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=_BATCHES)
     parser.add_argument("--source", type=Path, required=True, help="a folder of images")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=256)
@@ -122,11 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     images = read_images(arguments.source)
-    make: Callable[..., Iterator[Any]] = {
-        "grain": grain_batches,
-        "opencv": opencv_batches,
-        "torch": torch_batches,
-    }[arguments.kind]
+    make = _BATCHES[arguments.kind]
     batches = make(images, batch=arguments.batch, size=arguments.size, workers=arguments.workers)
 
     # A step is about an epoch: one of a few batches would find them prepared while others ran.

@@ -70,8 +70,7 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
         return step.lower(state, batch_of_images)
 
     def run(compiled: Any, state: Any) -> tuple[Any, Any]:
-        state, metrics = compiled(state, batch_of_images)
-        return state, metrics
+        return compiled(state, batch_of_images)
 
     return Program(lower, run, state)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -37,8 +38,7 @@ def serve(
 def forget_peak_memory() -> None:
     """Lets the kernel count this process's peak of resident memory from here on (Linux)."""
     try:
-        with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
-            file.write("5")
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # no Linux, or not allowed: the peak then includes the warm-up
         return
 
@@ -46,10 +46,10 @@ def forget_peak_memory() -> None:
 def peak_memory_gib() -> float | None:
     """Peak of this process's resident memory, GiB; None where the kernel does not tell."""
     try:
-        with open("/proc/self/status") as file:  # noqa: PTH123
-            fields = dict(line.split(":", 1) for line in file)
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
+    fields = dict(line.split(":", 1) for line in lines)
     return int(fields["VmHWM"].split()[0]) / 2**20
 
 

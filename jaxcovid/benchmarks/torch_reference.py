@@ -1,17 +1,15 @@
 """Deep-CT-Net in PyTorch: the same network and the same work, to time against and to compare with.
 
     python -m jaxcovid.benchmarks.torch_reference train --batch=16    # a contestant, see `rounds`
-    python -m jaxcovid.benchmarks.torch_reference parity --size=64 --out=peer.npz
 
-Needs torch and numpy alone. On a GPU it uses channels_last, TF32 products and cudnn.benchmark; on a
-CPU channels_last. Names of modules are those of the state dict that `seeded` goes through.
+Needs torch alone. On a GPU it uses channels_last, TF32 products and cudnn.benchmark; on a CPU
+channels_last. The order of the modules is that of the tests' golden weights.
 """
 
 import argparse
 import time
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -113,49 +111,15 @@ class DeepCTNet(nn.Module):
         return self.head(self.norm(self.attention(self.backbone(x))).permute(0, 2, 3, 1).flatten(1))
 
 
-def seeded(net: nn.Module, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights that any framework can rebuild: one numpy stream per entry of the state dict."""
-    out = {}
-    for i, (name, value) in enumerate(net.state_dict().items()):
-        rng = np.random.default_rng([seed, i])
-        if name.endswith("num_batches_tracked"):
-            continue
-        shape = tuple(value.shape)
-        if value.ndim >= 2:
-            a = rng.normal(size=shape) * np.sqrt(2.0 / np.prod(shape[1:]))
-        elif name.endswith("running_var"):
-            a = rng.uniform(0.5, 1.5, shape)
-        elif name.endswith("weight"):
-            a = rng.uniform(0.8, 1.2, shape)
-        else:
-            a = rng.normal(size=shape) * 0.05
-        out[name] = a.astype(np.float32)
-    net.load_state_dict({k: torch.from_numpy(v) for k, v in out.items()}, strict=False)
-    return out
-
-
-def parity(size: int, out: str) -> None:
-    """Seeded weights, an input and what the network makes of them, into a npz file."""
-    net = DeepCTNet(size)
-    weights = seeded(net)
-    x = np.random.default_rng(7).normal(size=(2, 3, size, size)).astype(np.float32)
-    net.eval()
-    with torch.no_grad():
-        features = net.backbone(torch.from_numpy(x))
-        attention = net.attention(features)
-        logits = net(torch.from_numpy(x))
-    np.savez_compressed(
-        out,
-        x=x,
-        features=features.numpy(),
-        attention=attention.numpy(),
-        logits=logits.numpy(),
-        **{"w/" + k: v for k, v in weights.items()},
-    )
-
-
-def contestant(a: argparse.Namespace) -> None:
-    """Serves rounds of the train step or the forward pass; see `rounds`."""
+def main() -> None:
+    """Serves rounds of the train step or the forward pass."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("mode", choices=("train", "infer"))
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--size", type=int, default=256)
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    p.add_argument("--compile", action="store_true")
+    a = p.parse_args()
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     torch.backends.cudnn.benchmark = True
@@ -166,7 +130,7 @@ def contestant(a: argparse.Namespace) -> None:
     y = torch.rand(a.batch, 1, device=device).round()
     amp = torch.autocast(device, dtype=torch.bfloat16, enabled=a.dtype == "bfloat16")
     optimizer = torch.optim.Adam(net.parameters(), 1e-5, fused=gpu)
-    network = torch.compile(net, mode=a.compile_mode) if a.compile else net
+    network = torch.compile(net) if a.compile else net
 
     def train_step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -208,23 +172,6 @@ def contestant(a: argparse.Namespace) -> None:
         return {"peak_gib": on_device or rounds.peak_memory_gib()}
 
     rounds.serve(facts, run, finish)
-
-
-def main() -> None:
-    """Serves rounds, or writes what a test compares with."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("mode", choices=("train", "infer", "parity"))
-    p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--size", type=int, default=256)
-    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    p.add_argument("--compile", action="store_true")
-    p.add_argument("--compile_mode", default=None)
-    p.add_argument("--out", default="peer.npz")
-    a = p.parse_args()
-    if a.mode == "parity":
-        parity(a.size, a.out)
-    else:
-        contestant(a)
 
 
 if __name__ == "__main__":
