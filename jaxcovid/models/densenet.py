@@ -52,6 +52,7 @@ class DenseBlock(nn.Module):
 
     depth: int
     growth: int
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, Moments | None]:
@@ -61,7 +62,7 @@ class DenseBlock(nn.Module):
         weights, running = zip(*found, strict=True)
         if not train:
             return dense_block.infer(x, weights, [(a.moments, b.moments) for a, b in running]), None
-        x, outer, inner = dense_block.train(x, weights)
+        x, outer, inner = dense_block.train(x, weights, self.axis_name)
         for c, (running1, running2), own in zip(channels, running, inner, strict=True):
             running1.update(outer.of(0, c))
             running2.update(own)
@@ -92,11 +93,13 @@ class DenseNet(nn.Module):
       growth: channels that each layer adds.
       depths: layers of each block.
       dtype: dtype of activations and products; parameters stay float32.
+      axis_name: see `normalization`.
     """
 
     growth: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
@@ -107,12 +110,13 @@ class DenseNet(nn.Module):
         norm = NormWeights(name="stem_norm")(features)
         stem = image.astype(self.dtype), kernel, norm.scale, norm.bias
         if train:
-            x, moments = downsampling.stem(*stem)
+            x, moments = downsampling.stem(*stem, self.axis_name)
             norm.running.update(moments)
         else:
             x = downsampling.infer_stem(*stem, norm.running.moments)
         for i, depth in enumerate(self.depths, start=1):
-            x, moments = DenseBlock(depth, self.growth, name=f"block{i}")(x, train=train)
+            block = DenseBlock(depth, self.growth, self.axis_name, name=f"block{i}")
+            x, moments = block(x, train=train)
             if i < len(self.depths):
                 x = Transition(name=f"transition{i}")(x, moments, train=train)
         return nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))

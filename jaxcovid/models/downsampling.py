@@ -5,6 +5,7 @@ only elementwise operations, so that an image goes through all of them while it 
 see `chunks`.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,18 +21,23 @@ from jaxcovid.models.layers import (
 )
 from jaxcovid.models.normalization import (
     Moments,
-    affine,
-    affine_gradient,
+    NormalisedSums,
+    batch_moments,
     moments_gradient,
-    normalise_relu,
-    pixel_sums,
-    pool_moments,
+    normalisation,
+    pixel_count,
+    share_gradient,
+    share_moments,
 )
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def stem(
-    image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
+    image: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, Moments]:
     """Convolution at stride 2, batch normalisation over the batch, ReLU, 3x3 maximum at stride 2.
 
@@ -40,23 +46,24 @@ def stem(
       kernel: [k, k, c, d].
       scale: of the normalisation, float32 [d].
       bias: likewise.
+      axis_name: see `normalization`.
 
     Returns:
       The map [b, h / 4, w / 4, d], and the moments before normalisation, which carry no gradient.
     """
-    return _stem_forward(image, kernel, scale, bias)[0]
+    return _stem_forward(image, kernel, scale, bias, axis_name)[0]
 
 
 def infer_stem(
     image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, moments: Moments
 ) -> jax.Array:
     """The map of `stem` in inference mode, with given moments."""
-    normalise = affine(scale, bias, moments)
+    normalise = normalisation(scale, bias, moments)
     chunks = Chunks(_room(image, kernel, 2))
 
     def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
         part = convolve(chunks.read(image, index), kernel.astype(image.dtype), stride=2)
-        return chunks.write(whole, max_pool(normalise_relu(part, normalise)), index)
+        return chunks.write(whole, max_pool(normalise.relu(part)), index)
 
     return chunks.each(of_chunk, _room(image, kernel, 4))
 
@@ -67,7 +74,7 @@ def _room(image: jax.Array, kernel: jax.Array, reduction: int) -> jax.Array:
 
 
 def _stem_forward(
-    image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
+    image: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None
 ) -> tuple[Any, Any]:
     x = _room(image, kernel, 2)
     chunks = Chunks(x)
@@ -75,44 +82,45 @@ def _stem_forward(
     def convolved(index: Any, done: Any) -> Any:
         whole, moments = done
         part = convolve(chunks.read(image, index), kernel.astype(image.dtype), stride=2)
-        return chunks.write(whole, part, index), chunks.write_moments(moments, part, index)
+        return chunks.write(whole, part, index), moments.with_chunk(batch_moments(part), index)
 
-    x, moments = chunks.each(convolved, (x, chunks.moments(kernel.shape[-1])))
-    moments = pool_moments(moments)
-    normalise = affine(scale, bias, moments)
+    x, moments = chunks.each(convolved, (x, Moments.zeros(kernel.shape[-1])))
+    moments = share_moments(moments, axis_name)
+    normalise = normalisation(scale, bias, moments)
 
     def pooled(index: Any, whole: jax.Array) -> jax.Array:
-        part = max_pool(normalise_relu(chunks.read(x, index), normalise))
+        part = max_pool(normalise.relu(chunks.read(x, index)))
         return chunks.write(whole, part, index)
 
     out = chunks.each(pooled, _room(image, kernel, 4))
     return (out, moments), (image, kernel, scale, bias, x, moments)
 
 
-def _stem_backward(saved: Any, cotangents: Any) -> Any:
+def _stem_backward(axis_name: str | None, saved: Any, cotangents: Any) -> Any:
     image, kernel, scale, bias, x, moments = saved
     gradient, _ = cotangents
     chunks = Chunks(x)
-    normalise = affine(scale, bias, moments)
+    normalise = normalisation(scale, bias, moments)
 
-    def to_normalised(index: Any, sums: Any) -> Any:
-        whole, total, deviation = sums
+    def to_normalised(index: Any, done: Any) -> Any:
+        whole, sums = done
         part = chunks.read(x, index)
-        y = normalise_relu(part, normalise)
+        y = normalise.relu(part)
         (by_y,) = jax.vjp(max_pool, y)[1](chunks.read(gradient, index))
         dn = jnp.where(y > 0, by_y, 0)
-        total += pixel_sums(dn)
-        deviation += pixel_sums(dn * (part - moments.mean.reshape(1, 1, 1, -1)))
-        return chunks.write(whole, dn, index), total, deviation
+        return chunks.write(whole, dn, index), sums.add(dn, part, moments)
 
-    zeros = jnp.zeros_like(scale)
-    by_normalised, *sums = chunks.each(to_normalised, (jnp.zeros_like(x), zeros, zeros))
-    by_scale, by_bias, by_moments = affine_gradient(scale, moments, *sums)
+    by_normalised, sums = chunks.each(
+        to_normalised, (jnp.zeros_like(x), NormalisedSums.zeros(scale.size))
+    )
+    by_scale, by_bias, moments_part = sums.gradients(scale, moments)
+    by_moments = moments_gradient(
+        moments, share_gradient(moments_part, axis_name), pixel_count(x, axis_name)
+    )
 
     def by_convolved(index: Any) -> jax.Array:
-        dx = chunks.read(by_normalised, index) * normalise[0].reshape(1, 1, 1, -1)
-        dx += moments_gradient(chunks.read(x, index), moments, by_moments, x)
-        return dx.astype(x.dtype)
+        dx = chunks.read(by_normalised, index) * normalise.multiplier.reshape(1, 1, 1, -1)
+        return (dx + by_moments.of(chunks.read(x, index))).astype(x.dtype)
 
     def to_kernel(index: Any, by_kernel: jax.Array) -> jax.Array:
         part = chunks.read(image, index)
@@ -155,10 +163,10 @@ def transition(
       The map [b, h // 2, w // 2, d].
     """
     chunks = Chunks(x)
-    normalise = affine(scale, bias, moments)
+    normalise = normalisation(scale, bias, moments)
 
     def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
-        part = average_pool(normalise_relu(chunks.read(x, index), normalise))
+        part = average_pool(normalise.relu(chunks.read(x, index)))
         return chunks.write(whole, convolve(part, kernel.astype(x.dtype)), index)
 
     b, h, w, _ = x.shape
@@ -172,27 +180,24 @@ def _transition_forward(*operands: Any) -> tuple[jax.Array, Any]:
 def _transition_backward(saved: Any, gradient: jax.Array) -> Any:
     x, kernel, scale, bias, moments = saved
     chunks = Chunks(x)
-    normalise = affine(scale, bias, moments)
+    normalise = normalisation(scale, bias, moments)
 
-    def of_chunk(index: Any, sums: Any) -> Any:
-        by_x, by_kernel, total, deviation = sums
+    def of_chunk(index: Any, done: Any) -> Any:
+        by_x, by_kernel, sums = done
         part = chunks.read(x, index)
-        y = normalise_relu(part, normalise)
+        y = normalise.relu(part)
         averages, to_averaged = jax.vjp(average_pool, y)
         g = chunks.read(gradient, index)
         by_averages, more = gradients(averages, kernel.astype(x.dtype), g)
-        by_kernel += more
         dn = jnp.where(y > 0, to_averaged(by_averages)[0], 0)
-        total += pixel_sums(dn)
-        deviation += pixel_sums(dn * (part - moments.mean.reshape(1, 1, 1, -1)))
-        dx = (dn * normalise[0].reshape(1, 1, 1, -1)).astype(x.dtype)
-        return chunks.write(by_x, dx, index), by_kernel, total, deviation
+        dx = (dn * normalise.multiplier.reshape(1, 1, 1, -1)).astype(x.dtype)
+        return chunks.write(by_x, dx, index), by_kernel + more, sums.add(dn, part, moments)
 
-    zeros = jnp.zeros_like(scale)
-    by_x, by_kernel, *sums = chunks.each(
-        of_chunk, (jnp.zeros_like(x), jnp.zeros_like(kernel), zeros, zeros)
+    by_x, by_kernel, sums = chunks.each(
+        of_chunk,
+        (jnp.zeros_like(x), jnp.zeros_like(kernel), NormalisedSums.zeros(scale.size)),
     )
-    return by_x, by_kernel, *affine_gradient(scale, moments, *sums)
+    return by_x, by_kernel, *sums.gradients(scale, moments)
 
 
 transition.defvjp(_transition_forward, _transition_backward)

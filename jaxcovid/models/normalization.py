@@ -1,4 +1,9 @@
-"""Batch normalisation whose batch moments can be computed once and shared by several layers."""
+"""Batch normalisation whose batch moments can be computed once and shared by several layers.
+
+An `axis_name` is that of the mesh axis over which devices share a batch (see `shard_map`): with it
+the moments are those of all devices' rows, at one all-reduce a map forward and one backward;
+without it those of the device's own.
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,16 +20,24 @@ class Moments(NamedTuple):
     mean: jax.Array
     variance: jax.Array
 
+    @classmethod
+    def zeros(cls, channels: int) -> "Moments":
+        return cls(*jnp.zeros((2, channels), jnp.float32))
+
     def of(self, start: int, stop: int) -> "Moments":
         """Those of some channels."""
         return Moments(self.mean[start:stop], self.variance[start:stop])
 
+    def with_chunk(self, other: "Moments", index: jax.typing.ArrayLike) -> "Moments":
+        """Those of `index` parts of a map and one more of the same size (Chan et al., 1979)."""
+        share = 1 / (index + 1)
+        step = other.mean - self.mean
+        spread = other.variance - self.variance + (1 - share) * jnp.square(step)
+        return Moments(self.mean + share * step, self.variance + share * spread)
 
-def batch_moments(x: jax.Array) -> Moments:
+
+def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
     """Moments of `x` [..., c] over all axes but the last, accumulated in float32.
-
-    Under `jit` with a batch sharded over devices the mean runs over the global batch, so batch
-    normalisation is synchronised; inside `shard_map` it runs over the device's own rows.
 
     The variance is that of the deviations: the cheaper E[x^2] - E[x]^2 cancels so many digits that
     gradients on one and on eight devices differ by 1e-3 of their norm instead of 3e-6.
@@ -32,7 +45,16 @@ def batch_moments(x: jax.Array) -> Moments:
     x = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes, keepdims=True)
-    return Moments(mean.reshape(-1), jnp.square(x - mean).mean(axes))
+    return share_moments(Moments(mean.reshape(-1), jnp.square(x - mean).mean(axes)), axis_name)
+
+
+def share_moments(moments: Moments, axis_name: str | None) -> Moments:
+    """Moments of all devices' rows from those of each device's: one all-reduce."""
+    if axis_name is None or jax.lax.axis_size(axis_name) == 1:
+        return moments
+    own = jnp.stack([moments.mean, jnp.square(moments.mean), moments.variance])
+    mean, square, variance = jax.lax.pmean(own, axis_name)
+    return Moments(mean, variance + jnp.maximum(square - jnp.square(mean), 0))
 
 
 def join_moments(*parts: Moments) -> Moments:
@@ -40,64 +62,85 @@ def join_moments(*parts: Moments) -> Moments:
     return Moments(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def pool_moments(parts: Moments) -> Moments:
-    """Moments [c] of a map from those of parts of equal size, [parts, c]."""
-    mean = parts.mean.mean(0)
-    return Moments(mean, parts.variance.mean(0) + jnp.square(parts.mean - mean[None]).mean(0))
+def pixel_count(x: jax.Array, axis_name: str | None) -> int:
+    """Pixels of a map like `x` [b, h, w, c] on every device, added up."""
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    return devices * math.prod(x.shape[:-1])
 
 
-def moments_gradient(
-    x: jax.Array, moments: Moments, gradient: Moments, whole: jax.Array
-) -> jax.Array:
-    """Gradient of a loss by `x` [b, h, w, c] through its moments.
-
-    Args:
-      x: some images of the map whose moments these are.
-      moments: of the whole map.
-      gradient: of the loss by the moments.
-      whole: the whole map, or one with as many pixels.
-    """
-    pixels = math.prod(whole.shape[:-1])
-    over_channels = (*(1,) * (x.ndim - 1), -1)
-    slope = (2 / pixels) * gradient.variance
-    constant = gradient.mean / pixels - slope * moments.mean
-    return x * slope.reshape(over_channels) + constant.reshape(over_channels)
+def share_gradient(gradient: Moments, axis_name: str | None) -> Moments:
+    """Gradient by shared moments from what each device's rows add to it: one all-reduce."""
+    if axis_name is None or jax.lax.axis_size(axis_name) == 1:
+        return gradient
+    return Moments(*jax.lax.psum(jnp.stack(gradient), axis_name))
 
 
 EPSILON = 1e-5  # PyTorch's
 
 
-def affine(scale: jax.Array, bias: jax.Array, moments: Moments) -> tuple[jax.Array, jax.Array]:
-    """Multiplier and shift [c] that normalise a map with these moments, then scale and shift it."""
+class Affine(NamedTuple):
+    """A multiplier and a shift for every channel of a map, float32 [c]."""
+
+    multiplier: jax.Array
+    shift: jax.Array
+
+    def of(self, x: jax.Array) -> jax.Array:
+        """`x` [b, h, w, c] times the multiplier plus the shift."""
+        return x * self.multiplier.reshape(1, 1, 1, -1) + self.shift.reshape(1, 1, 1, -1)
+
+    def relu(self, x: jax.Array) -> jax.Array:
+        """ReLU of that, in the dtype of `x`."""
+        return jnp.maximum(self.of(x), 0).astype(x.dtype)
+
+
+def normalisation(scale: jax.Array, bias: jax.Array, moments: Moments) -> Affine:
+    """What normalises a map with these moments, then scales and shifts it by parameters [c]."""
     multiplier = scale * jax.lax.rsqrt(moments.variance + EPSILON)
-    return multiplier, bias - moments.mean * multiplier
+    return Affine(multiplier, bias - moments.mean * multiplier)
 
 
-def normalise_relu(x: jax.Array, normalise: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """ReLU of `x` [b, h, w, c] times a multiplier plus a shift, both [c]; the dtype of `x`."""
-    multiplier, shift = (v.reshape(1, 1, 1, -1) for v in normalise)
-    return jax.nn.relu(x * multiplier + shift).astype(x.dtype)
+class NormalisedSums(NamedTuple):
+    """Sums over the pixels of a map, float32 [c], that make the gradients of its normalisation.
 
-
-def pixel_sums(x: jax.Array) -> jax.Array:
-    """Sums of `x` [b, h, w, c] per channel, float32 [c]."""
-    return x.sum((0, 1, 2), dtype=jnp.float32)
-
-
-def affine_gradient(
-    scale: jax.Array, moments: Moments, total: jax.Array, deviation: jax.Array
-) -> tuple[jax.Array, jax.Array, Moments]:
-    """Gradients by scale, bias and moments of a normalisation.
-
-    Args:
-      scale: [c].
-      moments: of the map before.
-      total: gradient of the loss by the normalised map, summed over its pixels, [c].
+    Attributes:
+      total: of the gradient of the loss by the normalised map.
       deviation: likewise, times the map's deviation from its mean.
     """
-    inverse = jax.lax.rsqrt(moments.variance + EPSILON)
-    by_moments = Moments(-scale * inverse * total, -0.5 * scale * inverse**3 * deviation)
-    return deviation * inverse, total, by_moments
+
+    total: jax.Array
+    deviation: jax.Array
+
+    @classmethod
+    def zeros(cls, channels: int) -> "NormalisedSums":
+        return cls(*jnp.zeros((2, channels), jnp.float32))
+
+    def add(self, gradient: jax.Array, x: jax.Array, moments: Moments) -> "NormalisedSums":
+        """With the sums of some images of the map `x` [b, h, w, c] with these moments."""
+        deviation = gradient * (x - moments.mean.reshape(1, 1, 1, -1))
+        return NormalisedSums(
+            self.total + gradient.sum((0, 1, 2), dtype=jnp.float32),
+            self.deviation + deviation.sum((0, 1, 2), dtype=jnp.float32),
+        )
+
+    def gradients(self, scale: jax.Array, moments: Moments) -> tuple[jax.Array, jax.Array, Moments]:
+        """Gradients of the loss by scale, bias and moments."""
+        inverse = jax.lax.rsqrt(moments.variance + EPSILON)
+        by_moments = Moments(
+            -scale * inverse * self.total, -0.5 * scale * inverse**3 * self.deviation
+        )
+        return self.deviation * inverse, self.total, by_moments
+
+
+def moments_gradient(moments: Moments, gradient: Moments, pixels: int) -> Affine:
+    """Gradient of a loss by a map through its moments, as a function of the map.
+
+    Args:
+      moments: of the map.
+      gradient: of the loss by the moments.
+      pixels: of the map, on every device.
+    """
+    slope = (2 / pixels) * gradient.variance
+    return Affine(slope, gradient.mean / pixels - slope * moments.mean)
 
 
 @dataclass(frozen=True)
@@ -151,11 +194,16 @@ class BatchNorm(nn.Module):
 
     Unlike `flax.linen.BatchNorm` it accepts moments that the caller already has. Scale and shift
     are folded into one multiply-add in float32.
+
+    Attributes:
+      axis_name: see the module's docstring.
     """
+
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, moments: Moments | None = None) -> jax.Array:
-        """Normalises `x` [..., c].
+        """Normalises `x` [b, h, w, c].
 
         Args:
           x: the feature map.
@@ -167,11 +215,8 @@ class BatchNorm(nn.Module):
         """
         norm = _declare(self, x.shape[-1])
         if train:
-            moments = moments if moments is not None else batch_moments(x)
+            moments = moments or batch_moments(x, self.axis_name)
             norm.running.update(moments)
         else:
             moments = norm.running.moments
-        over_channels = (*(1,) * (x.ndim - 1), -1)
-        multiplier, shift = affine(norm.scale, norm.bias, moments)
-        y = x * multiplier.reshape(over_channels) + shift.reshape(over_channels)
-        return y.astype(x.dtype)
+        return normalisation(norm.scale, norm.bias, moments).of(x).astype(x.dtype)

@@ -17,13 +17,14 @@ class ConvNormRelu(nn.Module):
     size: int
     stride: int
     dtype: Any
+    axis_name: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         conv = Conv(
             self.features, self.size, self.stride, use_bias=True, dtype=self.dtype, name="conv"
         )
-        return nn.relu(BatchNorm(name="norm")(conv(x), train=train))
+        return nn.relu(BatchNorm(self.axis_name, name="norm")(conv(x), train=train))
 
 
 def upsample(x: jax.Array, like: jax.Array) -> jax.Array:
@@ -43,10 +44,12 @@ class PyramidAttention(nn.Module):
         parameters at c = 1024); True gives the pyramid c / 4 channels and the laterals c, as in
         the PAN paper.
       dtype: dtype of activations and products.
+      axis_name: see `normalization`.
     """
 
     wide: bool = False
     dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -54,7 +57,8 @@ class PyramidAttention(nn.Module):
         width, lateral = (channels // 4, channels) if self.wide else (1, 1)
 
         def conv(y: jax.Array, features: int, size: int, name: str, stride: int = 1) -> jax.Array:
-            return ConvNormRelu(features, size, stride, self.dtype, name=name)(y, train=train)
+            layer = ConvNormRelu(features, size, stride, self.dtype, self.axis_name, name=name)
+            return layer(y, train=train)
 
         gap = conv(x.mean((1, 2), keepdims=True), channels, 1, "gap")
         mid = conv(x, channels, 1, "mid")

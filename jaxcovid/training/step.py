@@ -1,4 +1,8 @@
-"""The train step and the forward pass, as pure functions; jit and mesh are applied outside."""
+"""The train step and the forward pass, compiled over a mesh of devices.
+
+What is computed from images runs under `shard_map`: each device sees its own rows of the batch, and
+what devices tell each other stands in the code.
+"""
 
 from functools import partial
 from typing import Any
@@ -23,7 +27,7 @@ Metrics = dict[str, jax.Array]  # scalars
 def gradients(
     params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, weights: jax.Array
 ) -> tuple[Any, Any, Metrics]:
-    """Gradients of the loss, the new running moments, and the batch's metrics."""
+    """Gradients of the loss over these rows, the new running moments, and the rows' metrics."""
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updates = model.apply(
@@ -45,6 +49,22 @@ def gradients(
     return grads, updates["batch_stats"], metrics
 
 
+def shared_gradients(
+    params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, batch_norm: str, **kwargs: Any
+) -> tuple[Any, Any, Metrics]:
+    """`gradients` of a global batch from each device's rows; runs under `shard_map`.
+
+    Beside what synchronised batch normalisation shares, everything goes into one all-reduce.
+    """
+    if batch_norm == "global":
+        model = model.clone(axis_name=BATCH_AXIS)
+    own = gradients(params, batch_stats, batch, model=model, **kwargs)
+    if jax.lax.axis_size(BATCH_AXIS) == 1:
+        return own
+    vector, unravel = ravel_pytree(own)
+    return unravel(jax.lax.pmean(vector, BATCH_AXIS))
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -60,7 +80,8 @@ def train_step(
     Args:
       state: the current state, replicated.
       batch: `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
-      model: a module that takes `(image, train=)` and returns logits.
+      model: a module with an attribute `axis_name` (see `models.normalization`) that takes
+        `(image, train=)` and returns logits.
       optimizer: see `optimizer.make_optimizer`.
       weights: float32 [2, outputs], see `losses.class_weights`.
       mesh: one axis, `BATCH_AXIS`.
@@ -70,20 +91,13 @@ def train_step(
     Returns:
       The next state and scalar metrics.
     """
-    compute = partial(gradients, model=model, weights=weights)
-    if batch_norm == "per_device":
-        local = compute
-
-        def averaged(*args: Any) -> Any:
-            return jax.lax.pmean(local(*args), BATCH_AXIS)
-
-        compute = jax.shard_map(
-            averaged,
-            mesh=mesh,
-            in_specs=(P(), P(), P(BATCH_AXIS)),
-            out_specs=P(),
-            check_vma=False,
-        )
+    compute = jax.shard_map(
+        partial(shared_gradients, model=model, weights=weights, batch_norm=batch_norm),
+        mesh=mesh,
+        in_specs=(P(), P(), P(BATCH_AXIS)),
+        out_specs=P(),
+        check_vma=False,
+    )
     grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(grads)[0])
@@ -139,8 +153,14 @@ def forward(params: Any, batch_stats: Any, image: jax.Array, *, model: nn.Module
 def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
     """`forward` compiled over `mesh`, rows of the batch sharded in and out."""
     replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
-    return jax.jit(
+    of_rows = jax.shard_map(
         partial(forward, model=model),
+        mesh=mesh,
+        in_specs=(P(), P(), P(BATCH_AXIS)),
+        out_specs=P(BATCH_AXIS),
+    )
+    return jax.jit(
+        of_rows,
         in_shardings=(replicated, replicated, rows),
         out_shardings=rows,
         compiler_options=compiler_options(),
