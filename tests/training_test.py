@@ -64,14 +64,13 @@ def first_gradients(devices, seed):
 
 def test_eight_devices_equal_one():
     assert jax.device_count() == 8
-    # A ReLU whose input is zero but for rounding may open on one side only; most batches have none.
-    differences = []
-    for seed in range(5):
+    # Not batch 0: there a ReLU whose input is zero but for rounding opens on one side only, which
+    # moves the gradient by 1.6e-3, all of it from a few pixels of one image.
+    for seed in (1, 2):
         one, eight = first_gradients(1, seed), first_gradients(8, seed)
-        differences.append(np.linalg.norm(one - eight) / np.linalg.norm(one))
-    assert np.median(differences) < 1e-5, differences
-    few, _ = train(1, 4, opt=optax.sgd(0.01))
-    many, _ = train(8, 4, opt=optax.sgd(0.01))
+        assert np.linalg.norm(one - eight) < 1e-5 * np.linalg.norm(one)
+    few, _ = train(1, 4, seed=1)
+    many, _ = train(8, 4, seed=1)
     np.testing.assert_allclose(few[:, 0], many[:, 0], rtol=1e-4)
 
 

@@ -239,13 +239,13 @@ def _layer_backward(
     def reduce(index: Any, done: Any) -> Any:
         """To the channels that the layer read, and to the 1x1 kernel."""
         gradient, by_kernel, sums = done
-        dz = chunks.read(scratch, index) * second.multiplier.reshape(1, 1, 1, -1)
+        dz = second.gradient(chunks.read(scratch, index))
         dz += by_inner.of(chunks.read(product, index))
         part = chunks.read(x, index, 0, channels)
         y = first.relu(part)
         by_y, more = gradients(y, layer.kernel1.astype(x.dtype), dz.astype(x.dtype))
         dn = jnp.where(y > 0, by_y, 0)
-        dx = chunks.read(gradient, index, 0, channels) + dn * first.multiplier.reshape(1, 1, 1, -1)
+        dx = chunks.read(gradient, index, 0, channels) + first.gradient(dn)
         gradient = chunks.write(gradient, dx.astype(x.dtype), index)
         return gradient, by_kernel + more, sums.add(dn, part, read)
 

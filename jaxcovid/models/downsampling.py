@@ -119,7 +119,7 @@ def _stem_backward(axis_name: str | None, saved: Any, cotangents: Any) -> Any:
     )
 
     def by_convolved(index: Any) -> jax.Array:
-        dx = chunks.read(by_normalised, index) * normalise.multiplier.reshape(1, 1, 1, -1)
+        dx = normalise.gradient(chunks.read(by_normalised, index))
         return (dx + by_moments.of(chunks.read(x, index))).astype(x.dtype)
 
     def to_kernel(index: Any, by_kernel: jax.Array) -> jax.Array:
@@ -190,7 +190,7 @@ def _transition_backward(saved: Any, gradient: jax.Array) -> Any:
         g = chunks.read(gradient, index)
         by_averages, more = gradients(averages, kernel.astype(x.dtype), g)
         dn = jnp.where(y > 0, to_averaged(by_averages)[0], 0)
-        dx = (dn * normalise.multiplier.reshape(1, 1, 1, -1)).astype(x.dtype)
+        dx = normalise.gradient(dn).astype(x.dtype)
         return chunks.write(by_x, dx, index), by_kernel + more, sums.add(dn, part, moments)
 
     by_x, by_kernel, sums = chunks.each(
