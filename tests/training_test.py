@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import losses, sharding, step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
@@ -72,6 +73,19 @@ def test_eight_devices_equal_one():
     few, _ = train(1, 4, seed=1)
     many, _ = train(8, 4, seed=1)
     np.testing.assert_allclose(few[:, 0], many[:, 0], rtol=1e-4)
+
+
+def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)  # image by image, as maps of 256x256 go
+    found = []
+    for devices in (1, 8):
+        mesh = sharding.make_mesh(devices)
+        state = initial(mesh, optimizer())
+        image = sharding.place_batch(batch(0), mesh)["image"]
+        found.append(step.jit_forward(mesh, model=MODEL)(state.params, state.batch_stats, image))
+    assert found[0].shape == (16, 1)
+    assert np.ptp(found[0]) > 0
+    np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_norm", step.BATCH_NORMS)

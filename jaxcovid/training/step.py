@@ -158,6 +158,7 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
         mesh=mesh,
         in_specs=(P(), P(), P(BATCH_AXIS)),
         out_specs=P(BATCH_AXIS),
+        check_vma=False,
     )
     return jax.jit(
         of_rows,
