@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 CHUNK_BYTES = 5 * 2**20  # of the largest map of a chain; a few of them fit into the cache
 
@@ -29,9 +30,21 @@ class Chunks:
         )
         self.count = images // self.images
 
-    def each(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
-        """`carry` after `body(index, carry)` of every chunk."""
-        return body(0, carry) if self.count == 1 else jax.lax.fori_loop(0, self.count, body, carry)
+    def each(self, body: Callable[[Any, Any], tuple[Any, Any]], carry: Any) -> tuple[Any, Any]:
+        """Goes through all chunks.
+
+        Args:
+          body: (index, carry) -> the next carry, and what a chunk adds beside it: a pytree or None.
+          carry: of the first chunk.
+
+        Returns:
+          The last carry, and what the chunks added, stacked: [chunks, ...]. Small sums are faster
+          so than added up in the carry, where XLA fuses the addition into a slower sum.
+        """
+        if self.count == 1:
+            carry, found = body(0, carry)
+            return carry, jax.tree.map(lambda value: value[None], found)
+        return jax.lax.scan(lambda carry, index: body(index, carry), carry, jnp.arange(self.count))
 
     def read(self, x: jax.Array, index: Any, start: int = 0, stop: int | None = None) -> jax.Array:
         """The images of a chunk, channels `start` to `stop`: [images, h, w, stop - start]."""

@@ -32,6 +32,7 @@ from jaxcovid.models.normalization import (
     moments_gradient,
     normalisation,
     pixel_count,
+    pool_moments,
     share_gradient,
     share_moments,
 )
@@ -86,7 +87,7 @@ def infer(
     x = _with_room(x, layers)
     chunks = Chunks(x)
 
-    def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
+    def of_chunk(index: Any, whole: jax.Array) -> tuple[jax.Array, None]:
         part = chunks.read(whole, index)
         for layer, (outer, inner) in zip(layers, moments, strict=True):
             channels = layer.scale1.size
@@ -96,9 +97,9 @@ def infer(
             y = jnp.maximum(y + shift.reshape(1, 1, 1, -1), 0).astype(x.dtype)
             new = convolve(y, layer.kernel2.astype(x.dtype))
             part = jax.lax.dynamic_update_slice(part, new, (0, 0, 0, channels))
-        return chunks.write(whole, part, index)
+        return chunks.write(whole, part, index), None
 
-    return chunks.each(of_chunk, x)
+    return chunks.each(of_chunk, x)[0]
 
 
 def _with_room(x: jax.Array, layers: Sequence[LayerWeights]) -> jax.Array:
@@ -113,15 +114,13 @@ def _reduce(x: jax.Array, layer: LayerWeights, outer: Moments) -> tuple[jax.Arra
     channels, width = layer.kernel1.shape[2:]
     normalise = normalisation(layer.scale1, layer.bias1, outer)
 
-    def of_chunk(index: Any, done: tuple[jax.Array, Moments]) -> tuple[jax.Array, Moments]:
-        product, moments = done
+    def of_chunk(index: Any, product: jax.Array) -> tuple[jax.Array, Moments]:
         part = normalise.relu(chunks.read(x, index, 0, channels))
         part = convolve(part, layer.kernel1.astype(x.dtype))
-        moments = moments.with_chunk(batch_moments(part), index)
-        return chunks.write(product, part, index), moments
+        return chunks.write(product, part, index), batch_moments(part)
 
-    empty = jnp.zeros((*x.shape[:3], width), x.dtype)
-    return chunks.each(of_chunk, (empty, Moments.zeros(width)))
+    product, moments = chunks.each(of_chunk, jnp.zeros((*x.shape[:3], width), x.dtype))
+    return product, pool_moments(moments)
 
 
 def _extend(
@@ -131,14 +130,13 @@ def _extend(
     chunks = Chunks(x)
     normalise = normalisation(layer.scale2, layer.bias2, inner)
 
-    def of_chunk(index: Any, done: tuple[jax.Array, Moments]) -> tuple[jax.Array, Moments]:
-        x, moments = done
+    def of_chunk(index: Any, x: jax.Array) -> tuple[jax.Array, Moments]:
         part = normalise.relu(chunks.read(product, index))
         part = convolve(part, layer.kernel2.astype(x.dtype))
-        moments = moments.with_chunk(batch_moments(part), index)
-        return chunks.write(x, part, index, layer.scale1.size), moments
+        return chunks.write(x, part, index, layer.scale1.size), batch_moments(part)
 
-    return chunks.each(of_chunk, (x, Moments.zeros(layer.kernel2.shape[-1])))
+    x, moments = chunks.each(of_chunk, x)
+    return x, pool_moments(moments)
 
 
 def _train_forward(
@@ -209,8 +207,7 @@ def _layer_backward(
       The first three arguments of the layer before, and the gradient by the parameters.
     """
     chunks = Chunks(x)
-    width, added = layer.kernel2.shape[2:]
-    channels = layer.scale1.size
+    channels, added = layer.scale1.size, layer.kernel2.shape[-1]
     new = (channels, channels + added)
     read = outer.of(0, channels)
     first = normalisation(layer.scale1, layer.bias1, read)
@@ -220,25 +217,24 @@ def _layer_backward(
         outer.of(*new), share_gradient(outer_gradient.of(*new), axis_name), pixels
     )
 
-    def extend(index: Any, done: Any) -> Any:
+    def extend(index: Any, done: Any) -> tuple[Any, NormalisedSums]:
         """To the product after its normalisation (into scratch), and to the 3x3 kernel."""
-        scratch, by_kernel, sums = done
+        scratch, by_kernel = done
         g = chunks.read(gradient, index, *new) + by_moments.of(chunks.read(x, index, *new))
         z = chunks.read(product, index)
         y = second.relu(z)
         by_y, more = gradients(y, layer.kernel2.astype(x.dtype), g.astype(x.dtype))
         dn = jnp.where(y > 0, by_y, 0)
-        return chunks.write(scratch, dn, index), by_kernel + more, sums.add(dn, z, inner)
+        done = chunks.write(scratch, dn, index), by_kernel + more
+        return done, NormalisedSums.of(dn, z, inner)
 
-    scratch, kernel2, sums = chunks.each(
-        extend, (scratch, jnp.zeros_like(layer.kernel2), NormalisedSums.zeros(width))
-    )
+    (scratch, kernel2), sums = chunks.each(extend, (scratch, jnp.zeros_like(layer.kernel2)))
     scale2, bias2, inner_gradient = sums.gradients(layer.scale2, inner)
     by_inner = moments_gradient(inner, share_gradient(inner_gradient, axis_name), pixels)
 
-    def reduce(index: Any, done: Any) -> Any:
+    def reduce(index: Any, done: Any) -> tuple[Any, NormalisedSums]:
         """To the channels that the layer read, and to the 1x1 kernel."""
-        gradient, by_kernel, sums = done
+        gradient, by_kernel = done
         dz = second.gradient(chunks.read(scratch, index))
         dz += by_inner.of(chunks.read(product, index))
         part = chunks.read(x, index, 0, channels)
@@ -247,11 +243,9 @@ def _layer_backward(
         dn = jnp.where(y > 0, by_y, 0)
         dx = chunks.read(gradient, index, 0, channels) + first.gradient(dn)
         gradient = chunks.write(gradient, dx.astype(x.dtype), index)
-        return gradient, by_kernel + more, sums.add(dn, part, read)
+        return (gradient, by_kernel + more), NormalisedSums.of(dn, part, read)
 
-    gradient, kernel1, sums = chunks.each(
-        reduce, (gradient, jnp.zeros_like(layer.kernel1), NormalisedSums.zeros(channels))
-    )
+    (gradient, kernel1), sums = chunks.each(reduce, (gradient, jnp.zeros_like(layer.kernel1)))
     scale1, bias1, read_gradient = sums.gradients(layer.scale1, read)
     outer_gradient = Moments(
         *(v[:channels] + more for v, more in zip(outer_gradient, read_gradient, strict=True))

@@ -26,6 +26,7 @@ from jaxcovid.models.normalization import (
     moments_gradient,
     normalisation,
     pixel_count,
+    pool_moments,
     share_gradient,
     share_moments,
 )
@@ -61,11 +62,11 @@ def infer_stem(
     normalise = normalisation(scale, bias, moments)
     chunks = Chunks(_room(image, kernel, 2))
 
-    def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
+    def of_chunk(index: Any, whole: jax.Array) -> tuple[jax.Array, None]:
         part = convolve(chunks.read(image, index), kernel.astype(image.dtype), stride=2)
-        return chunks.write(whole, max_pool(normalise.relu(part)), index)
+        return chunks.write(whole, max_pool(normalise.relu(part)), index), None
 
-    return chunks.each(of_chunk, _room(image, kernel, 4))
+    return chunks.each(of_chunk, _room(image, kernel, 4))[0]
 
 
 def _room(image: jax.Array, kernel: jax.Array, reduction: int) -> jax.Array:
@@ -79,20 +80,19 @@ def _stem_forward(
     x = _room(image, kernel, 2)
     chunks = Chunks(x)
 
-    def convolved(index: Any, done: Any) -> Any:
-        whole, moments = done
+    def convolved(index: Any, whole: jax.Array) -> tuple[jax.Array, Moments]:
         part = convolve(chunks.read(image, index), kernel.astype(image.dtype), stride=2)
-        return chunks.write(whole, part, index), moments.with_chunk(batch_moments(part), index)
+        return chunks.write(whole, part, index), batch_moments(part)
 
-    x, moments = chunks.each(convolved, (x, Moments.zeros(kernel.shape[-1])))
-    moments = share_moments(moments, axis_name)
+    x, moments = chunks.each(convolved, x)
+    moments = share_moments(pool_moments(moments), axis_name)
     normalise = normalisation(scale, bias, moments)
 
-    def pooled(index: Any, whole: jax.Array) -> jax.Array:
+    def pooled(index: Any, whole: jax.Array) -> tuple[jax.Array, None]:
         part = max_pool(normalise.relu(chunks.read(x, index)))
-        return chunks.write(whole, part, index)
+        return chunks.write(whole, part, index), None
 
-    out = chunks.each(pooled, _room(image, kernel, 4))
+    out, _ = chunks.each(pooled, _room(image, kernel, 4))
     return (out, moments), (image, kernel, scale, bias, x, moments)
 
 
@@ -102,17 +102,14 @@ def _stem_backward(axis_name: str | None, saved: Any, cotangents: Any) -> Any:
     chunks = Chunks(x)
     normalise = normalisation(scale, bias, moments)
 
-    def to_normalised(index: Any, done: Any) -> Any:
-        whole, sums = done
+    def to_normalised(index: Any, whole: jax.Array) -> tuple[jax.Array, NormalisedSums]:
         part = chunks.read(x, index)
         y = normalise.relu(part)
         (by_y,) = jax.vjp(max_pool, y)[1](chunks.read(gradient, index))
         dn = jnp.where(y > 0, by_y, 0)
-        return chunks.write(whole, dn, index), sums.add(dn, part, moments)
+        return chunks.write(whole, dn, index), NormalisedSums.of(dn, part, moments)
 
-    by_normalised, sums = chunks.each(
-        to_normalised, (jnp.zeros_like(x), NormalisedSums.zeros(scale.size))
-    )
+    by_normalised, sums = chunks.each(to_normalised, jnp.zeros_like(x))
     by_scale, by_bias, moments_part = sums.gradients(scale, moments)
     by_moments = moments_gradient(
         moments, share_gradient(moments_part, axis_name), pixel_count(x, axis_name)
@@ -122,21 +119,20 @@ def _stem_backward(axis_name: str | None, saved: Any, cotangents: Any) -> Any:
         dx = normalise.gradient(chunks.read(by_normalised, index))
         return (dx + by_moments.of(chunks.read(x, index))).astype(x.dtype)
 
-    def to_kernel(index: Any, by_kernel: jax.Array) -> jax.Array:
+    def to_kernel(index: Any, by_kernel: jax.Array) -> tuple[jax.Array, None]:
         part = chunks.read(image, index)
-        return by_kernel + strided_weight_gradient(
-            part, by_convolved(index), kernel.shape[0], stride=2
-        )
+        more = strided_weight_gradient(part, by_convolved(index), kernel.shape[0], stride=2)
+        return by_kernel + more, None
 
-    def to_image(index: Any, by_image: jax.Array) -> jax.Array:
+    def to_image(index: Any, by_image: jax.Array) -> tuple[jax.Array, None]:
         part = jax.linear_transpose(
             lambda part: convolve(part, kernel.astype(x.dtype), stride=2), chunks.read(image, index)
         )(by_convolved(index))[0]
-        return chunks.write(by_image, part, index)
+        return chunks.write(by_image, part, index), None
 
-    by_kernel = chunks.each(to_kernel, jnp.zeros_like(kernel))
+    by_kernel, _ = chunks.each(to_kernel, jnp.zeros_like(kernel))
     # Nothing trains on it, and what is not used is not computed.
-    by_image = chunks.each(to_image, jnp.zeros_like(image))
+    by_image, _ = chunks.each(to_image, jnp.zeros_like(image))
     return by_image, by_kernel, by_scale, by_bias
 
 
@@ -165,12 +161,12 @@ def transition(
     chunks = Chunks(x)
     normalise = normalisation(scale, bias, moments)
 
-    def of_chunk(index: Any, whole: jax.Array) -> jax.Array:
+    def of_chunk(index: Any, whole: jax.Array) -> tuple[jax.Array, None]:
         part = average_pool(normalise.relu(chunks.read(x, index)))
-        return chunks.write(whole, convolve(part, kernel.astype(x.dtype)), index)
+        return chunks.write(whole, convolve(part, kernel.astype(x.dtype)), index), None
 
     b, h, w, _ = x.shape
-    return chunks.each(of_chunk, jnp.zeros((b, h // 2, w // 2, kernel.shape[-1]), x.dtype))
+    return chunks.each(of_chunk, jnp.zeros((b, h // 2, w // 2, kernel.shape[-1]), x.dtype))[0]
 
 
 def _transition_forward(*operands: Any) -> tuple[jax.Array, Any]:
@@ -182,8 +178,8 @@ def _transition_backward(saved: Any, gradient: jax.Array) -> Any:
     chunks = Chunks(x)
     normalise = normalisation(scale, bias, moments)
 
-    def of_chunk(index: Any, done: Any) -> Any:
-        by_x, by_kernel, sums = done
+    def of_chunk(index: Any, done: Any) -> tuple[Any, NormalisedSums]:
+        by_x, by_kernel = done
         part = chunks.read(x, index)
         y = normalise.relu(part)
         averages, to_averaged = jax.vjp(average_pool, y)
@@ -191,12 +187,10 @@ def _transition_backward(saved: Any, gradient: jax.Array) -> Any:
         by_averages, more = gradients(averages, kernel.astype(x.dtype), g)
         dn = jnp.where(y > 0, to_averaged(by_averages)[0], 0)
         dx = normalise.gradient(dn).astype(x.dtype)
-        return chunks.write(by_x, dx, index), by_kernel + more, sums.add(dn, part, moments)
+        done = chunks.write(by_x, dx, index), by_kernel + more
+        return done, NormalisedSums.of(dn, part, moments)
 
-    by_x, by_kernel, sums = chunks.each(
-        of_chunk,
-        (jnp.zeros_like(x), jnp.zeros_like(kernel), NormalisedSums.zeros(scale.size)),
-    )
+    (by_x, by_kernel), sums = chunks.each(of_chunk, (jnp.zeros_like(x), jnp.zeros_like(kernel)))
     return by_x, by_kernel, *sums.gradients(scale, moments)
 
 

@@ -20,20 +20,9 @@ class Moments(NamedTuple):
     mean: jax.Array
     variance: jax.Array
 
-    @classmethod
-    def zeros(cls, channels: int) -> "Moments":
-        return cls(*jnp.zeros((2, channels), jnp.float32))
-
     def of(self, start: int, stop: int) -> "Moments":
         """Those of some channels."""
         return Moments(self.mean[start:stop], self.variance[start:stop])
-
-    def with_chunk(self, other: "Moments", index: jax.typing.ArrayLike) -> "Moments":
-        """Those of `index` parts of a map and one more of the same size (Chan et al., 1979)."""
-        share = 1 / (index + 1)
-        step = other.mean - self.mean
-        spread = other.variance - self.variance + (1 - share) * jnp.square(step)
-        return Moments(self.mean + share * step, self.variance + share * spread)
 
 
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
@@ -46,6 +35,12 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes, keepdims=True)
     return share_moments(Moments(mean.reshape(-1), jnp.square(x - mean).mean(axes)), axis_name)
+
+
+def pool_moments(parts: Moments) -> Moments:
+    """Moments [c] of a map from those of parts of equal size, [parts, c]."""
+    mean = parts.mean.mean(0)
+    return Moments(mean, parts.variance.mean(0) + jnp.square(parts.mean - mean).mean(0))
 
 
 def _devices(axis_name: str | None) -> int:
@@ -108,7 +103,7 @@ def normalisation(scale: jax.Array, bias: jax.Array, moments: Moments) -> Affine
 
 
 class NormalisedSums(NamedTuple):
-    """Sums over the pixels of a map, float32 [c], that make the gradients of its normalisation.
+    """Sums over pixels, float32 [c], that make the gradients of a map's normalisation.
 
     Attributes:
       total: of the gradient of the loss by the normalised map.
@@ -119,24 +114,17 @@ class NormalisedSums(NamedTuple):
     deviation: jax.Array
 
     @classmethod
-    def zeros(cls, channels: int) -> "NormalisedSums":
-        return cls(*jnp.zeros((2, channels), jnp.float32))
-
-    def add(self, gradient: jax.Array, x: jax.Array, moments: Moments) -> "NormalisedSums":
-        """With the sums of some images of the map `x` [b, h, w, c] with these moments."""
+    def of(cls, gradient: jax.Array, x: jax.Array, moments: Moments) -> "NormalisedSums":
+        """Those of some images of the map `x` [b, h, w, c] with these moments."""
         deviation = gradient * (x - moments.mean.reshape(1, 1, 1, -1))
-        return NormalisedSums(
-            self.total + gradient.sum((0, 1, 2), dtype=jnp.float32),
-            self.deviation + deviation.sum((0, 1, 2), dtype=jnp.float32),
-        )
+        return cls(*(v.sum((0, 1, 2), dtype=jnp.float32) for v in (gradient, deviation)))
 
     def gradients(self, scale: jax.Array, moments: Moments) -> tuple[jax.Array, jax.Array, Moments]:
-        """Gradients of the loss by scale, bias and moments."""
+        """Gradients of the loss by scale, bias and moments, if these are sums [parts, c]."""
+        total, deviation = self.total.sum(0), self.deviation.sum(0)
         inverse = jax.lax.rsqrt(moments.variance + EPSILON)
-        by_moments = Moments(
-            -scale * inverse * self.total, -0.5 * scale * inverse**3 * self.deviation
-        )
-        return self.deviation * inverse, self.total, by_moments
+        by_moments = Moments(-scale * inverse * total, -0.5 * scale * inverse**3 * deviation)
+        return deviation * inverse, total, by_moments
 
 
 def moments_gradient(moments: Moments, gradient: Moments, pixels: int) -> Affine:
