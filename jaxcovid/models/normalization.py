@@ -40,7 +40,7 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
 def pool_moments(parts: Moments) -> Moments:
     """Moments [c] of a map from those of parts of equal size, [parts, c]."""
     mean = parts.mean.mean(0)
-    return Moments(mean, parts.variance.mean(0) + jnp.square(parts.mean - mean).mean(0))
+    return Moments(mean, parts.variance.mean(0) + jnp.square(parts.mean - mean[None]).mean(0))
 
 
 def _devices(axis_name: str | None) -> int:
