@@ -28,8 +28,9 @@ def decode_gray(data: bytes) -> np.ndarray:
     """Decodes one image file to 8-bit gray.
 
     The format is taken from the content, never from the file's name (COVID-CT has JPEG data in
-    `.png` files). Colour becomes gray by OpenCV's luminance (.299 R + .587 G + .114 B), an opaque
-    alpha channel is dropped, 16-bit gray is scaled to its own range (lowest value 0, highest 255).
+    `.png` files). Colour becomes gray by its luminance (.299 R + .587 G + .114 B), of a JPEG the one
+    that the file stores; an opaque alpha channel is dropped; 16-bit gray is scaled to its own range
+    (lowest value 0, highest 255).
     An EXIF orientation is ignored, so that one file always gives one array.
 
     Args:
@@ -68,7 +69,10 @@ def decode_gray(data: bytes) -> np.ndarray:
             f"animated {header.format} of {header.n_frames} frames; save the one that is meant"
         )
 
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    # A JPEG's colours would be made from its luminance, at the cost of all the other steps.
+    luminance = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    mode = luminance if header.format == "JPEG" else cv2.IMREAD_UNCHANGED
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     if image is None:
         raise ImageError(
             f"{header.format} of {width} x {height} px is cut short or damaged "
