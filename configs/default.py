@@ -26,6 +26,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.validations_per_epoch = 1.0
     config.save_every_steps = 50  # beside a checkpoint at each validation
     config.log_every_steps = 10
+    # host | device (spares the host's cores; images of at most 320 px, such as covid_ct/gray320)
+    config.preprocess_on = "host"
     config.workers = 0  # processes that prepare images; 0 uses threads of the trainer
 
     config.optimizer = ml_collections.ConfigDict()

@@ -4,10 +4,11 @@ python -m jaxcovid.benchmark train --batch=16 --peer=torch
 python -m jaxcovid.benchmark infer --batch=16 --dtype=bfloat16 --json=infer.json
 python -m jaxcovid.benchmark input --source=COVID-CT/Images-processed --workers=2 --peer=torch
 python -m jaxcovid.benchmark start
+python -m jaxcovid.benchmark growth --peer=torch --plot=growth.png
 
 With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `start`
 types the train command on the prepared data set `phantom`, with an empty and a filled compilation
-cache.
+cache. `growth` times the train step over batches and sizes of images.
 """
 
 import argparse
@@ -41,6 +42,18 @@ def network(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
       RuntimeError: a contestant failed.
     """
+    found = _timed(_network_commands(arguments), arguments)
+    for amount, rate, share in (
+        ("flops", "matmul_flops_per_s", "share_of_matmul_rate"),
+        ("bytes_accessed", "copy_bytes_per_s", "share_of_copy_rate"),
+    ):
+        found[f"{amount}_per_s"] = found[amount] / found["s_per_step"]
+        found[share] = found[f"{amount}_per_s"] / found[rate]
+    return found
+
+
+def _network_commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """The contestants of `network`."""
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "size", "dtype")]
     commands = {"jaxcovid": [sys.executable, "-m", "jaxcovid.benchmarks.network", arguments.mode]}
     commands["jaxcovid"] += shared
@@ -51,14 +64,83 @@ def network(arguments: argparse.Namespace) -> dict[str, Any]:
         commands["peer"] = [*peer, arguments.mode, *shared]
         if arguments.peer == "torch_compile":
             commands["peer"].append("--compile")
-    found = _timed(commands, arguments)
-    for amount, rate, share in (
-        ("flops", "matmul_flops_per_s", "share_of_matmul_rate"),
-        ("bytes_accessed", "copy_bytes_per_s", "share_of_copy_rate"),
+    return commands
+
+
+_TIMED = (*((n, 256) for n in (1, 2, 4, 8, 16, 32)), *((8, n) for n in (128, 192, 384, 512)))
+_COMPILED = ((64, 256), (128, 256), (256, 256), (8, 768), (8, 1024))  # may not fit the machine
+
+
+def growth(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times the train step over batches and sizes; of larger ones only compiles it.
+
+    Returns:
+      `rows`: for each batch and size what `network` returns, of larger ones the facts alone.
+
+    Raises:
+      RuntimeError: a contestant failed.
+    """
+    rows = []
+    for batch, size in (*_TIMED, *_COMPILED):
+        shape = {"mode": "train", "batch": batch, "size": size}
+        cell = argparse.Namespace(**{**vars(arguments), **shape})
+        if batch == 1:
+            cell.peer = None  # PyTorch refuses to normalise the one number of the pyramid's top
+        commands = _network_commands(cell)
+        if (batch, size) in _TIMED:
+            rows.append(_timed(commands, cell))
+        else:
+            compiling = [*commands["jaxcovid"], "--compile_only"]
+            done = subprocess.run(compiling, check=True, capture_output=True, text=True)
+            rows.append(json.loads(done.stdout))
+        print(_growth_line(rows[-1]), flush=True)
+    return {"mode": "growth", "rows": rows}
+
+
+def _growth_line(row: Mapping[str, Any]) -> str:
+    """A row of `growth` as a line of a Markdown table."""
+    peer = row.get("peer", {})
+    cells = [f"{row['batch']}", f"{row['size']}"]
+    for side, key, form in (
+        (row, "s_per_step", ".2f"),
+        (row, "images_per_s", ".2f"),
+        (row, "compiled_gib", ".2f"),
+        (row, "peak_gib", ".2f"),
+        (peer, "s_per_step", ".2f"),
+        (peer, "peak_gib", ".2f"),
     ):
-        found[f"{amount}_per_s"] = found[amount] / found["s_per_step"]
-        found[share] = found[f"{amount}_per_s"] / found[rate]
-    return found
+        cells.append(format(side[key], form) if key in side else "")
+    return f"| {' | '.join(cells)} |"
+
+
+def draw_growth(found: Mapping[str, Any], path: Path) -> None:
+    """Draws what `growth` returned: time and memory of a step over the batch and over the size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for column, (key, fixed, title) in enumerate(
+        (("batch", ("size", 256), "256x256"), ("size", ("batch", 8), "batch 8"))
+    ):
+        rows = sorted((r for r in found["rows"] if r[fixed[0]] == fixed[1]), key=lambda r: r[key])
+        timed = [row for row in rows if "s_per_step" in row]
+        against = [row for row in timed if "peer" in row]
+        x = {"batch": lambda row: row["batch"], "size": lambda row: row["size"] ** 2 / 1e3}[key]
+        label = {"batch": "images of a batch", "size": "pixels of an image, thousands"}[key]
+        lines = (
+            ("step, s", timed, "jaxcovid", lambda row: row["s_per_step"]),
+            ("step, s", against, "PyTorch", lambda row: row["peer"]["s_per_step"]),
+            ("memory, GiB", rows, "jaxcovid, compiled program", lambda row: row["compiled_gib"]),
+            ("memory, GiB", against, "PyTorch, process", lambda row: row["peer"]["peak_gib"]),
+        )
+        for i, quantity in enumerate(("step, s", "memory, GiB")):
+            axes = figure.add_subplot(2, 2, 1 + column + 2 * i)
+            axes.set(xscale="log", yscale="log", xlabel=label, ylabel=quantity, title=title)
+            axes.grid(alpha=0.3, which="both")
+            for of, chosen, name, y in lines:
+                if of == quantity and chosen:
+                    axes.plot([x(r) for r in chosen], [y(r) for r in chosen], "o-", label=name)
+            axes.legend()
+    figure.savefig(path, dpi=100)
 
 
 def images(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -195,7 +277,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("mode", choices=("train", "infer", "input", "start"))
+    parser.add_argument("mode", choices=("train", "infer", "input", "start", "growth"))
     parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -209,6 +291,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default 9)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn (default 5)")
     parser.add_argument("--data_dir", metavar="DIR", help=f"start: {command.DATA_DIR_HELP}")
+    parser.add_argument("--plot", metavar="FILE", help="growth: gets a figure")
     parser.add_argument("--json", metavar="FILE", help="gets every number")
     arguments = parser.parse_args(argv[1:])
     if arguments.mode == "input" and not arguments.source:
@@ -222,6 +305,10 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.mode == "start":
             found = start(arguments)
             print("\n".join(f"{k:20}{v:>8.1f}" for k, v in found.items() if k.endswith("_s")))
+        elif arguments.mode == "growth":
+            found = growth(arguments)
+            if arguments.plot:
+                draw_growth(found, Path(arguments.plot))
         else:
             found = images(arguments) if arguments.mode == "input" else network(arguments)
             print(table(found))

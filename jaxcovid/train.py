@@ -48,6 +48,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
 
     from jaxcovid import workdir as workdirs
     from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data.pipeline import check_preprocess_on
     from jaxcovid.data.preprocessing import Preprocessing
     from jaxcovid.models.deep_ct_net import DeepCTNet
     from jaxcovid.training import loop, losses, sharding
@@ -58,6 +59,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     check_batch_norm(config.batch_norm)
+    check_preprocess_on(config.preprocess_on)
     model = DeepCTNet(**config.model)
     preprocessing = Preprocessing(**config.preprocessing)
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
@@ -130,6 +132,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         save_every_steps=config.save_every_steps,
         log_every_steps=config.log_every_steps,
         early_stop_validations=config.early_stop_validations,
+        preprocess_on=config.preprocess_on,
         workers=config.workers,
         draw_heatmaps=_heatmap_drawer(validation, labels, table, preprocessing, model),
     )

@@ -222,6 +222,7 @@ def test_three_way_with_accumulation_and_balanced_weights(tmp_path, data_dir, co
             "--config.model.dtype=bfloat16",
             "--config.model.head=gap",
             "--config.optimizer.weight_decay=0.01",
+            "--config.preprocess_on=device",
         ),
     )
     assert np.isfinite(predictor.load(tmp_path / "run").probabilities([np.eye(80, dtype=np.uint8)]))

@@ -126,6 +126,7 @@ def test_a_bad_image_names_its_record():
     [
         ({"batch_size": 5, "process_count": 2}, "use 6"),
         ({"workers": -1}, "workers is -1"),
+        ({"preprocess_on": "gpu"}, "'gpu'; use one of host, device"),
     ],
 )
 def test_options_that_cannot_work(options, message):

@@ -7,6 +7,7 @@ Runs with jax, flax, optax and numpy alone.
 
 import argparse
 import dataclasses
+import json
 import statistics
 import time
 from typing import Any
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of activations")
+    parser.add_argument("--compile_only", action="store_true", help="print the facts and leave")
     arguments = parser.parse_args()
     if arguments.devices:
         jax.config.update("jax_num_cpu_devices", arguments.devices)
@@ -162,6 +164,9 @@ def main() -> None:
     facts["compile_s"] = time.perf_counter() - start
     memory = compiled.memory_analysis()
     facts["compiled_gib"] = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**30
+    if arguments.compile_only:
+        print(json.dumps(facts | work(program)))
+        return
 
     def run(steps: int) -> None:
         for _ in range(steps):

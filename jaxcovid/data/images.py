@@ -28,9 +28,9 @@ def decode_gray(data: bytes) -> np.ndarray:
     """Decodes one image file to 8-bit gray.
 
     The format is taken from the content, never from the file's name (COVID-CT has JPEG data in
-    `.png` files). Colour becomes gray by its luminance (.299 R + .587 G + .114 B), of a JPEG the one
-    that the file stores; an opaque alpha channel is dropped; 16-bit gray is scaled to its own range
-    (lowest value 0, highest 255).
+    `.png` files). Colour becomes gray by its luminance (.299 R + .587 G + .114 B), of a JPEG the
+    one that the file stores; an opaque alpha channel is dropped; 16-bit gray is scaled to its own
+    range (lowest value 0, highest 255).
     An EXIF orientation is ignored, so that one file always gives one array.
 
     Args:

@@ -16,9 +16,11 @@ import cv2
 import grain
 import numpy as np
 
+from jaxcovid.data import on_device
 from jaxcovid.data.images import ImageError, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 
+PREPROCESS_ON = ("host", "device")
 Record = Mapping[str, Any]  # image: encoded bytes; id, patient: str; label: int
 Batch = dict[str, np.ndarray]
 
@@ -33,13 +35,23 @@ def _decode(record: Record) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _LoadForTraining(grain.transforms.RandomMap):
-    """All five steps; grain's generator depends on the seed and the position only."""
+    """All five steps, or what the device needs to take them.
+
+    grain's generator depends on the seed and the position only.
+    """
 
     preprocessing: Preprocessing
+    on_device: bool
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Batch:
-        image = self.preprocessing(_decode(record), rng=rng)
-        return {"image": image, "label": np.int64(record["label"])}
+        image, label = _decode(record), np.int64(record["label"])
+        if not self.on_device:
+            return {"image": self.preprocessing(image, rng=rng), "label": label}
+        try:
+            packed = on_device.pack(image, preprocessing=self.preprocessing, rng=rng)
+        except ImageError as error:
+            raise ImageError(f"{record['id']}: {error}") from error
+        return {**packed, "label": label}
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,18 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[Batch]:
     return iter(batches)
 
 
+def check_preprocess_on(preprocess_on: str) -> None:
+    """Refuses a place of preprocessing that does not exist.
+
+    Raises:
+      ValueError: naming those that do.
+    """
+    if preprocess_on not in PREPROCESS_ON:
+        raise ValueError(
+            f"preprocess_on is {preprocess_on!r}; use one of {', '.join(PREPROCESS_ON)}"
+        )
+
+
 def train_batches(
     source: Sequence[Record],
     *,
@@ -131,6 +155,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    preprocess_on: str = "host",
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -143,19 +168,22 @@ def train_batches(
       batch_size: images of the global batch; every process gets its contiguous share of rows.
       seed: of shuffling and augmentation.
       start_step: index of the first batch.
+      preprocess_on: `host`, or `device` for batches that `on_device.jit_unpack` turns into images.
       workers: worker processes; 0 prepares batches in threads of this process.
       process_index: this process among `process_count`.
       process_count: processes that share the global batch.
 
     Returns:
-      An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, and `label`
-      int64 [rows].
+      An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
+      `on_device.pack` gives, and `label` int64 [rows].
 
     Raises:
-      ValueError: the batch does not divide over the processes, or the split is empty.
+      ValueError: the batch does not divide over the processes, the split is empty, or
+        `preprocess_on` is not one of `PREPROCESS_ON`.
     """
     if not len(source):
         raise ValueError("the training split is empty")
+    check_preprocess_on(preprocess_on)
     # The random step stands before the host's rows are taken, so that hosts draw different
     # numbers; repeat too, so that a split that does not divide keeps the hosts together.
     dataset = (
@@ -163,7 +191,7 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_LoadForTraining(preprocessing))
+        .random_map(_LoadForTraining(preprocessing, preprocess_on == "device"))
     )
     batches = _batches(
         dataset, batch_size=batch_size, process_index=process_index, process_count=process_count

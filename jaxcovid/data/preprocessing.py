@@ -86,6 +86,28 @@ class Preprocessing:
         return done
 
 
+def random_affine(
+    shape: tuple[int, int],
+    *,
+    rng: np.random.Generator,
+    rotation_deg: float,
+    translation_fraction: float,
+) -> np.ndarray:
+    """Draws the rotation and shift of step 1; the arguments are those of `rotate_and_translate`.
+
+    Returns:
+        float64 [2, 3], from a pixel (x, y) to its new place.
+    """
+    height, width = shape
+    angle_deg = rng.uniform(-rotation_deg, rotation_deg)
+    shift_x = rng.uniform(-translation_fraction, translation_fraction) * width
+    shift_y = rng.uniform(-translation_fraction, translation_fraction) * height
+    # Pixel centres are at whole numbers, so the middle of the image is at (n - 1) / 2.
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, 1.0)
+    matrix[:, 2] += shift_x, shift_y
+    return matrix
+
+
 def rotate_and_translate(
     image: np.ndarray,
     *,
@@ -106,21 +128,26 @@ def rotate_and_translate(
     Returns:
         uint8 [h, w].
     """
-    height, width = image.shape
-    angle_deg = rng.uniform(-rotation_deg, rotation_deg)
-    shift_x = rng.uniform(-translation_fraction, translation_fraction) * width
-    shift_y = rng.uniform(-translation_fraction, translation_fraction) * height
-    # Pixel centres are at whole numbers, so the middle of the image is at (n - 1) / 2.
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, 1.0)
-    matrix[:, 2] += shift_x, shift_y
+    matrix = random_affine(
+        image.shape, rng=rng, rotation_deg=rotation_deg, translation_fraction=translation_fraction
+    )
     return cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(fill,)
+        image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=(fill,)
     )
 
 
 def equalize_histogram(image: np.ndarray) -> np.ndarray:
     """Step 2: spreads the gray values by their cumulative histogram; uint8 [h, w] to the same."""
     return cv2.equalizeHist(image)
+
+
+def resized_shape(shape: tuple[int, int], size: int, keep_ratio: bool) -> tuple[int, int]:
+    """Height and width of an image of some height and width after step 3, without padding."""
+    if not keep_ratio:
+        return size, size
+    scale = size / max(shape)
+    height, width = (max(1, round(scale * side)) for side in shape)
+    return height, width
 
 
 def resize(
@@ -138,10 +165,7 @@ def resize(
         uint8 [size, size].
     """
     height, width = image.shape
-    new_height = new_width = size
-    if keep_ratio:
-        scale = size / max(height, width)
-        new_height, new_width = max(1, round(scale * height)), max(1, round(scale * width))
+    new_height, new_width = resized_shape(image.shape, size, keep_ratio)
     # OpenCV's area mode needs both sides to shrink, so a side that grows waits for the second call.
     shrunk = (min(width, new_width), min(height, new_height))
     image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)

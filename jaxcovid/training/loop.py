@@ -29,7 +29,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jaxcovid.data import pipeline
+from jaxcovid.data import on_device, pipeline
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import metrics
 from jaxcovid.training import checkpoints
@@ -221,6 +221,7 @@ def train(
     save_every_steps: int,
     log_every_steps: int,
     early_stop_validations: int,
+    preprocess_on: str,
     workers: int,
     draw_heatmaps: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
 ) -> Result:
@@ -247,6 +248,8 @@ def train(
       save_every_steps: steps between checkpoints, beside one at each validation.
       log_every_steps: steps between lines of scalars.
       early_stop_validations: stop when the best AUC is so many validations old; 0 never does.
+      preprocess_on: where training images are, see `pipeline.train_batches`; those of the
+        validation always are on the host.
       workers: see `pipeline.train_batches`.
       draw_heatmaps: weights -> pictures uint8 [n, h, w, 3] for TensorBoard at each validation.
 
@@ -269,6 +272,7 @@ def train(
         mesh, model=model, optimizer=optimizer, image_size=preprocessing.size, seed=seed
     )
     forward = jit_forward(mesh, model=model)
+    unpack = on_device.jit_unpack(mesh, preprocessing=preprocessing)
     main_process = jax.process_index() == 0
 
     def validated(state: TrainState) -> dict[str, Any]:
@@ -304,16 +308,20 @@ def train(
             batch_size=batch_size,
             seed=seed,
             start_step=start,
+            preprocess_on=preprocess_on,
             workers=workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
         def next_batch() -> dict[str, jax.Array]:
-            host = next(batches)
-            return place_batch(
-                {"image": host["image"], "target": target_table[host["label"]]}, mesh
-            )
+            host = dict(next(batches))
+            target = target_table[host.pop("label")]
+            batch = place_batch({**host, "target": target}, mesh)
+            if preprocess_on == "host":
+                return batch
+            target = batch.pop("target")
+            return {"image": unpack(batch), "target": target}
 
         writer = stack.enter_context(
             contextlib.closing(Writer(workdir, start_step=start, enabled=main_process))
@@ -337,10 +345,10 @@ def train(
         pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         for step in range(start + 1, total_steps + 1):
             current = batch
-            state, on_device = step_fn(state, current)
+            state, values = step_fn(state, current)
             if step == start + 1:
                 logging.info("First step dispatched")
-            pending.append((step, on_device))
+            pending.append((step, values))
             if step < total_steps:
                 with clock.stalled():
                     batch = next_batch()
@@ -349,8 +357,8 @@ def train(
             validating = step % validate_every_steps == 0 or step == total_steps
             saving = validating or stopping or step % save_every_steps == 0
             while len(pending) > (0 if saving else 1):
-                done, on_device = pending.popleft()
-                numbers = {name: float(x) for name, x in jax.device_get(on_device).items()}
+                done, values = pending.popleft()
+                numbers = {name: float(x) for name, x in jax.device_get(values).items()}
                 _check_finite(done, numbers, workdir)
                 bar.update(batch_size)
                 bar.set_postfix_str(f"step {done}, loss {numbers['loss']:.3f}", refresh=False)
