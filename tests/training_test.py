@@ -34,8 +34,8 @@ def batch(seed, rows=16):
     }
 
 
-def initial(mesh, opt):
-    return jit_init_state(mesh, model=MODEL, optimizer=opt, image_size=SIZE, seed=0)()
+def initial(mesh, opt, model=MODEL):
+    return jit_init_state(mesh, model=model, optimizer=opt, image_size=SIZE, seed=0)()
 
 
 def train(devices, steps, batch_norm="global", rows=16, opt=None, seed=0):
@@ -88,13 +88,20 @@ def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
     np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_norm", step.BATCH_NORMS)
-def test_what_eight_devices_tell_each_other(batch_norm):
+@pytest.mark.parametrize(
+    ("model", "batch_norm"),
+    [
+        *((MODEL, batch_norm) for batch_norm in step.BATCH_NORMS),
+        pytest.param(DeepCTNet(), "global", marks=pytest.mark.slow),
+    ],
+    ids=[*step.BATCH_NORMS, "DenseNet-121"],
+)
+def test_what_eight_devices_tell_each_other(model, batch_norm):
     """Counted in the compiled step: all-reduces, their bytes, and nothing else."""
     mesh, opt = sharding.make_mesh(8), optimizer()
-    state = initial(mesh, opt)
+    state = initial(mesh, opt, model)
     program = step.jit_train_step(
-        mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm=batch_norm
+        mesh, model=model, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm=batch_norm
     )
     text = program.lower(state, sharding.place_batch(batch(0), mesh)).compile().as_text()
     assert not re.search("all-gather|all-to-all|reduce-scatter|collective-permute", text)
