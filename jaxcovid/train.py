@@ -134,6 +134,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         early_stop_validations=config.early_stop_validations,
         preprocess_on=config.preprocess_on,
         workers=config.workers,
+        identity=json.dumps([config.to_json(), updates, loss_weights.tolist()]),
         draw_heatmaps=_heatmap_drawer(validation, labels, table, preprocessing, model),
     )
     best = max(result.history, key=lambda entry: (entry["auc"], entry["step"]), default=None)

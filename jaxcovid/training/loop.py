@@ -34,9 +34,10 @@ from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import metrics
 from jaxcovid.training import checkpoints
 from jaxcovid.training.checkpoints import Checkpoints, History
+from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.sharding import check_batch_size, place_batch
 from jaxcovid.training.state import TrainState, jit_init_state
-from jaxcovid.training.step import jit_forward, jit_train_step
+from jaxcovid.training.step import jit_forward
 from jaxcovid.training.writers import Writer
 
 
@@ -223,6 +224,7 @@ def train(
     early_stop_validations: int,
     preprocess_on: str,
     workers: int,
+    identity: str,
     draw_heatmaps: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
 ) -> Result:
     """Trains `model` to `total_steps`, resuming from the workdir's newest intact checkpoint.
@@ -251,6 +253,7 @@ def train(
       preprocess_on: where training images are, see `pipeline.train_batches`; those of the
         validation always are on the host.
       workers: see `pipeline.train_batches`.
+      identity: of the train step, see `programs.compile_train_step`.
       draw_heatmaps: weights -> pictures uint8 [n, h, w, 3] for TensorBoard at each validation.
 
     Raises:
@@ -265,9 +268,6 @@ def train(
             "batch normalisation sees only that many numbers. Use at least 8.",
             batch_size // mesh.size,
         )
-    jitted_step = jit_train_step(
-        mesh, model=model, optimizer=optimizer, weights=loss_weights, batch_norm=batch_norm
-    )
     initialise = jit_init_state(
         mesh, model=model, optimizer=optimizer, image_size=preprocessing.size, seed=seed
     )
@@ -339,7 +339,18 @@ def train(
         )
         batch = next_batch()
         logging.info("Compiling the train step")
-        step_fn = jitted_step.lower(expected, batch).compile()
+        cache = jax.config.jax_compilation_cache_dir
+        step_fn = compile_train_step(
+            mesh,
+            expected,
+            batch,
+            identity=identity,
+            folder=Path(cache) / "traced" if cache else None,
+            model=model,
+            optimizer=optimizer,
+            weights=loss_weights,
+            batch_norm=batch_norm,
+        )
         state = initialising.result()
         clock = StepClock()
         pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()

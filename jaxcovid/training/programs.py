@@ -1,0 +1,102 @@
+"""The train step, traced once for all runs of a configuration.
+
+To trace and lower the step takes a start longer than to load what was compiled from it. JAX's cache
+keeps only the latter; here the former is kept beside it, as StableHLO (see `jax.export`). A first
+run and every later one compile the same program, so that a resumed run stays bit for bit the same.
+"""
+
+import contextlib
+import hashlib
+import tempfile
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from jax import export
+from jax.sharding import Mesh
+
+import jaxcovid
+from jaxcovid.training.sharding import batch_sharding, replicated_sharding
+from jaxcovid.training.step import compiler_options, jit_train_step, train_step
+
+
+def compile_train_step(
+    mesh: Mesh, state: Any, batch: Any, *, identity: str, folder: str | Path | None, **kwargs: Any
+) -> Any:
+    """`step.jit_train_step`, compiled.
+
+    Args:
+      mesh: the devices.
+      state: a `TrainState`, or its shapes.
+      batch: a global batch, or its shapes.
+      identity: everything that the step depends on beside the shapes and the code, such as the
+        configuration: two steps that differ have two.
+      folder: where programs are kept; None keeps none.
+      **kwargs: those of `step.train_step`.
+
+    Returns:
+      (state, batch) -> (state, metrics); the state is donated.
+    """
+    if jax.process_count() > 1:  # an exported program knows the devices of one process
+        return jit_train_step(mesh, **kwargs).lower(state, batch).compile()
+    replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
+    jit = partial(
+        jax.jit, in_shardings=(replicated, rows), out_shardings=replicated, donate_argnums=0
+    )
+    leaves, tree = jax.tree.flatten(state)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, batch))
+    path = Path(folder) / f"{_key(identity, mesh, tree, shapes)}.stablehlo" if folder else None
+    program = _read(path) if path else None
+    if program is None:
+        # A state has types of flax and optax, which jax.export cannot write; its leaves it can.
+        def of_leaves(leaves: Any, batch: Any) -> Any:
+            state, metrics = train_step(
+                jax.tree.unflatten(tree, leaves), batch, mesh=mesh, **kwargs
+            )
+            return jax.tree.leaves(state), metrics
+
+        program = export.export(jit(of_leaves))(*shapes)
+        if path:
+            _write(path, program.serialize())
+
+    def step(state: Any, batch: Any) -> Any:
+        leaves, metrics = program.call(jax.tree.leaves(state), batch)
+        return jax.tree.unflatten(tree, leaves), metrics
+
+    return jit(step, compiler_options=compiler_options()).lower(state, batch).compile()
+
+
+def _key(identity: str, mesh: Mesh, tree: Any, shapes: Any) -> str:
+    """A digest of everything that a program depends on: the code of this package above all."""
+    package = Path(jaxcovid.__file__).parent
+    parts = [
+        *(path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))),
+        *(metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")),
+        str(jax.config.jax_enable_x64),
+        str(jax.config.jax_default_matmul_precision),
+        str((jax.default_backend(), mesh, tree, shapes, identity)),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _read(path: Path) -> Any:
+    """The program of a file; None if there is none that can be read."""
+    try:
+        return export.deserialize(bytearray(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # the format's parser has no error of its own
+        logging.warning("%s cannot be read (%s); the step is traced anew", path, error)
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; to do without it is no error."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)

@@ -1,0 +1,90 @@
+"""The train step kept as a traced program."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.training import programs, sharding, step
+from jaxcovid.training.optimizer import make_optimizer
+from jaxcovid.training.state import jit_init_state
+
+MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
+OPTIMIZER = make_optimizer(
+    optax.constant_schedule(1e-3), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
+)
+STEP = {
+    "model": MODEL,
+    "optimizer": OPTIMIZER,
+    "weights": np.ones((2, 1), np.float32),
+    "batch_norm": "global",
+}
+
+
+def start(devices):
+    """The mesh, a new state and a batch of 8 images."""
+    mesh = sharding.make_mesh(devices)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.normal(size=(8, 64, 64, 1)).astype(np.float32),
+        "target": rng.integers(0, 2, (8, 1)).astype(np.float32),
+    }
+    state = jit_init_state(mesh, model=MODEL, optimizer=OPTIMIZER, image_size=64, seed=0)()
+    return mesh, state, sharding.place_batch(batch, mesh)
+
+
+def compiled(folder, devices, identity="a", **options):
+    mesh, state, batch = start(devices)
+    function = programs.compile_train_step(
+        mesh, state, batch, identity=identity, folder=folder, **{**STEP, **options}
+    )
+    return jax.device_get(function(state, batch))
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_kept_step_is_the_traced_one_to_the_bit(devices, tmp_path, monkeypatch):
+    first = compiled(tmp_path, devices)
+    (kept,) = tmp_path.iterdir()
+    assert kept.suffix == ".stablehlo"
+    with monkeypatch.context() as patch:
+        patch.setattr(programs, "train_step", None)  # nothing is traced any more
+        assert_same(compiled(tmp_path, devices), first)
+    assert_same(compiled(None, devices), first)
+    mesh, state, batch = start(devices)
+    plain, _ = jax.device_get(step.jit_train_step(mesh, **STEP)(state, batch))
+    assert plain.step == first[0].step == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, first[0])
+
+
+def test_another_step_is_another_program(tmp_path):
+    one, _ = compiled(tmp_path, 1)
+    other_rate = make_optimizer(
+        optax.constant_schedule(1e-2), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
+    )
+    other, _ = compiled(tmp_path, 1, identity="b", optimizer=other_rate)
+    assert len(list(tmp_path.iterdir())) == 2
+    bias = one.params["classifier"]["bias"]
+    assert abs(other.params["classifier"]["bias"] / bias - 10) < 0.01
+
+
+def test_a_damaged_program_is_traced_anew(tmp_path, caplog):
+    first = compiled(tmp_path, 1)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert_same(compiled(tmp_path, 1), first)
+    assert "traced anew" in caplog.text
+    caplog.clear()
+    assert_same(compiled(tmp_path, 1), first)
+    assert not caplog.text  # the file was written again
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert_same(compiled(file / "folder", 1), compiled(None, 1))
