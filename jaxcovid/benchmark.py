@@ -1,12 +1,14 @@
 """Measures the speed of training, inference, input and start, beside PyTorch if asked to.
 
 python -m jaxcovid.benchmark train --batch=16 --peer=torch
+python -m jaxcovid.benchmark train --batch=16 --peer=linen
 python -m jaxcovid.benchmark infer --batch=16 --dtype=bfloat16 --json=infer.json
 python -m jaxcovid.benchmark input --source=COVID-CT/Images-processed --workers=2 --peer=torch
 python -m jaxcovid.benchmark start
 python -m jaxcovid.benchmark growth --peer=torch --plot=growth.png
 
-With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `start`
+With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `linen`
+is the same network as it is usually written in Flax. `start`
 types the train command on the prepared data set `phantom`, with an empty and a filled compilation
 cache. `growth` times the train step over batches and sizes of images.
 """
@@ -29,7 +31,7 @@ from absl.flags import argparse_flags
 from jaxcovid import command
 from jaxcovid.benchmarks import rounds
 
-PEERS = ("torch", "torch_compile")
+PEERS = ("torch", "torch_compile", "linen")
 
 
 def network(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -59,7 +61,9 @@ def _network_commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
     commands["jaxcovid"] += shared
     if arguments.devices:
         commands["jaxcovid"].append(f"--devices={arguments.devices}")
-    if arguments.peer:
+    if arguments.peer == "linen":
+        commands["peer"] = [*commands["jaxcovid"], "--linen"]
+    elif arguments.peer:
         peer = [arguments.peer_python, "-m", "jaxcovid.benchmarks.torch_reference"]
         commands["peer"] = [*peer, arguments.mode, *shared]
         if arguments.peer == "torch_compile":
@@ -294,6 +298,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--plot", metavar="FILE", help="growth: gets a figure")
     parser.add_argument("--json", metavar="FILE", help="gets every number")
     arguments = parser.parse_args(argv[1:])
+    if arguments.peer == "linen" and arguments.mode != "train":
+        parser.error("the peer linen is one of train alone")
     if arguments.mode == "input" and not arguments.source:
         parser.error("input needs --source=DIR, a folder of images")
     return arguments

@@ -1,15 +1,20 @@
 import importlib.util
 import pathlib
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from torch_weights import load_seeded, seeded_variables
 
+from jaxcovid.benchmarks import linen_reference
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.densenet import DenseNet
+from jaxcovid.training import step
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "deep_ct_net_64.npz"
 
@@ -126,6 +131,57 @@ def test_features_equal_keras_densenet121(monkeypatch):
     image = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
     found = DenseNet().apply(jax.tree.map(jnp.float32, variables), image, train=False)
     assert_close(found, np.asarray(reference(image, training=False)))
+
+
+def as_linen(tree):
+    """Our parameters or moments in the tree of `linen_reference`, which numbers its modules."""
+    net, attention = tree["backbone"], tree["pyramid_attention"]
+    convs, norms = [net.get("stem_conv")], [net["stem_norm"]]
+    for i, depth in enumerate((6, 12, 24, 16), start=1):
+        for layer in (net[f"block{i}"][f"layer{j + 1}"] for j in range(depth)):
+            convs += [layer.get("conv1"), layer.get("conv2")]
+            norms += [layer["norm1"], layer["norm2"]]
+        if i < 4:
+            convs.append(net[f"transition{i}"].get("conv"))
+            norms.append(net[f"transition{i}"]["norm"])
+    norms += [net["final_norm"], tree["norm"]]
+    names = ("gap", "mid", "down1", "down2", "down3", "lateral1", "lateral2", "lateral3")
+    found = {
+        **{f"BatchNorm_{i}": norm for i, norm in enumerate(norms)},
+        **{f"ConvNormRelu_{i}": attention[name] for i, name in enumerate(names)},
+    }
+    if "classifier" in tree:  # moments have neither kernels nor this
+        found |= {f"Conv_{i}": conv for i, conv in enumerate(convs)}
+        found["Dense_0"] = tree["classifier"]
+    return found
+
+
+def test_loss_gradients_and_moments_are_those_of_plain_linen():
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.normal(size=(4, 64, 64, 1)).astype(np.float32),
+        "target": np.array([[0], [1], [1], [0]], np.float32),
+    }
+    variables = seeded_variables(64)
+    found, moments, numbers = jax.jit(
+        lambda params, stats: step.gradients(
+            params, stats, batch, model=DeepCTNet(), weights=jnp.ones((2, 1))
+        )
+    )(variables["params"], variables["batch_stats"])
+    plain = {name: as_linen(tree) for name, tree in variables.items()}
+    descent = optax.sgd(1.0)  # so that the next parameters tell the gradients
+    after, _, loss = jax.jit(
+        partial(linen_reference.train_step, model=linen_reference.DeepCTNet(), optimizer=descent)
+    )(plain, descent.init(plain["params"]), batch)
+    expected = jax.tree.map(np.subtract, plain["params"], dict(after["params"]))
+    np.testing.assert_allclose(numbers["loss"], loss, rtol=1e-4)
+    found = as_linen(found)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    own, other = ravel_pytree(found)[0], ravel_pytree(expected)[0]
+    assert np.linalg.norm(own - other) < 1e-3 * np.linalg.norm(other)
+    assert_close(
+        ravel_pytree(as_linen(moments))[0], ravel_pytree(dict(after["batch_stats"]))[0], 1e-4
+    )
 
 
 NARROW = {"growth": 8, "depths": (2, 2, 2, 2)}

@@ -2,6 +2,7 @@
 
     python -m jaxcovid.benchmarks.network train --batch=16
 
+With --linen the same network as it is usually written in Flax.
 Runs with jax, flax, optax and numpy alone.
 """
 
@@ -10,14 +11,16 @@ import dataclasses
 import json
 import statistics
 import time
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxcovid.benchmarks import rounds
+from jaxcovid.benchmarks import linen_reference, rounds
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DTYPES, DeepCTNet
 from jaxcovid.training import sharding
@@ -41,6 +44,13 @@ class Program:
     arguments: Any
 
 
+def _random_batch(mesh: jax.sharding.Mesh, *, batch: int, size: int) -> dict[str, jax.Array]:
+    random = np.random.default_rng(0)
+    images = random.normal(size=(batch, size, size, 1)).astype(np.float32)
+    target = random.integers(0, 2, (batch, 1)).astype(np.float32)
+    return sharding.place_batch({"image": images, "target": target}, mesh)
+
+
 def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
     """The train step of `configs/default.py`, on random images."""
     model = DeepCTNet(dtype=dtype)
@@ -50,14 +60,7 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
         head_rate_factor=1.0,
         accumulate_steps=1,
     )
-    random = np.random.default_rng(0)
-    batch_of_images = sharding.place_batch(
-        {
-            "image": random.normal(size=(batch, size, size, 1)).astype(np.float32),
-            "target": random.integers(0, 2, (batch, 1)).astype(np.float32),
-        },
-        mesh,
-    )
+    images = _random_batch(mesh, batch=batch, size=size)
     state = jit_init_state(mesh, model=model, optimizer=optimizer, image_size=size, seed=0)()
 
     def lower() -> Any:
@@ -68,10 +71,10 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
             weights=np.ones((2, 1), np.float32),
             batch_norm="global",
         )
-        return step.lower(state, batch_of_images)
+        return step.lower(state, images)
 
     def run(compiled: Any, state: Any) -> tuple[Any, Any]:
-        return compiled(state, batch_of_images)
+        return compiled(state, images)
 
     return Program(lower, run, state)
 
@@ -79,8 +82,7 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
 def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
     """The forward pass that evaluation and prediction use, on random images."""
     model = DeepCTNet(dtype=dtype)
-    image = np.random.default_rng(0).normal(size=(batch, size, size, 1)).astype(np.float32)
-    image = sharding.place_batch({"image": image}, mesh)["image"]
+    image = _random_batch(mesh, batch=batch, size=size)["image"]
     variables = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))(
         jax.random.key(0), image[:1]
     )
@@ -93,6 +95,27 @@ def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
         return variables, compiled(variables["params"], variables["batch_stats"], image)
 
     return Program(lower, run, variables)
+
+
+def linen_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
+    """The train step of `linen_reference`, on the images of `train_program`."""
+    model = linen_reference.DeepCTNet(dtype=dtype)
+    optimizer = optax.adam(1e-5)
+    images = _random_batch(mesh, batch=batch, size=size)
+    variables = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))(
+        jax.random.key(0), images["image"][:1]
+    )
+    state = variables, optimizer.init(variables["params"])
+
+    def lower() -> Any:
+        step = partial(linen_reference.train_step, model=model, optimizer=optimizer)
+        return jax.jit(step, donate_argnums=(0, 1)).lower(*state, images)
+
+    def run(compiled: Any, state: Any) -> tuple[Any, Any]:
+        *state, loss = compiled(*state, images)
+        return state, loss
+
+    return Program(lower, run, state)
 
 
 def work(program: Program) -> dict[str, float]:
@@ -138,15 +161,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of activations")
+    parser.add_argument("--linen", action="store_true", help="train: the network in plain Flax")
     parser.add_argument("--compile_only", action="store_true", help="print the facts and leave")
     arguments = parser.parse_args()
     if arguments.devices:
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     mesh = sharding.make_mesh(arguments.devices)
     make = {"train": train_program, "infer": infer_program}[arguments.mode]
+    if arguments.linen:
+        make = linen_program
     program = make(mesh, batch=arguments.batch, size=arguments.size, dtype=arguments.dtype)
     facts: dict[str, Any] = {
-        "framework": f"jax {jax.__version__}",
+        "framework": f"{'linen' if arguments.linen else 'jax'} {jax.__version__}",
         "device": jax.devices()[0].device_kind,
         "devices": mesh.size,
         "mode": arguments.mode,
