@@ -298,8 +298,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--plot", metavar="FILE", help="growth: gets a figure")
     parser.add_argument("--json", metavar="FILE", help="gets every number")
     arguments = parser.parse_args(argv[1:])
-    if arguments.peer == "linen" and arguments.mode != "train":
-        parser.error("the peer linen is one of train alone")
+    if arguments.peer == "linen" and arguments.mode not in ("train", "growth"):
+        parser.error("the peer linen only trains")
     if arguments.mode == "input" and not arguments.source:
         parser.error("input needs --source=DIR, a folder of images")
     return arguments

@@ -8,11 +8,12 @@ status is 1. For research only: no diagnosis.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import csv
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,21 @@ def run(
     limit = _threshold(threshold, predictor.thresholds)
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(images), predictor.batch_size):
-        grays, errors = {}, {}
-        for path in images[start : start + predictor.batch_size]:
+
+    def read(paths: Sequence[Path]) -> dict[Path, Any]:
+        """The gray image of each path, or what is wrong with it."""
+        found: dict[Path, Any] = {}
+        for path in paths:
             try:
-                grays[path] = predictors.read_gray(path)
+                found[path] = predictors.read_gray(path)
             except (ImageError, OSError) as error:
-                errors[path] = str(error)
+                found[path] = error
+        return found
+
+    size = predictor.batch_size
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    for opened in _one_ahead(read, batches):
+        grays = {p: gray for p, gray in opened.items() if not isinstance(gray, Exception)}
         usable = list(grays.values())
         found = dict(zip(grays, predictor.probabilities(usable), strict=True)) if usable else {}
         if heatmaps and usable:
@@ -89,8 +98,8 @@ def run(
                 name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))
                 picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
                 cv2.imwrite(str(heatmaps / f"{name}.png"), picture)
-        for path in images[start : start + predictor.batch_size]:
-            row = {"id": str(path), "error": errors.get(path, "")}
+        for path, gray in opened.items():
+            row = {"id": str(path), "error": "" if path in grays else str(gray)}
             if path in found:
                 values = [f"{value:.6f}" for value in found[path]]
                 called = float(found[path][0]) >= limit
@@ -99,6 +108,17 @@ def run(
                 for name, value in zip(predictor.outputs[1:], values[1:], strict=True):
                     row[f"probability_{name}"] = value
             yield row
+
+
+def _one_ahead(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """The results of a function, the next one made while the caller works on the last."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(function, items[0])
+        for item in items[1:]:
+            done = coming.result()
+            coming = executor.submit(function, item)
+            yield done
+        yield coming.result()
 
 
 def _threshold(threshold: str, stored: Mapping[str, float]) -> float:
