@@ -2,6 +2,13 @@ r"""Prepares a data set: reads its images once, checks them and writes array rec
 
 python -m jaxcovid.prepare covid_ct --source=COVID-CT
 python -m jaxcovid.prepare covid_ct/gray320 --source=COVID-CT --data_dir=DIR
+python -m jaxcovid.prepare ct_cov19 --source=CT-COV19
+python -m jaxcovid.prepare covid_chestxray --source=covid-chestxray-dataset --allow_missing
+python -m jaxcovid.prepare chest_xray_pneumonia --source=chest_xray
+python -m jaxcovid.prepare covid_chestxray/paper --source=covid-chestxray-dataset \
+    --other_pneumonia=chest_xray_pneumonia,chestxray14
+python -m jaxcovid.prepare chestxray14 --source=ChestX-ray14
+python -m jaxcovid.prepare chexpert --source=CheXpert-v1.0-small
 python -m jaxcovid.prepare folder --name=my_ct --source=DIR
 python -m jaxcovid.prepare folder --name=my_ct --csv=FILE
 python -m jaxcovid.prepare phantom
@@ -24,6 +31,11 @@ from jaxcovid.data import datasets
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
     "covid_ct": ("CovidCt", ("source",)),
+    "ct_cov19": ("CtCov19", ("source",)),
+    "covid_chestxray": ("CovidChestxray", ("source", "allow_missing", "other_pneumonia")),
+    "chest_xray_pneumonia": ("ChestXrayPneumonia", ("source",)),
+    "chestxray14": ("Chestxray14", ("source", "allow_missing")),
+    "chexpert": ("Chexpert", ("source", "allow_missing")),
     "folder": ("Folder", ("source", "csv")),
     "phantom": ("Phantom", ()),
 }
@@ -35,14 +47,19 @@ def build(
     *,
     source: str | None = None,
     csv: str | None = None,
+    allow_missing: bool = False,
+    other_pneumonia: Sequence[str] = (),
 ) -> datasets.Dataset:
     """Prepares a data set, unless that is done already.
 
     Args:
         name: "covid_ct", "covid_ct/gray320", "phantom", or "folder/NAME" with a name of your own.
         data_dir: Where data sets are kept; `datasets.default_data_dir()` if None.
-        source: Folder of the images (covid_ct, folder).
+        source: Folder of the images, as published.
         csv: Table of the images (folder).
+        allow_missing: Leave out films that are named and absent or unusable (X-ray data sets).
+        other_pneumonia: Prepared data sets whose test splits give covid_chestxray/paper its further
+            films.
 
     Returns:
         The data set, opened.
@@ -55,7 +72,13 @@ def build(
     if base not in _BUILDERS:
         raise ValueError(f"no data set {base!r}; there are {', '.join(_BUILDERS)}")
     class_name, accepted = _BUILDERS[base]
-    given = {key: value for key, value in (("source", source), ("csv", csv)) if value}
+    options = {
+        "source": source,
+        "csv": csv,
+        "allow_missing": allow_missing,
+        "other_pneumonia": other_pneumonia,
+    }
+    given = {key: value for key, value in options.items() if value}
     for option in given:
         if option not in accepted:
             raise ValueError(f"{base} takes no --{option}")
@@ -65,6 +88,10 @@ def build(
         )
     data_dir = epath.Path(data_dir or datasets.default_data_dir()).expanduser()
     if datasets.find_version(name, data_dir) is None:
+        if other_pneumonia:
+            given["other_pneumonia"] = [
+                datasets.open_dataset(other, data_dir) for other in other_pneumonia
+            ]
         module = importlib.import_module(f"jaxcovid.data.builders.{base}")
         builder_class = getattr(module, class_name)
         configs = builder_class.builder_configs
@@ -94,7 +121,7 @@ def _write(builder_class: type, **kwargs: Any) -> None:
         if "No space left" not in str(error):
             raise
         raise OSError(f"the disk of {directory} is full; free space or take --data_dir") from error
-    datasets.write_digest(directory)
+    datasets.write_digest(directory, grouped=getattr(builder, "grouped", True))
 
 
 def _report(dataset: datasets.Dataset) -> str:
@@ -116,6 +143,18 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"one of {', '.join(_BUILDERS)}")
     parser.add_argument("--source", metavar="DIR", help="folder of the images, as published")
     parser.add_argument("--csv", metavar="FILE", help="folder: table of path, label, ...")
+    parser.add_argument(
+        "--allow_missing",
+        action="store_true",
+        help="X-rays: go without films that are absent or unusable",
+    )
+    parser.add_argument(
+        "--other_pneumonia",
+        metavar="NAMES",
+        type=lambda names: names.split(","),
+        default=(),
+        help="covid_chestxray/paper: prepared data sets to take more test films from, with commas",
+    )
     parser.add_argument("--name", metavar="NAME", help="folder: name to give the data set")
     parser.add_argument(
         "--data_dir",
@@ -135,7 +174,14 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name} is already prepared; delete its directory to prepare it anew.")
         else:
             print(f"Preparing {name} on this host's {os.cpu_count()} CPU cores.", flush=True)
-        dataset = build(name, data_dir, source=args.source, csv=args.csv)
+        dataset = build(
+            name,
+            data_dir,
+            source=args.source,
+            csv=args.csv,
+            allow_missing=args.allow_missing,
+            other_pneumonia=args.other_pneumonia,
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(_report(dataset))

@@ -228,7 +228,7 @@ def test_prepare_reports_and_does_it_once(places, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["nothing"], "no data set 'nothing'; there are covid_ct, folder, phantom"),
+        (["nothing"], "no data set 'nothing'; there are covid_ct, ct_cov19, "),
         (["folder", "--source=."], "folder needs --name=NAME"),
         (["folder", "--name=a/b", "--source=."], "got 'a/b'"),
         (["phantom", "--source=."], "phantom takes no --source"),

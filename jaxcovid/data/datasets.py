@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 DIGEST_FILE = "digest.json"
@@ -25,8 +26,9 @@ class Source(Sequence[Record]):
     """Random access to the records of one split; pickles to its place, so workers can reopen it.
 
     A record is a dictionary: `image` (bytes, as encoded in the file), `id`, `patient` (str),
-    `label` (int, an index into the class names), and what else the data set holds, in the same
-    way: images as bytes, texts as str, numbers as Python numbers.
+    `label` (int, an index into the class names) or `findings` (by name: 1 yes, 0 no, -1 uncertain,
+    -2 not mentioned), and what else the data set holds, in the same way: images and masks as bytes
+    (none of a mask that there is not), texts as str, numbers as Python numbers.
     """
 
     def __init__(self, directory: epath.PathLike, split: str) -> None:
@@ -36,6 +38,7 @@ class Source(Sequence[Record]):
         self._split = split
         builder = tfds.builder_from_directory(self._directory)
         images = [k for k, v in builder.info.features.items() if isinstance(v, tfds.features.Image)]
+        self._bytes = {*images, *(k for k in builder.info.features if k.endswith("_mask"))}
         self._records = builder.as_data_source(
             split, decoders={name: tfds.decode.SkipDecoding() for name in images}
         )
@@ -53,8 +56,9 @@ class Source(Sequence[Record]):
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in split {self._split!r}")
         record = self._records[index]
-        images = self._records.decoders
-        return {name: value if name in images else _plain(value) for name, value in record.items()}
+        return {
+            name: value if name in self._bytes else _plain(value) for name, value in record.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +68,20 @@ class Dataset:
     Attributes:
         name: Name with its config, as in "covid_ct/gray320".
         directory: Where its files lie (the directory of the version).
-        class_names: Class names; a record's label is an index into them.
+        class_names: Class names; a record's label is an index into them. None if it has findings.
+        finding_names: Findings that each record tells of instead of one label, sorted.
         digest: SHA-256 over all records, 64 hexadecimal digits; see `compute_digest`.
         citation: BibTeX, empty if there is none.
         description: What it holds and where it comes from.
         split_sizes: Number of images in each split.
-        class_counts: Number of images of each class in each split.
+        class_counts: Number of images of each class, or with each finding, in each split.
         patient_counts: Number of patients in each split.
     """
 
     name: str
     directory: epath.Path
     class_names: tuple[str, ...]
+    finding_names: tuple[str, ...]
     digest: str
     citation: str
     description: str
@@ -122,10 +128,12 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         )
     info = tfds.builder_from_directory(directory).info
     stored = json.loads((directory / DIGEST_FILE).read_text())
+    several = "findings" in info.features
     return Dataset(
         name=info.full_name.removesuffix(f"/{info.version}"),
         directory=directory,
-        class_names=tuple(info.features["label"].names),
+        class_names=() if several else tuple(info.features["label"].names),
+        finding_names=tuple(sorted(info.features["findings"])) if several else (),
         digest=stored["digest"],
         citation=info.citation,
         description=info.description,
@@ -158,35 +166,44 @@ def prepare_command(name: str, data_dir: epath.PathLike) -> str:
     return f"python -m jaxcovid.prepare {arguments} --data_dir={os.fspath(data_dir)}"
 
 
-def write_digest(directory: epath.PathLike) -> None:
+def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
     """Reads a built data set once through and writes its digest and counts beside it.
 
     Args:
         directory: The directory of the version, with the `dataset_info.json` of TFDS.
+        grouped: False for splits that share patients; how many is then said and not refused.
 
     Raises:
-        ValueError: If two records have one id or a patient stands in two splits.
+        ValueError: If two records have one id, or a patient of `grouped` stands in two splits.
     """
     import tensorflow_datasets as tfds
 
     directory = epath.Path(directory)
     info = tfds.builder_from_directory(directory).info
-    class_names = info.features["label"].names
+    class_names = info.features["label"].names if "label" in info.features else []
     sources = {split: Source(directory, split) for split in info.splits}
     labels = {split: collections.Counter() for split in sources}
     patients = {split: set() for split in sources}
     for split, source in sources.items():
         for record in source:
-            labels[split][record["label"]] += 1
+            if class_names:
+                labels[split][class_names[record["label"]]] += 1
+            else:
+                labels[split].update(k for k, found in record["findings"].items() if found == 1)
             patients[split].add(record["patient"])
-    check_patients(patients)
+    crossing = crossing_patients(patients)
+    if grouped:
+        check_patients(patients)
+    elif crossing:
+        logging.warning("%d patients stand in more than one split", len(crossing))
     stored = {
         "digest": compute_digest(sources.values()),
         "class_counts": {
-            split: {name: counter[i] for i, name in enumerate(class_names)}
+            split: {name: counter[name] for name in class_names or info.features["findings"]}
             for split, counter in labels.items()
         },
         "patient_counts": {split: len(found) for split, found in patients.items()},
+        "crossing_patients": len(crossing),
     }
     # Renamed into place: a digest file that exists is whole.
     unfinished = directory / f"{DIGEST_FILE}.incomplete"
@@ -218,7 +235,9 @@ def compute_digest(sources: Iterable[Sequence[Record]]) -> str:
     sha = hashlib.sha256()
     for _, source, index in sorted(places, key=lambda place: place[0]):
         record = source[index]
-        fields = (record["id"], str(record["label"]), record["patient"], record["image"])
+        findings = sorted(record.get("findings", {}).items())
+        label = str(record["label"]) if "label" in record else ",".join(str(v) for _, v in findings)
+        fields = (record["id"], label, record["patient"], record["image"])
         for field in fields:
             data = field.encode() if isinstance(field, str) else field
             sha.update(len(data).to_bytes(8, "little"))
@@ -235,23 +254,26 @@ def check_patients(patients: Mapping[str, Iterable[str]]) -> None:
     Raises:
         ValueError: With every patient that does and the splits.
     """
+    crossing = crossing_patients(patients)
+    if crossing:
+        raise ValueError(
+            f"{len(crossing)} patients stand in more than one split; give each patient one split: "
+            + "; ".join(f"{patient} ({', '.join(found)})" for patient, found in crossing.items())
+        )
+
+
+def crossing_patients(patients: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """The splits of each patient that stands in more than one, from the patients of each split."""
     splits = collections.defaultdict(set)
     for split, found in patients.items():
         for patient in found:
             splits[patient].add(split)
-    crossing = [
-        f"{patient} ({', '.join(sorted(found))})"
-        for patient, found in sorted(splits.items())
-        if len(found) > 1
-    ]
-    if crossing:
-        raise ValueError(
-            f"{len(crossing)} patients stand in more than one split; give each patient one split: "
-            + "; ".join(crossing)
-        )
+    return {patient: sorted(found) for patient, found in sorted(splits.items()) if len(found) > 1}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(of) for name, of in value.items()}
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if isinstance(value, np.generic) else value

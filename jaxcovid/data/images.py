@@ -31,10 +31,11 @@ def decode_gray(data: bytes) -> np.ndarray:
     `.png` files). Colour becomes gray by its luminance (.299 R + .587 G + .114 B), of a JPEG the
     one that the file stores; an opaque alpha channel is dropped; 16-bit gray is scaled to its own
     range (lowest value 0, highest 255).
-    An EXIF orientation is ignored, so that one file always gives one array.
+    An EXIF orientation is ignored, so that one file always gives one array. Of DICOM see
+    `dicom.read`.
 
     Args:
-      data: The bytes of a PNG, JPEG, BMP, TIFF, WebP or single-frame GIF file.
+      data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, single-frame GIF or DICOM file.
 
     Returns:
       Gray image, uint8 [h, w], 0..255.
@@ -46,6 +47,12 @@ def decode_gray(data: bytes) -> np.ndarray:
     """
     if not data:
         raise ImageError("the file is empty (0 bytes); copy it again from its source")
+    if is_dicom(data):
+        from jaxcovid.data import dicom
+
+        gray = dicom.read(data).gray
+        _check_size(*gray.shape)
+        return gray
     try:
         header = Image.open(io.BytesIO(data), formats=_FORMATS)
         several_frames = getattr(header, "is_animated", False)
@@ -56,7 +63,7 @@ def decode_gray(data: bytes) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(
             f"no readable image ({len(data):,} bytes that begin with {data[:16]!r}); "
-            f"give one of {', '.join(_FORMATS)}, or copy the file again if it was cut short"
+            f"give {', '.join(_FORMATS)} or DICOM, or copy the file again if it was cut short"
         ) from error
     width, height = header.size
     _check_size(height, width)
@@ -81,6 +88,11 @@ def decode_gray(data: bytes) -> np.ndarray:
     if image.ndim == 2 and header.has_transparency_data:
         raise ImageError("one gray level is marked as transparent; save the image without it")
     return _gray(image, {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY})
+
+
+def is_dicom(data: bytes) -> bool:
+    """True if the bytes are those of a DICOM file (PS3.10: "DICM" after 128 others)."""
+    return data[128:132] == b"DICM"
 
 
 def as_gray(array: np.ndarray) -> np.ndarray:
@@ -130,20 +142,15 @@ def _gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
     return array
 
 
-def check_images(paths: Iterable[pathlib.Path]) -> None:
-    """Decodes every file once, so that a broken one is found before anything is written.
-
-    Raises:
-      ImageError: With every file that `decode_gray` refuses and the reason.
-    """
-    bad = []
+def unusable_images(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """Decodes every file once; returns those that `decode_gray` refuses, with the reason."""
+    bad = {}
     for path in tqdm.tqdm(list(paths), desc="Checking images", unit=" images", leave=False):
         try:
             decode_gray(path.read_bytes())
         except ImageError as error:
-            bad.append(f"{path}: {error}")
-    if bad:
-        raise ImageError(f"{len(bad)} unusable images; mend or remove them:\n  " + "\n  ".join(bad))
+            bad[path] = str(error)
+    return bad
 
 
 def _check_size(height: int, width: int) -> None:

@@ -5,13 +5,13 @@ Source: the public repository UCSD-AI4H/COVID-CT (Zhao et al., arXiv:2003.13865)
 
 import csv
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import tensorflow_datasets as tfds
 
 from jaxcovid.data import datasets, images
+from jaxcovid.data.builders.base import ImageBuilder, Row
 
 LAYOUT = """\
   Images-processed/CT_COVID/*      (unpacked from CT_COVID.zip)
@@ -50,10 +50,9 @@ _CITATION = """\
 """
 
 
-class CovidCt(tfds.core.GeneratorBasedBuilder):
+class CovidCt(ImageBuilder):
     """Builder of COVID-CT: configs `original` (the files as they are) and `gray320`."""
 
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = (
         tfds.core.BuilderConfig(name="original", description="The original files, byte for byte."),
         tfds.core.BuilderConfig(
@@ -62,6 +61,10 @@ class CovidCt(tfds.core.GeneratorBasedBuilder):
         ),
     )
     DEFAULT_BUILDER_CONFIG_NAME = "original"
+    description = _DESCRIPTION
+    homepage = "https://github.com/UCSD-AI4H/COVID-CT"
+    citation = _CITATION
+    class_names = tuple(_CLASSES.values())
 
     def __init__(self, *, source: str | None = None, **kwargs: Any) -> None:
         """Creates the builder.
@@ -73,42 +76,17 @@ class CovidCt(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
         self._source = source
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=_DESCRIPTION,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "id": tfds.features.Text(),
-                    "patient": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=list(_CLASSES.values())),
-                }
-            ),
-            homepage="https://github.com/UCSD-AI4H/COVID-CT",
-            citation=_CITATION,
-        )
+    def rows(self) -> dict[str, list[Row]]:
+        """See `read_rows`."""
+        return read_rows(self._source)
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        del dl_manager  # Nothing is downloaded: the images are behind no stable address.
-        rows = read_rows(self._source)
-        images.check_images(row["path"] for split in rows.values() for row in split)
-        return {split: self._generate_examples(found) for split, found in rows.items()}
-
-    def _generate_examples(
-        self, rows: list[dict[str, Any]]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for row in rows:
-            data = row["path"].read_bytes()
-            if self.builder_config.name == "gray320":
-                data = _shrink(data, long_side=320)
-            fields = {name: row[name] for name in ("id", "patient", "label")}
-            yield row["id"], {"image": data, **fields}
+    def encoded(self, row: Row) -> bytes:
+        """The file, or what `gray320` makes of it."""
+        data = super().encoded(row)
+        return _shrink(data, long_side=320) if self.builder_config.name == "gray320" else data
 
 
-def read_rows(source: str | None) -> dict[str, list[dict[str, Any]]]:
+def read_rows(source: str | None) -> dict[str, list[Row]]:
     """Reads the official lists and the patients of their images.
 
     Args:

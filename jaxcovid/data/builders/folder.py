@@ -2,25 +2,22 @@
 
 import csv
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from sklearn import model_selection
 
-from jaxcovid.data import datasets, images
+from jaxcovid.data import datasets
+from jaxcovid.data.builders.base import ImageBuilder, Row, split_by_patient
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_FOLDS = 10  # 7 for train, 1 for validation, 2 for test.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
-class Folder(tfds.core.GeneratorBasedBuilder):
+class Folder(ImageBuilder):
     """Builder of a user's own images; the config's name is the name the user gives."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    description = "A user's own images, stored as they are."
 
     def __init__(
         self, *, config: str, source: str | None = None, csv: str | None = None, **kwargs: Any
@@ -34,45 +31,19 @@ class Folder(tfds.core.GeneratorBasedBuilder):
             **kwargs: Those of the TFDS builder: `data_dir`, `version`.
         """
         self._rows = read_rows(source, csv)
+        self.class_names = sorted({row["label"] for row in self._rows})
         super().__init__(config=tfds.core.BuilderConfig(name=config), **kwargs)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="A user's own images, stored as they are.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "id": tfds.features.Text(),
-                    "patient": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(
-                        names=sorted({row["label"] for row in self._rows})
-                    ),
-                }
-            ),
-        )
-
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        del dl_manager  # Nothing is downloaded.
-        images.check_images(row["path"] for row in self._rows)
-        found = {row["split"] for row in self._rows}
-        return {
-            split: self._generate_examples([row for row in self._rows if row["split"] == split])
+    def rows(self) -> dict[str, list[Row]]:
+        """The images of the splits that there are."""
+        found = {
+            split: [row for row in self._rows if row["split"] == split]
             for split in dict.fromkeys(_SPLITS.values())
-            if split in found
         }
-
-    def _generate_examples(
-        self, rows: list[dict[str, Any]]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for row in rows:
-            fields = {name: row[name] for name in ("id", "patient", "label")}
-            yield row["id"], {"image": row["path"].read_bytes(), **fields}
+        return {split: rows for split, rows in found.items() if rows}
 
 
-def read_rows(source: str | None, csv: str | None) -> list[dict[str, Any]]:
+def read_rows(source: str | None, csv: str | None) -> list[Row]:
     """Lists the images with their classes, patients and splits.
 
     Without `csv`, each sub-folder of `source` is a class and every file under it (at any depth,
@@ -115,7 +86,8 @@ def read_rows(source: str | None, csv: str | None) -> list[dict[str, Any]]:
         )
         rows = [{**row, "patient": row["id"]} for row in rows]
     if "split" not in rows[0]:
-        rows = _add_splits(rows)
+        shared_out = split_by_patient(rows, test_tenths=2)
+        rows = [{**row, "split": split} for split, found in shared_out.items() for row in found]
     datasets.check_patients(
         {
             split: {row["patient"] for row in rows if row["split"] == split}
@@ -125,7 +97,7 @@ def read_rows(source: str | None, csv: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_folders(root: pathlib.Path) -> list[dict[str, Any]]:
+def _read_folders(root: pathlib.Path) -> list[Row]:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     rows = []
@@ -145,7 +117,7 @@ def _read_folders(root: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_table(table: pathlib.Path, source: str | None) -> list[dict[str, Any]]:
+def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
     with table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
@@ -190,21 +162,3 @@ def _read_table(table: pathlib.Path, source: str | None) -> list[dict[str, Any]]
             )
         rows = [{**row, "split": _SPLITS[row["split"]]} for row in rows]
     return rows
-
-
-def _add_splits(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Splits the patients 70/10/20 with the classes shared out evenly; the same at each call."""
-    for label in sorted({row["label"] for row in rows}):
-        patients = {row["patient"] for row in rows if row["label"] == label}
-        if len(patients) < _FOLDS:
-            raise ValueError(
-                f"class {label!r} has {len(patients)} patients, to split 70/10/20 at least "
-                f"{_FOLDS} are needed; give a CSV with a column split"
-            )
-    folds = model_selection.StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    labels, groups = [row["label"] for row in rows], [row["patient"] for row in rows]
-    fold_of = np.zeros(len(rows), int)
-    for fold, (_, held_out) in enumerate(folds.split(rows, labels, groups)):
-        fold_of[held_out] = fold
-    names = 7 * ["train"] + ["validation"] + 2 * ["test"]
-    return [{**row, "split": names[fold]} for row, fold in zip(rows, fold_of, strict=True)]

@@ -1,0 +1,168 @@
+"""What the builders of image files share: features, checks, and splits by patient.
+
+A builder lists its images as rows: dictionaries of `path` (or `image`, the encoded bytes) and of
+one value for each feature but the image.
+"""
+
+import collections
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from sklearn import model_selection
+
+from jaxcovid.data import images
+
+Row = dict[str, Any]
+_FOLDS = 10
+_LISTED = 200  # names in a message
+_SPLIT_AS_PUBLISHED = ("published", "paper")
+
+
+class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of image files in the layout of its source; subclasses say which.
+
+    Attributes:
+        description: What it holds and where it comes from.
+        homepage: Address of the source.
+        citation: BibTeX.
+        class_names: Values of `label`.
+        finding_names: Of a data set without `label`: what `findings` tells of each image, 1 yes,
+            0 no, -1 uncertain, -2 not mentioned.
+        more_features: Features beside `image`, `id`, `patient` and these.
+        allow_missing: Leave out images that are named and absent or cannot be used.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    description: str
+    homepage: str | None = None
+    citation: str = ""
+    class_names: Sequence[str] = ()
+    finding_names: Sequence[str] = ()
+    more_features: ClassVar[Mapping[str, Any]] = {}
+    allow_missing: bool = False
+
+    @property
+    def grouped(self) -> bool:
+        """True if no patient may stand in two splits; the sources' own splits do not keep to it."""
+        return self.builder_config is None or self.builder_config.name not in _SPLIT_AS_PUBLISHED
+
+    def rows(self) -> dict[str, list[Row]]:
+        """Lists the images of each split."""
+        raise NotImplementedError
+
+    def encoded(self, row: Row) -> bytes:
+        """What is stored of an image: the file as it is, unless a builder says otherwise."""
+        return row["image"] if "image" in row else row["path"].read_bytes()
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.description,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "id": tfds.features.Text(),
+                    "patient": tfds.features.Text(),
+                    **self._classes(),
+                    **self.more_features,
+                }
+            ),
+            homepage=self.homepage,
+            citation=self.citation,
+        )
+
+    def _classes(self) -> dict[str, Any]:
+        if self.finding_names:
+            return {"findings": dict.fromkeys(self.finding_names, np.int8)}
+        return {"label": tfds.features.ClassLabel(names=list(self.class_names))}
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, Row]]]:
+        del dl_manager  # Nothing is downloaded: the sources ask for a consent or have no address.
+        rows = self.rows()
+        listed = [row["path"] for found in rows.values() for row in found if "path" in row]
+        unusable = images.unusable_images(listed)
+        if unusable:
+            lines = [f"{path}: {reason}" for path, reason in unusable.items()]
+            message = f"{len(unusable)} unusable images:\n  " + "\n  ".join(lines)
+            if not self.allow_missing:
+                raise images.ImageError(f"{message}\nMend or remove them")
+            logging.warning("%s\nThey are left out", message)
+        return {
+            split: self._generate_examples([r for r in found if r.get("path") not in unusable])
+            for split, found in rows.items()
+        }
+
+    def _generate_examples(self, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+        names = [name for name in self.info.features if name != "image"]
+        for row in rows:
+            yield row["id"], {"image": self.encoded(row), **{name: row[name] for name in names}}
+
+
+def present(rows: Sequence[Row], table: pathlib.Path, *, allow_missing: bool) -> list[Row]:
+    """The rows whose images are there.
+
+    Args:
+        rows: With `path` and `id`.
+        table: Where they are named, for the message.
+        allow_missing: Leave the others out instead of refusing.
+
+    Raises:
+        FileNotFoundError: If one is not there, or with `allow_missing` none is; names them.
+    """
+    missing = [row["id"] for row in rows if not row["path"].is_file()]
+    if not missing:
+        return list(rows)
+    listed = ", ".join(missing[:_LISTED])
+    if len(missing) > _LISTED:
+        listed += f" and {len(missing) - _LISTED} more"
+    message = f"{len(missing)} of {len(rows)} images of {table} are not there: {listed}"
+    if len(missing) == len(rows):
+        raise FileNotFoundError(message)
+    if not allow_missing:
+        raise FileNotFoundError(f"{message}. Add them, or go without: --allow_missing")
+    logging.warning("%s; left out", message)
+    return [row for row in rows if row["path"].is_file()]
+
+
+def split_by_patient(rows: Sequence[Row], *, test_tenths: int) -> dict[str, list[Row]]:
+    """Shares patients out over train, validation (a tenth) and test, the same way at each call.
+
+    The classes are shared out evenly; of films with several findings those with pneumonia.
+
+    Args:
+        rows: With `patient`, and `label` or `findings`.
+        test_tenths: Tenths of the images that make the test split, about.
+
+    Raises:
+        ValueError: If a class has fewer than ten patients.
+    """
+    patients = collections.defaultdict(set)
+    labels = [
+        row["label"] if "label" in row else f"pneumonia {row['findings']['Pneumonia']}"
+        for row in rows
+    ]
+    for label, row in zip(labels, rows, strict=True):
+        patients[label].add(row["patient"])
+    for label, found in sorted(patients.items()):
+        if len(found) < _FOLDS:
+            train = _FOLDS - 1 - test_tenths
+            raise ValueError(
+                f"class {label!r} has {len(found)} patients, to split {train}0/10/{test_tenths}0 "
+                f"at least {_FOLDS} are needed; give a CSV with a column split"
+            )
+    folds = model_selection.StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    groups = [row["patient"] for row in rows]
+    fold_of = np.zeros(len(rows), int)
+    for fold, (_, held_out) in enumerate(folds.split(rows, labels, groups)):
+        fold_of[held_out] = fold
+    names = (_FOLDS - 1 - test_tenths) * ["train"] + ["validation"] + test_tenths * ["test"]
+    split: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for row, fold in zip(rows, fold_of, strict=True):
+        split[names[fold]].append(row)
+    return split

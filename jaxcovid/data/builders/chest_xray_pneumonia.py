@@ -1,0 +1,119 @@
+"""Chest X-rays of children with and without pneumonia.
+
+Source: the Kaggle data set paultimothymooney/chest-xray-pneumonia (Kermany et al., Cell 172, 2018,
+doi 10.1016/j.cell.2018.02.010).
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from jaxcovid.data.builders.base import ImageBuilder, Row, split_by_patient
+
+LAYOUT = """\
+  {train,val,test}/NORMAL/*.jpeg      (IM-0001-0001.jpeg, NORMAL2-IM-0007-0001.jpeg)
+  {train,val,test}/PNEUMONIA/*.jpeg   (person1_bacteria_2.jpeg, person1_virus_6.jpeg)"""
+
+_CLASSES = {"PNEUMONIA": "pneumonia", "NORMAL": "normal"}
+_PATIENT = re.compile(r"(person\d+|(?:NORMAL2-)?IM-\d+)[_-]")
+
+_DESCRIPTION = """\
+Frontal chest X-rays of children of one to five years from Guangzhou: another population than that
+of adults with COVID-19. The published validation split has 16 films, so it is joined to the
+training split, and a tenth of both becomes validation, patient by patient.
+"""
+
+_CITATION = """\
+@article{kermany2018identifying,
+  title={Identifying Medical Diagnoses and Treatable Diseases by Image-Based Deep Learning},
+  author={Kermany, Daniel S and Goldbaum, Michael and Cai, Wenjia and others},
+  journal={Cell},
+  volume={172},
+  number={5},
+  pages={1122--1131},
+  year={2018}
+}
+"""
+
+
+class ChestXrayPneumonia(ImageBuilder):
+    """Builder of chest-xray-pneumonia: configs `grouped` and `published`."""
+
+    BUILDER_CONFIGS = (
+        tfds.core.BuilderConfig(
+            name="grouped", description="The published test split, if it shares no patient."
+        ),
+        tfds.core.BuilderConfig(
+            name="published", description="The published test split, whoever its patients are."
+        ),
+    )
+    DEFAULT_BUILDER_CONFIG_NAME = "grouped"
+    description = _DESCRIPTION
+    homepage = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
+    citation = _CITATION
+    class_names = tuple(_CLASSES.values())
+
+    def __init__(self, *, source: str | None = None, **kwargs: Any) -> None:
+        """Creates the builder.
+
+        Args:
+            source: The folder `chest_xray`; needed to build, not to read.
+            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
+        """
+        super().__init__(**kwargs)
+        self._source = source
+
+    def rows(self) -> dict[str, list[Row]]:
+        """See `read_rows`; validation is carved from what is not test."""
+        rows = read_rows(self._source)
+        test = [row for row in rows if row["folder"] == "test"]
+        rest = split_by_patient([row for row in rows if row["folder"] != "test"], test_tenths=0)
+        return {"train": rest["train"], "validation": rest["validation"], "test": test}
+
+
+def read_rows(source: str | None) -> list[Row]:
+    """Lists the films.
+
+    Args:
+        source: The folder `chest_xray`.
+
+    Returns:
+        For each film `path`, `id` (its path in the folder), `patient`, `label` and `folder` (train,
+        val or test).
+
+    Raises:
+        FileNotFoundError: If a folder of the layout is missing.
+        ValueError: If there is no source, a folder is empty or a film's name has no patient in it.
+    """
+    if not source:
+        raise ValueError(f"chest_xray_pneumonia needs --source=DIR, a folder with\n{LAYOUT}")
+    root = pathlib.Path(source).expanduser()
+    folders = [root / split / group for split in ("train", "val", "test") for group in _CLASSES]
+    absent = [str(folder.relative_to(root)) for folder in folders if not folder.is_dir()]
+    if absent:
+        raise FileNotFoundError(
+            f"{root} is no chest_xray: {', '.join(absent)} not found; expected\n{LAYOUT}"
+        )
+    rows, skipped, nameless = [], [], []
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            name = path.relative_to(root).as_posix()
+            if path.name.startswith(".") or path.suffix.lower() not in (".jpeg", ".jpg", ".png"):
+                skipped.append(name)  # the archive has .DS_Store and its like
+            elif found := _PATIENT.match(path.name):
+                label, split = _CLASSES[folder.name], folder.parent.name
+                row = {"path": path, "id": name, "label": label, "folder": split}
+                rows.append({**row, "patient": found[1]})
+            else:
+                nameless.append(name)
+    if nameless:
+        raise ValueError(
+            f"{len(nameless)} films have no patient in their name (person1_..., IM-0001-..., "
+            f"NORMAL2-IM-0007-...): {', '.join(nameless)}"
+        )
+    if skipped:
+        logging.warning("%d files that are no films are left out: %s", len(skipped), skipped[:10])
+    return rows

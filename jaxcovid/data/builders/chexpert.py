@@ -1,0 +1,161 @@
+"""CheXpert: chest X-rays with fourteen labels taken from their reports, some of them uncertain.
+
+Source: Irvin et al., arXiv:1901.07031; in its small size, `CheXpert-v1.0-small`.
+"""
+
+import csv
+import gzip
+import pathlib
+import re
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxcovid.data.builders.base import ImageBuilder, Row, present, split_by_patient
+
+LAYOUT = """\
+  train.csv (or train.csv.gz), valid.csv
+  train/patient00001/study1/view1_frontal.jpg
+  valid/patient64541/study1/view1_frontal.jpg"""
+
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": -2}
+_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
+_PATIENT = re.compile(r"/(patient\d+)/")
+_SEXES = {"Male": "M", "Female": "F"}
+
+_DESCRIPTION = """\
+Chest X-rays of Stanford Hospital, 2002 to 2017, with fourteen findings read from their reports by
+rules. The published validation films are the test split; a tenth of the training patients is
+validation.
+"""
+
+_CITATION = """\
+@inproceedings{irvin2019chexpert,
+  title={CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and Expert Comparison},
+  author={Irvin, Jeremy and Rajpurkar, Pranav and Ko, Michael and others},
+  booktitle={AAAI Conference on Artificial Intelligence},
+  year={2019}
+}
+"""
+
+
+class Chexpert(ImageBuilder):
+    """Builder of CheXpert: configs `frontal` and `all_views`."""
+
+    BUILDER_CONFIGS = (
+        tfds.core.BuilderConfig(name="frontal", description="Frontal films alone."),
+        tfds.core.BuilderConfig(name="all_views", description="Lateral films too."),
+    )
+    DEFAULT_BUILDER_CONFIG_NAME = "frontal"
+    description = _DESCRIPTION
+    homepage = "https://stanfordmlgroup.github.io/competitions/chexpert/"
+    citation = _CITATION
+    finding_names = FINDINGS
+    more_features: ClassVar[dict[str, Any]] = {
+        "view": tfds.features.Text(),
+        "sex": tfds.features.Text(),
+        "age": np.int32,
+    }
+
+    def __init__(
+        self, *, source: str | None = None, allow_missing: bool = False, **kwargs: Any
+    ) -> None:
+        """Creates the builder.
+
+        Args:
+            source: The folder `CheXpert-v1.0-small`; needed to build, not to read.
+            allow_missing: Leave out films that the tables name and that are absent or unusable.
+            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
+        """
+        super().__init__(**kwargs)
+        self._source, self.allow_missing = source, allow_missing
+
+    def rows(self) -> dict[str, list[Row]]:
+        """The films of each split."""
+        if not self._source:
+            raise ValueError(f"chexpert needs --source=DIR, a folder with\n{LAYOUT}")
+        root = pathlib.Path(self._source).expanduser()
+        tables = [_table(root, "train"), _table(root, "valid")]
+        found = []
+        for table in tables:
+            rows = read_labels(table)
+            if self.builder_config.name == "frontal":
+                rows = [row for row in rows if row["view"] != "lateral"]
+            found.append(present(rows, table, allow_missing=self.allow_missing))
+        split = split_by_patient(found[0], test_tenths=0)
+        return {"train": split["train"], "validation": split["validation"], "test": found[1]}
+
+
+def read_labels(table: pathlib.Path) -> list[Row]:
+    """Reads a table of labels, gzipped or not; 223,414 rows take a few seconds.
+
+    Args:
+        table: A CSV file with CheXpert's columns, in the folder of its images.
+
+    Returns:
+        For each film `path`, `id` (its path in the folder), `patient`, `findings` (by name: 1 yes,
+        0 no, -1 uncertain, -2 not mentioned), `view` ("AP", "PA", "frontal" or "lateral"), `sex`
+        ("M", "F" or ""), `age` (years).
+
+    Raises:
+        ValueError: If a column is missing, or a row has an unknown label or no patient in its path.
+    """
+    opened = gzip.open if table.suffix == ".gz" else open
+    with opened(table, "rt", encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        absent = [name for name in _COLUMNS if name not in header]
+        if absent:
+            raise ValueError(f"{table} has no column {' and no column '.join(absent)}")
+        at = {name: header.index(name) for name in _COLUMNS}
+        rows, bad = [], []
+        for line, values in enumerate(reader, start=2):
+            # The first folder is that of the whole data set, whatever it is called here.
+            name = values[at["Path"]].partition("/")[2]
+            patient = _PATIENT.search(name)
+            findings = {name: _VALUES.get(values[at[name]]) for name in FINDINGS}
+            if not patient or None in findings.values():
+                bad.append(f"line {line}")
+                continue
+            frontal = values[at["Frontal/Lateral"]] == "Frontal"
+            rows.append(
+                {
+                    "path": table.parent / name,
+                    "id": name,
+                    "patient": patient[1],
+                    "findings": findings,
+                    "view": (values[at["AP/PA"]] or "frontal") if frontal else "lateral",
+                    "sex": _SEXES.get(values[at["Sex"]], ""),
+                    "age": int(float(values[at["Age"]] or -1)),
+                }
+            )
+    if bad:
+        raise ValueError(
+            f"{table} has {len(bad)} rows with a label other than 1, 0, -1 or blank or without a "
+            f"patient in the path: {', '.join(bad[:20])}"
+        )
+    return rows
+
+
+def _table(root: pathlib.Path, name: str) -> pathlib.Path:
+    for path in (root / f"{name}.csv", root / f"{name}.csv.gz"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{root} has no {name}.csv; expected\n{LAYOUT}")

@@ -1,0 +1,273 @@
+"""covid-chestxray-dataset: frontal chest X-rays of COVID-19 and other pneumonias.
+
+Source: the public repository ieee8023/covid-chestxray-dataset (Cohen et al., arXiv:2006.11988).
+"""
+
+import csv
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from sklearn import model_selection
+
+from jaxcovid.data import datasets, images
+from jaxcovid.data.builders.base import ImageBuilder, Row, present, split_by_patient
+
+LAYOUT = """\
+  metadata.csv
+  images/*
+  annotations/lungVAE-masks/*_mask.png   (lung masks, where there are any)"""
+
+CLASSES = ("COVID-19", "other")
+FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")
+_OTHER_VIEWS = ("L", "Axial", "Coronal", "?", "")  # lateral, CT, unknown
+_NO_FINDING_YET = {"todo", "unknown", ""}
+_NEEDED = ("patientid", "finding", "view", "filename")
+_ALIASES = {"wbc_count": "leukocyte_count"}
+
+_DESCRIPTION = """\
+Frontal chest X-rays collected from publications and radiology sites, COVID-19 against other
+findings. Its owner asks not to claim diagnostic performance from it. `view` tells how ill a patient
+was (a bedridden one is filmed supine) and with that much of the class.
+"""
+
+_CITATION = """\
+@article{cohen2020covid,
+  title={COVID-19 Image Data Collection: Prospective Predictions Are the Future},
+  author={Cohen, Joseph Paul and Morrison, Paul and Dao, Lan and Roth, Karsten and Duong, Tim Q and
+    Ghassemi, Marzyeh},
+  journal={arXiv preprint arXiv:2006.11988},
+  year={2020}
+}
+"""
+
+
+class CovidChestxray(ImageBuilder):
+    """Builder of covid-chestxray-dataset: configs `patient` and `paper`.
+
+    Beside the image a record has `finding` (as the table has it), `view`, `sex` ("M", "F" or ""),
+    `age` (years, -1 unknown) and `lung_mask` (a PNG of the image's size, 0 and 255; empty if there
+    is none).
+    """
+
+    BUILDER_CONFIGS = (
+        tfds.core.BuilderConfig(
+            name="patient", description="Patients split 60/10/30 into train, validation, test."
+        ),
+        tfds.core.BuilderConfig(
+            name="paper",
+            description="Films split 60/10/30 at random, patients across splits, and up to 100 "
+            "other-pneumonia films of other data sets in the test split; for comparison only.",
+        ),
+    )
+    DEFAULT_BUILDER_CONFIG_NAME = "patient"
+    description = _DESCRIPTION
+    homepage = "https://github.com/ieee8023/covid-chestxray-dataset"
+    citation = _CITATION
+    class_names = CLASSES
+    more_features: ClassVar[dict[str, Any]] = {
+        "finding": tfds.features.Text(),
+        "view": tfds.features.Text(),
+        "sex": tfds.features.Text(),
+        "age": np.int32,
+        "lung_mask": tfds.features.Text(),
+    }
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        allow_missing: bool = False,
+        other_pneumonia: Sequence[datasets.Dataset] = (),
+        **kwargs: Any,
+    ) -> None:
+        """Creates the builder.
+
+        Args:
+            source: Folder of a checkout; needed to build, not to read.
+            allow_missing: Leave out films that the table names and that are absent or unusable.
+            other_pneumonia: Data sets that give `paper` its further films, from their test splits.
+            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
+        """
+        super().__init__(**kwargs)
+        self._source, self.allow_missing = source, allow_missing
+        self._other_pneumonia = other_pneumonia
+
+    def rows(self) -> dict[str, list[Row]]:
+        """The films of each split."""
+        rows = read_rows(self._source, allow_missing=self.allow_missing)
+        if self.builder_config.name == "patient":
+            return split_by_patient(rows, test_tenths=3)
+        split = _split_films(rows)
+        split["test"] += pneumonia_films(self._other_pneumonia)
+        return split
+
+    def encoded(self, row: Row) -> bytes:
+        """The film as it is; the row's mask comes to its size on the way."""
+        film = super().encoded(row)
+        row["lung_mask"] = _fitted(row["lung_mask"], film) if row["lung_mask"] else b""
+        return film
+
+
+def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
+    """Reads the table of films, whichever of its header's dialects it has.
+
+    Args:
+        source: Folder of a checkout.
+        allow_missing: Leave out films that the folder lacks instead of refusing.
+
+    Returns:
+        For each frontal film with a finding: `path`, `id` (file name), `patient` (of a film that
+        stands under several, all of them, joined by "+"), `label`, `finding`, `view`, `sex`, `age`,
+        `lung_mask` (path of a PNG, or None).
+
+    Raises:
+        FileNotFoundError: If the folder, the table or films are missing; names every one.
+        ValueError: If a column is missing, a view is unknown or no film is left.
+    """
+    if not source:
+        raise ValueError(f"covid_chestxray needs --source=DIR, a checkout with\n{LAYOUT}")
+    root = pathlib.Path(source).expanduser()
+    table = root / "metadata.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"there is no {table}; expected\n{LAYOUT}")
+    entries = _read_table(table)
+    unknown = sorted({e["view"] for e in entries} - {*FRONTAL_VIEWS, *_OTHER_VIEWS})
+    if unknown:
+        raise ValueError(
+            f"{table} has unknown views: {', '.join(unknown)}; known are "
+            + ", ".join(view for view in (*FRONTAL_VIEWS, *_OTHER_VIEWS) if view)
+        )
+    frontal = [
+        entry
+        for entry in entries
+        if entry.get("modality", "X-ray") == "X-ray"
+        and entry["view"] in FRONTAL_VIEWS
+        and entry["finding"].lower() not in _NO_FINDING_YET
+    ]
+    joined = _join_patients(frontal)
+    rows = [
+        {
+            "path": root / entry.get("folder", "images") / name,
+            "id": name,
+            "patient": joined[entry["patientid"]],
+            "label": CLASSES[not is_covid(entry["finding"])],
+            "finding": entry["finding"],
+            "view": entry["view"],
+            "sex": entry.get("sex", ""),
+            "age": int(float(entry.get("age") or -1)),
+            "lung_mask": _mask_path(root, name),
+        }
+        for name, entry in {entry["filename"]: entry for entry in frontal}.items()
+    ]
+    if not rows:
+        raise ValueError(f"{table} has no frontal X-ray with a finding")
+    return present(rows, table, allow_missing=allow_missing)
+
+
+def is_covid(finding: str) -> bool:
+    """True if COVID-19 is one of the findings: flat, comma-listed or a path of a hierarchy."""
+    return "COVID-19" in [token.strip() for token in re.split("[/,]", finding)]
+
+
+def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
+    """The rows with names of columns in lower case, blanks as underscores, and stripped values."""
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = [name.strip().lower().replace(" ", "_") for name in next(reader, [])]
+        header = [_ALIASES.get(name, name) for name in header]
+        absent = [name for name in _NEEDED if name not in header]
+        if absent:
+            raise ValueError(
+                f"{table} has no column {' and no column '.join(absent)}; it has "
+                + ", ".join(filter(None, header))
+            )
+        return [
+            dict(zip(header, (value.strip() for value in values), strict=False))
+            for values in reader
+            if any(values)
+        ]
+
+
+def _join_patients(entries: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The name of each patient id, where ids that share a film are one patient."""
+    joined = {entry["patientid"]: {entry["patientid"]} for entry in entries}
+    first: dict[str, str] = {}
+    for entry in entries:
+        patient, name = entry["patientid"], entry["filename"]
+        other = first.setdefault(name, patient)
+        if joined[patient] is not joined[other]:
+            logging.warning("%s stands under patients %s and %s: one patient", name, other, patient)
+            joined[other] |= joined[patient]
+            for member in joined[other]:
+                joined[member] = joined[other]
+    return {patient: "+".join(sorted(found)) for patient, found in joined.items()}
+
+
+def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
+    path = root / "annotations" / "lungVAE-masks" / f"{pathlib.Path(name).stem}_mask.png"
+    return path if path.is_file() else None
+
+
+def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
+    """The mask as PNG of 0 and 255, of the film's size."""
+    height, width = images.decode_gray(film).shape
+    lungs = cv2.resize(images.decode_gray(mask.read_bytes()), (width, height))
+    return cv2.imencode(".png", np.where(lungs > 127, 255, 0).astype(np.uint8))[1].tobytes()
+
+
+def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Films 60/10/30 at random, classes shared out evenly, whoever the patient is."""
+    share = {"random_state": 0, "stratify": [row["label"] for row in rows]}
+    rest, test = model_selection.train_test_split(list(rows), test_size=0.3, **share)
+    share["stratify"] = [row["label"] for row in rest]
+    train, validation = model_selection.train_test_split(rest, test_size=1 / 7, **share)
+    return {"train": train, "validation": validation, "test": test}
+
+
+def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> list[Row]:
+    """Films of pneumonia from the test splits of data sets without COVID-19, in equal parts.
+
+    Raises:
+        ValueError: If a data set tells nothing of pneumonia, or of COVID-19 as well.
+    """
+    rows: list[Row] = []
+    for i, dataset in enumerate(prepared):
+        classes = {name.lower(): label for label, name in enumerate(dataset.class_names)}
+        if "pneumonia" not in classes and "Pneumonia" not in dataset.finding_names:
+            raise ValueError(
+                f"{dataset.name} has no pneumonia without COVID-19; take chest_xray_pneumonia or "
+                "chestxray14"
+            )
+        source = dataset.source("test")
+        found = [
+            record
+            for record in source
+            if (
+                record["label"] == classes["pneumonia"]
+                if classes
+                else record["findings"]["Pneumonia"] == 1
+            )
+        ]
+        wanted = (limit - len(rows)) // (len(prepared) - i)
+        chosen = np.random.default_rng(0).permutation(len(found))[:wanted]
+        for record in (found[index] for index in sorted(chosen)):
+            rows.append(
+                {
+                    "image": record["image"],
+                    "id": f"{dataset.name}/{record['id']}",
+                    "patient": f"{dataset.name} {record['patient']}",
+                    "label": CLASSES[1],
+                    "finding": "Pneumonia",
+                    "view": record.get("view", ""),
+                    "sex": record.get("sex", ""),
+                    "age": record.get("age", -1),
+                    "lung_mask": None,
+                }
+            )
+    return rows

@@ -1,0 +1,96 @@
+"""DICOM files to 8-bit gray: CT through a lung window, X-rays through the window they bring.
+
+Standard: DICOM PS3.3, C.7.6.3 (pixels), C.11.1 and C.11.2 (modality and VOI lookup tables).
+"""
+
+import dataclasses
+import io
+import logging
+
+import cv2
+import numpy as np
+
+from jaxcovid.data.images import ImageError
+
+# Centre and width of the lung window, Hounsfield units.
+LUNG_WINDOW = (-600.0, 1500.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One slice or film.
+
+    Attributes:
+      gray: uint8 [h, w], 0 black to 255 white.
+      modality: as in the file: "CT", "CR", "DX", ...
+      patient: its id, empty if the file has none.
+      series: unique identifier of the series, empty if the file has none.
+      instance: number in the series, 0 if the file has none.
+    """
+
+    gray: np.ndarray
+    modality: str
+    patient: str
+    series: str
+    instance: int
+
+
+def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:
+    """Reads one slice or film.
+
+    A CT's values become Hounsfield units by its rescale slope and intercept, and those of the
+    window become 0 to 255. An X-ray's go through its VOI window or table if it has one; what is
+    left of their range becomes 0 to 255, inverted if MONOCHROME1 (low values are white).
+
+    Args:
+      data: the bytes of the file.
+      window: centre and width in Hounsfield units, for CT.
+
+    Raises:
+      ImageError: no pixels, colours, several frames, a compression that cannot be read, or a CT
+        without its rescale values.
+    """
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its errors are raised as well
+    try:
+        found = pydicom.dcmread(io.BytesIO(data))
+    except Exception as error:  # a damaged header raises whatever its parser meets
+        raise ImageError(f"the DICOM header is damaged ({error}); export the file again") from error
+    modality = str(found.get("Modality", ""))
+    if "PixelData" not in found:
+        raise ImageError(f"a DICOM file of modality {modality or 'unknown'} without pixels")
+    frames = int(found.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise ImageError(f"a DICOM file of {frames} frames; export them one by one")
+    colours = str(found.get("PhotometricInterpretation", ""))
+    if colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(f"DICOM pixels of {colours or 'unknown colours'}; export it in gray")
+    try:
+        pixels = found.pixel_array
+    except Exception as error:  # each decoder has errors of its own
+        syntax = found.file_meta.TransferSyntaxUID.name
+        raise ImageError(
+            f"DICOM pixels of {syntax} cannot be read ({error}); export the file uncompressed, or "
+            "install pylibjpeg with its plugins"
+        ) from error
+    values = apply_modality_lut(pixels, found)
+    if modality == "CT":
+        if "RescaleIntercept" not in found:
+            raise ImageError("a CT slice without rescale slope and intercept has no known units")
+        centre, width = window
+        scaled = (values - (centre - width / 2)) * (255 / width)
+    else:
+        values = apply_voi_lut(values, found).astype(np.float64)
+        low, high = values.min(), values.max()
+        scaled = (values - low) * (255 / max(high - low, 1e-9))
+        if colours == "MONOCHROME1":
+            scaled = 255 - scaled
+    return Picture(
+        gray=cv2.convertScaleAbs(np.clip(scaled, 0, 255)),
+        modality=modality,
+        patient=str(found.get("PatientID", "")),
+        series=str(found.get("SeriesInstanceUID", "")),
+        instance=int(found.get("InstanceNumber") or 0),
+    )
