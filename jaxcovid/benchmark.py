@@ -120,6 +120,7 @@ def _growth_line(row: Mapping[str, Any]) -> str:
 def draw_growth(found: Mapping[str, Any], path: Path) -> None:
     """Draws what `growth` returned: time and memory of a step over the batch and over the size."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     for column, (key, fixed, title) in enumerate(
@@ -128,22 +129,29 @@ def draw_growth(found: Mapping[str, Any], path: Path) -> None:
         rows = sorted((r for r in found["rows"] if r[fixed[0]] == fixed[1]), key=lambda r: r[key])
         timed = [row for row in rows if "s_per_step" in row]
         against = [row for row in timed if "peer" in row]
-        x = {"batch": lambda row: row["batch"], "size": lambda row: row["size"] ** 2 / 1e3}[key]
-        label = {"batch": "images of a batch", "size": "pixels of an image, thousands"}[key]
+        x = [row[key] for row in rows]
+        label = {"batch": "images of a batch", "size": "side of an image, px"}[key]
         lines = (
             ("step, s", timed, "jaxcovid", lambda row: row["s_per_step"]),
             ("step, s", against, "PyTorch", lambda row: row["peer"]["s_per_step"]),
             ("memory, GiB", rows, "jaxcovid, compiled program", lambda row: row["compiled_gib"]),
+            ("memory, GiB", timed, "jaxcovid, process", lambda row: row["peak_gib"]),
             ("memory, GiB", against, "PyTorch, process", lambda row: row["peer"]["peak_gib"]),
         )
         for i, quantity in enumerate(("step, s", "memory, GiB")):
             axes = figure.add_subplot(2, 2, 1 + column + 2 * i)
             axes.set(xscale="log", yscale="log", xlabel=label, ylabel=quantity, title=title)
-            axes.grid(alpha=0.3, which="both")
+            axes.set_xticks(x, [str(value) for value in x])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.grid(alpha=0.3)
             for of, chosen, name, y in lines:
                 if of == quantity and chosen:
-                    axes.plot([x(r) for r in chosen], [y(r) for r in chosen], "o-", label=name)
-            axes.legend()
+                    values = [y(row) for row in chosen]
+                    axes.plot([row[key] for row in chosen], values, "o-", label=name)
+            axes.legend(framealpha=0.5)
     figure.savefig(path, dpi=100)
 
 
