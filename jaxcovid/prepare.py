@@ -26,7 +26,7 @@ from absl import app, logging
 from absl.flags import argparse_flags
 from etils import epath
 
-from jaxcovid.data import datasets
+from jaxcovid.data import card, datasets
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
@@ -98,7 +98,10 @@ def build(
         if config and configs and config not in configs:
             raise ValueError(f"{base} has no config {config!r}; it has {', '.join(configs)}")
         _write(builder_class, config=config or None, data_dir=data_dir, **given)
-    return datasets.open_dataset(name, data_dir)
+    dataset = datasets.open_dataset(name, data_dir)
+    if not (dataset.directory / card.CARD_FILE).exists():
+        card.write_card(dataset)
+    return dataset
 
 
 def _write(builder_class: type, **kwargs: Any) -> None:
@@ -131,7 +134,8 @@ def _report(dataset: datasets.Dataset) -> str:
         classes = ", ".join(f"{count} {class_name}" for class_name, count in counts.items())
         patients = dataset.patient_counts[split]
         lines.append(f"  {split}: {size} images ({classes}) of {patients} patients")
-    return "\n".join([*lines, f"  digest: sha256 {dataset.digest}"])
+    lines.append(f"  digest: sha256 {dataset.digest}")
+    return "\n".join([*lines, f"  card: {dataset.directory / card.CARD_FILE}"])
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:

@@ -294,6 +294,19 @@ def test_real_covid_chestxray_by_patient(real_films):
     assert masks > 20
 
 
+def test_real_cards_tell_what_the_data_sets_hold(real_films):
+    def card(name):
+        return (datasets.open_dataset(name, real_films).directory / "card.html").read_text()
+
+    page = card("covid_chestxray")
+    assert "AP Supine" in page
+    assert "Lung mask" in page
+    assert page.count("data:image/png;base64,") == 2  # ages and the contact sheet
+    assert "stand in more than one split" not in page
+    assert "stand in more than one split" in card("covid_chestxray/paper")
+    assert "Pleural Effusion" in card("chestxray14")
+
+
 def test_real_covid_chestxray_as_in_the_paper(real_films):
     dataset = datasets.open_dataset("covid_chestxray/paper", real_films)
     test = list(dataset.source("test"))

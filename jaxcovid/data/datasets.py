@@ -76,6 +76,7 @@ class Dataset:
         split_sizes: Number of images in each split.
         class_counts: Number of images of each class, or with each finding, in each split.
         patient_counts: Number of patients in each split.
+        crossing_patients: Number of patients that stand in more than one split.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Dataset:
     split_sizes: dict[str, int]
     class_counts: dict[str, dict[str, int]]
     patient_counts: dict[str, int]
+    crossing_patients: int
 
     def source(self, split: str) -> Source:
         """Opens one split.
@@ -140,6 +142,7 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         split_sizes={split: info.splits[split].num_examples for split in info.splits},
         class_counts=stored["class_counts"],
         patient_counts=stored["patient_counts"],
+        crossing_patients=stored.get("crossing_patients", 0),
     )
 
 
@@ -180,16 +183,17 @@ def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
 
     directory = epath.Path(directory)
     info = tfds.builder_from_directory(directory).info
-    class_names = info.features["label"].names if "label" in info.features else []
+    several = "findings" in info.features
+    names = sorted(info.features["findings"]) if several else info.features["label"].names
     sources = {split: Source(directory, split) for split in info.splits}
     labels = {split: collections.Counter() for split in sources}
     patients = {split: set() for split in sources}
     for split, source in sources.items():
         for record in source:
-            if class_names:
-                labels[split][class_names[record["label"]]] += 1
-            else:
+            if several:
                 labels[split].update(k for k, found in record["findings"].items() if found == 1)
+            else:
+                labels[split][names[record["label"]]] += 1
             patients[split].add(record["patient"])
     crossing = crossing_patients(patients)
     if grouped:
@@ -199,8 +203,7 @@ def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
     stored = {
         "digest": compute_digest(sources.values()),
         "class_counts": {
-            split: {name: counter[name] for name in class_names or info.features["findings"]}
-            for split, counter in labels.items()
+            split: {name: counter[name] for name in names} for split, counter in labels.items()
         },
         "patient_counts": {split: len(found) for split, found in patients.items()},
         "crossing_patients": len(crossing),

@@ -32,8 +32,8 @@ _ALIASES = {"wbc_count": "leukocyte_count"}
 
 _DESCRIPTION = """\
 Frontal chest X-rays collected from publications and radiology sites, COVID-19 against other
-findings. Its owner asks not to claim diagnostic performance from it. `view` tells how ill a patient
-was (a bedridden one is filmed supine) and with that much of the class.
+findings. Its owner asks not to claim diagnostic performance from it. The view tells how ill a
+patient was (a bedridden one is filmed supine) and with that much of the class.
 """
 
 _CITATION = """\

@@ -40,8 +40,8 @@ PAPER_COUNTS = {
 
 _DESCRIPTION = """\
 CT slices of COVID-19, other pneumonia and healthy lungs. The published validation split takes its
-slices from between those of the training and test splits, so it leaks; `grouped` splits anew,
-series by series, and where the names carry no series, by blocks of neighbours.
+slices from between those of the training and test splits, so it leaks. The config grouped splits
+anew, series by series, and where the names carry no series, by blocks of neighbours.
 """
 
 _CITATION = """\

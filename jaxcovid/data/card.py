@@ -1,0 +1,134 @@
+"""The data card: what a prepared data set holds, on one page that opens without a network."""
+
+import base64
+import collections
+import importlib.resources
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from jaxcovid.data.datasets import Dataset, Record
+from jaxcovid.data.images import decode_gray
+
+CARD_FILE = "card.html"
+_SHOWN = 6  # images of a class or finding
+_TILE = 128  # side of an image of the contact sheet, px
+_AGES = range(0, 101, 10)
+
+
+def write_card(dataset: Dataset) -> epath.Path:
+    """Reads every record once and writes the card beside the data.
+
+    Returns:
+        Path of the page.
+    """
+    groups = dataset.class_names or dataset.finding_names
+    found: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    ages: dict[str, list[int]] = collections.defaultdict(list)
+    tiles: dict[str, list[np.ndarray]] = {group: [] for group in groups}
+    sides = []
+    for split in dataset.split_sizes:
+        for record in dataset.source(split):
+            header = Image.open(io.BytesIO(record["image"]))
+            sides.append(header.size)
+            mine = _groups(dataset, record)
+            for group in mine:
+                found["Format"][group, f"{header.format} {header.mode}"] += 1
+                for field, title in (("view", "View"), ("sex", "Sex")):
+                    if field in record:
+                        found[title][group, record[field] or "unknown"] += 1
+                if "lung_mask" in record:
+                    has = "yes" if record["lung_mask"] else "no"
+                    found["Lung mask"][group, has] += 1
+                if record.get("age", -1) >= 0:
+                    ages[group].append(record["age"])
+                if len(tiles[group]) < _SHOWN:
+                    tiles[group].append(_tile(record["image"]))
+    pictures = {"sheet": _contact_sheet(tiles)}
+    if ages:
+        pictures["ages"] = _age_figure(ages)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = importlib.resources.files(__package__).joinpath("card.html.jinja")
+    page = environment.from_string(source.read_text(encoding="utf-8")).render(
+        dataset=dataset,
+        groups=groups,
+        tables={title: _table(counter, groups) for title, counter in found.items()},
+        sides={
+            name: " x ".join(str(int(value)) for value in values)
+            for name, values in zip(
+                ("smallest", "median", "largest"),
+                np.quantile(np.array(sides), (0, 0.5, 1), axis=0),
+                strict=True,
+            )
+        },
+        rows=list(tiles),
+        pictures={
+            name: f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            for name, data in pictures.items()
+        },
+    )
+    path = dataset.directory / CARD_FILE
+    path.write_text(page)
+    return path
+
+
+def _groups(dataset: Dataset, record: Record) -> list[str]:
+    """The class of a record, or its findings."""
+    if dataset.class_names:
+        return [dataset.class_names[record["label"]]]
+    return [name for name, value in record["findings"].items() if value == 1]
+
+
+def _table(counter: collections.Counter, groups: Any) -> dict[str, Any]:
+    """Counts by group, in columns by value, most common first."""
+    values = collections.Counter()
+    for (_, value), count in counter.items():
+        values[value] += count
+    columns = [value for value, _ in values.most_common()]
+    return {"columns": columns, "counts": {g: [counter[g, v] for v in columns] for g in groups}}
+
+
+def _tile(data: bytes) -> np.ndarray:
+    gray = decode_gray(data)
+    scale = _TILE / max(gray.shape)
+    height, width = (max(1, round(scale * n)) for n in gray.shape)
+    tile = np.full((_TILE, _TILE), 255, np.uint8)
+    top, left = (_TILE - height) // 2, (_TILE - width) // 2
+    small = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
+    tile[top : top + height, left : left + width] = small
+    return tile
+
+
+def _contact_sheet(tiles: Mapping[str, list[np.ndarray]]) -> bytes:
+    """PNG: a row of images for each class or finding, in their order."""
+    blank = np.full((_TILE, _TILE), 255, np.uint8)
+    rows = [np.hstack([*row, *[blank] * (_SHOWN - len(row))]) for row in tiles.values()]
+    return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
+
+
+def _age_figure(ages: Mapping[str, list[int]]) -> bytes:
+    """PNG: share of the images by age, for each class or finding."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    weights = [np.full(len(values), 100 / len(values)) for values in ages.values()]
+    names = [f"{name} ({len(values)})" for name, values in ages.items()]
+    if len(ages) <= 4:
+        axes.hist(list(ages.values()), bins=_AGES, weights=weights, label=names)
+        axes.legend()
+    else:  # findings overlap, and their bars would be too thin
+        everyone = np.concatenate([np.array(values) for values in ages.values()])
+        axes.hist(everyone, bins=_AGES, weights=np.full(everyone.size, 100 / everyone.size))
+    axes.set(xlabel="age, years", ylabel="share of images, %", xticks=list(_AGES))
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
