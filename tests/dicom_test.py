@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
+from jaxcovid import prepare
 from jaxcovid.data import dicom
 from jaxcovid.data.images import ImageError, decode_gray
 
@@ -95,6 +96,22 @@ def test_a_compression_that_cannot_be_read_is_named():
     whole.save_as(file, enforce_file_format=True)
     with pytest.raises(ImageError, match=r"(?s)JPEG 2000.*uncompressed"):
         decode_gray(file.getvalue())
+
+
+def test_a_folder_of_series_is_split_by_patient_and_keeps_no_header(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(72):
+        folder = tmp_path / "images" / ("covid" if i % 2 else "normal")
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = rng.integers(0, 1000, (32, 32)).astype(np.int16)
+        data = dicom_bytes(stored, PatientID=f"p{i // 3:02d}", PatientName="Doe", **CT)
+        (folder / f"{i}.dcm").write_bytes(data)
+    dataset = prepare.build("folder/series", tmp_path / "data", source=str(tmp_path / "images"))
+    assert sum(dataset.patient_counts.values()) == 24
+    record = dataset.source("train")[0]
+    assert record["image"].startswith(b"\x89PNG")
+    original = (tmp_path / "images" / record["id"]).read_bytes()
+    np.testing.assert_array_equal(decode_gray(record["image"]), decode_gray(original))
 
 
 @pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")

@@ -6,11 +6,12 @@ Standard: DICOM PS3.3, C.7.6.3 (pixels), C.11.1 and C.11.2 (modality and VOI loo
 import dataclasses
 import io
 import logging
+import pathlib
 
 import cv2
 import numpy as np
 
-from jaxcovid.data.images import ImageError
+from jaxcovid.data.images import ImageError, is_dicom
 
 # Centre and width of the lung window, Hounsfield units.
 LUNG_WINDOW = (-600.0, 1500.0)
@@ -33,6 +34,20 @@ class Picture:
     patient: str
     series: str
     instance: int
+
+
+def patient_of(path: pathlib.Path) -> str | None:
+    """The patient's id, else the series of a DICOM file; None of another file, or without both."""
+    with path.open("rb") as file:
+        if not is_dicom(file.read(132)):
+            return None
+    import pydicom
+
+    try:
+        found = pydicom.dcmread(path, stop_before_pixels=True)
+    except Exception:  # `read` says what is wrong with it
+        return None
+    return str(found.get("PatientID") or found.get("SeriesInstanceUID") or "") or None
 
 
 def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:

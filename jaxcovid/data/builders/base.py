@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
@@ -55,8 +56,12 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def encoded(self, row: Row) -> bytes:
-        """What is stored of an image: the file as it is, unless a builder says otherwise."""
-        return row["image"] if "image" in row else row["path"].read_bytes()
+        """What is stored of an image: the file as it is; of DICOM the gray picture, as PNG."""
+        data = row["image"] if "image" in row else row["path"].read_bytes()
+        # What else a DICOM file says of a person does not get into a data set.
+        if images.is_dicom(data):
+            return cv2.imencode(".png", images.decode_gray(data))[1].tobytes()
+        return data
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

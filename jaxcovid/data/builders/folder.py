@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxcovid.data import datasets
+from jaxcovid.data import datasets, dicom
 from jaxcovid.data.builders.base import ImageBuilder, Row, split_by_patient
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -50,8 +50,9 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
     hidden files aside) an image. `csv` names the images in columns `path` (relative to `source`,
     or to the table without it), `label` and, if they are known, `patient` and `split`.
 
-    Without patients each image counts as its own patient. Without splits, the patients are split
-    70/10/20 into train, validation and test, the classes shared out evenly, always in the same way.
+    Without patients those of DICOM files count, and any other image as its own patient. Without
+    splits, the patients are split 70/10/20 into train, validation and test, the classes shared out
+    evenly, always in the same way.
 
     Args:
         source: Folder of the images.
@@ -79,12 +80,15 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
             f"at least 2 classes are needed, found {len(classes)}: {', '.join(classes)}"
         )
     if "patient" not in rows[0]:
-        logging.warning(
-            "no patient ids: each of the %d images counts as its own patient. If patients have "
-            "several images, give a CSV with a column patient; else the test is too easy.",
-            len(rows),
-        )
-        rows = [{**row, "patient": row["id"]} for row in rows]
+        rows = [{**row, "patient": dicom.patient_of(row["path"])} for row in rows]
+        unknown = sum(row["patient"] is None for row in rows)
+        if unknown:
+            logging.warning(
+                "no patient ids: each of the %d images counts as its own patient. If patients "
+                "have several images, give a CSV with a column patient; else the test is too easy.",
+                unknown,
+            )
+        rows = [{**row, "patient": row["patient"] or row["id"]} for row in rows]
     if "split" not in rows[0]:
         shared_out = split_by_patient(rows, test_tenths=2)
         rows = [{**row, "split": split} for split, found in shared_out.items() for row in found]
