@@ -1,9 +1,10 @@
 """Evaluates a trained network from its workdir: scores with intervals, figures, a report.
 
 python -m jaxcovid.evaluate --workdir=runs/covid_ct --split=test
+python -m jaxcovid.evaluate --workdir=runs/ct_cov19 --split=test --dataset=covid_ct
 
-Results stand in WORKDIR/evaluation/SPLIT/: metrics.json, predictions.csv, roc.png, heatmaps.png
-and report.html.
+Results stand in WORKDIR/evaluation/[DATASET/]SPLIT/: metrics.json, predictions.csv, roc.png,
+heatmaps.png and report.html.
 """
 
 import argparse
@@ -23,6 +24,7 @@ def run(
     workdir: Path,
     *,
     split: str = "test",
+    dataset: str | None = None,
     data_dir: str | None = None,
     step: int | None = None,
     workers: int = 0,
@@ -32,6 +34,8 @@ def run(
     Args:
       workdir: of a training run.
       split: `train`, `validation` or `test`.
+      dataset: another data set than the run's own, for an external test without tuning: the
+        class of the run's positive class's name is positive, all others are the rest.
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       step: of the checkpoint; None is the best one by validation AUC.
       workers: processes that prepare images; 0 uses threads.
@@ -40,7 +44,8 @@ def run(
       The content of `metrics.json`.
 
     Raises:
-      ValueError: not a workdir, an unknown split, a checkpoint that cannot be used.
+      ValueError: not a workdir, an unknown split, a checkpoint that cannot be used, a data set
+        without the positive class.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
     from jaxcovid import predictor as predictors
@@ -52,15 +57,22 @@ def run(
 
     predictor = predictors.load(workdir, step=step)
     facts = predictor.facts
-    dataset = open_dataset(facts["dataset"]["name"], data_dir)
-    if dataset.digest != facts["dataset"]["digest"]:
+    external = dataset is not None
+    opened = open_dataset(dataset or facts["dataset"]["name"], data_dir)
+    positive = predictor.outputs[0]
+    if positive not in opened.class_names:
+        raise ValueError(
+            f"{opened.name} has no class {positive!r}, which this network looks for; it has "
+            + ", ".join(opened.class_names or opened.finding_names)
+        )
+    if not external and opened.digest != facts["dataset"]["digest"]:
         logging.warning(
             "The data set %s has changed since training: its digest is %s, the run's %s",
-            dataset.name,
-            dataset.digest,
+            opened.name,
+            opened.digest,
             facts["dataset"]["digest"],
         )
-    source = dataset.source(split)
+    source = opened.source(split)
     probabilities = predict_source(
         predictor.weights,
         source,
@@ -71,31 +83,39 @@ def run(
         workers=workers,
     )
     records = [source[i] for i in range(len(source))]
-    table = target_table(dataset.class_names, predictor.outputs)
+    # Where other classes have other names, only the positive one can be told from the rest.
+    known = set(predictor.outputs) <= set(opened.class_names)
+    outputs = predictor.outputs if known else predictor.outputs[:1]
+    table = target_table(opened.class_names, outputs)
     predictions = Predictions(
         ids=[record["id"] for record in records],
         patients=[record["patient"] for record in records],
         targets=table[[record["label"] for record in records]] > 0.5,
-        probabilities=probabilities,
-        outputs=predictor.outputs,
+        probabilities=probabilities[:, : len(outputs)],
+        outputs=outputs,
     )
-    directory = workdir / "evaluation" / split
+    directory = workdir / "evaluation" / (opened.name if external else "") / split
+    command_line = f"python -m jaxcovid.evaluate --workdir={workdir} --split={split}"
     metrics = write_report(
         directory,
         split=split,
         predictions=predictions,
         thresholds=predictor.thresholds,
         run={
-            "dataset": dataset.name,
-            "digest": dataset.digest,
-            "citation": dataset.citation,
+            "dataset": opened.name,
+            "digest": opened.digest,
+            "citation": opened.citation,
+            "trained on": facts["dataset"]["name"],
+            "classes": {
+                name: positive if name == positive else "the rest" for name in opened.class_names
+            },
             "step": predictor.step,
             "version": jaxcovid.__version__,
             "config": facts["config"],
             "commands": [
-                f"python -m jaxcovid.prepare {dataset.name} ...",
+                f"python -m jaxcovid.prepare {opened.name} ...",
                 f"python -m jaxcovid.train --config=... --workdir={workdir}",
-                f"python -m jaxcovid.evaluate --workdir={workdir} --split={split}",
+                command_line + (f" --dataset={dataset}" if external else ""),
             ],
         },
         gallery=_gallery(predictor, records, predictions, predictor.thresholds),
@@ -104,7 +124,7 @@ def run(
     logging.info(
         "%s on %s, %d images of %d patients, checkpoint %d:\n%s\n  report: %s",
         split,
-        dataset.name,
+        opened.name,
         metrics["n"],
         metrics["n_patients"],
         predictor.step,
@@ -174,6 +194,9 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="another data set than the run's: an external test"
+    )
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")
     parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
@@ -187,6 +210,7 @@ def main(args: argparse.Namespace) -> None:
         run(
             Path(args.workdir),
             split=args.split,
+            dataset=args.dataset,
             data_dir=args.data_dir,
             step=args.step,
             workers=args.workers,

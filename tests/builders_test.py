@@ -1,6 +1,7 @@
 """The builders of the paper's data sets: on trees with the published names, and on real data."""
 
 import gzip
+import json
 import os
 import pathlib
 import time
@@ -8,6 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from covid_ct_tree import make_tree
 
 from jaxcovid import prepare
 from jaxcovid.data import datasets
@@ -330,3 +332,31 @@ def test_real_chestxray14_and_children(real_films):
     children = datasets.open_dataset("chest_xray_pneumonia", real_films)
     assert children.class_counts["test"] == {"pneumonia": 31, "normal": 20}
     assert sum(children.split_sizes.values()) == 240
+
+
+# The paper's Table IV: trained on one data set, tested on another
+
+
+@pytest.mark.slow
+def test_trained_on_ct_cov19_and_tested_on_covid_ct(ct_cov19_tree, command, tmp_path):
+    data = f"--data_dir={tmp_path / 'data'}"
+    command("prepare", "ct_cov19", f"--source={ct_cov19_tree}", data)
+    source = make_tree(tmp_path / "COVID-CT")
+    command("prepare", "covid_ct", f"--source={source}", data)
+    run = f"--workdir={tmp_path / 'run'}"
+    command("train", "--config=configs/ct_cov19.py:debug", "--config.epochs=0.05", run, data)
+    command("evaluate", run, data, "--split=test")
+    command("evaluate", run, data, "--split=test", "--dataset=covid_ct")
+    folder = tmp_path / "run" / "evaluation"
+    own = json.loads((folder / "test" / "metrics.json").read_text())
+    other = json.loads((folder / "covid_ct" / "original" / "test" / "metrics.json").read_text())
+    assert own["run"]["dataset"] == other["run"]["trained on"] == "ct_cov19/grouped"
+    assert len(own["auc_per_output"]) == 3
+    assert "auc_per_output" not in other
+    assert other["run"]["classes"] == {"COVID-19": "COVID-19", "NonCOVID": "the rest"}
+    assert (other["n"], other["n_positive"]) == (203, 98)
+    thresholds = [found["operating_points"]["youden"]["threshold"] for found in (own, other)]
+    assert thresholds[0] == thresholds[1]
+    command("prepare", "folder", "--name=x", f"--source={ct_cov19_tree / 'Train'}", data)
+    process = command("evaluate", run, data, "--dataset=folder/x", check=False)
+    assert "has no class 'COVID-19'" in process.stderr

@@ -8,7 +8,10 @@ from jaxcovid import workdir as workdirs
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
-VARIANTS = {"covid_ct": ["", "debug", "scratch", "scratch,debug"]}
+VARIANTS = {
+    "covid_ct": ["", "debug", "scratch", "scratch,debug"],
+    "ct_cov19": ["", "debug", "binary", "binary,debug"],
+}
 
 
 def get(name, variant=""):
