@@ -145,6 +145,11 @@ def test_covid_chestxray_refuses_what_it_does_not_know(tmp_path):
         covid_chestxray.read_rows(source)
 
 
+def test_covid_chestxray_by_patient_takes_no_further_films(tmp_path):
+    with pytest.raises(ValueError, match="only covid_chestxray/paper takes --other_pneumonia"):
+        covid_chestxray.CovidChestxray(data_dir=tmp_path, other_pneumonia=["any"])
+
+
 def test_covid_chestxray_lists_absent_films(tmp_path, caplog):
     rows = [(str(i), "COVID-19", "PA", f"{i}.png") for i in range(4)]
     source = chestxray_tree(tmp_path, "late", rows)

@@ -6,7 +6,7 @@ one value for each feature but the image.
 
 import collections
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import cv2
@@ -18,6 +18,9 @@ from sklearn import model_selection
 from jaxcovid.data import images
 
 Row = dict[str, Any]
+# What data sets of chest X-rays tell of a film: view as in the table, sex "M", "F" or "", age in
+# years, -1 unknown.
+FILM_FEATURES = {"view": tfds.features.Text(), "sex": tfds.features.Text(), "age": np.int32}
 _FOLDS = 10
 _LISTED = 200  # names in a message
 _SPLIT_AS_PUBLISHED = ("published", "paper")
@@ -34,7 +37,6 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         finding_names: Of a data set without `label`: what `findings` tells of each image, 1 yes,
             0 no, -1 uncertain, -2 not mentioned.
         more_features: Features beside `image`, `id`, `patient` and these.
-        allow_missing: Leave out images that are named and absent or cannot be used.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -44,7 +46,19 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     class_names: Sequence[str] = ()
     finding_names: Sequence[str] = ()
     more_features: ClassVar[Mapping[str, Any]] = {}
-    allow_missing: bool = False
+
+    def __init__(
+        self, *, source: str | None = None, allow_missing: bool = False, **kwargs: Any
+    ) -> None:
+        """Creates the builder.
+
+        Args:
+            source: Folder of the images as they are published; needed to build, not to read.
+            allow_missing: Leave out images that are named and absent or cannot be used.
+            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
+        """
+        super().__init__(**kwargs)
+        self.source, self.allow_missing = source, allow_missing
 
     @property
     def grouped(self) -> bool:
@@ -62,6 +76,11 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if images.is_dicom(data):
             return cv2.imencode(".png", images.decode_gray(data))[1].tobytes()
         return data
+
+    def example(self, row: Row) -> Row:
+        """The record of a row: one value for each feature."""
+        names = [name for name in self.info.features if name != "image"]
+        return {"image": self.encoded(row), **{name: row[name] for name in names}}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -104,9 +123,61 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
-        names = [name for name in self.info.features if name != "image"]
         for row in rows:
-            yield row["id"], {"image": self.encoded(row), **{name: row[name] for name in names}}
+            yield row["id"], self.example(row)
+
+
+def source_folder(
+    source: str | None, *, name: str, what: str, layout: str, needed: Iterable[str] = ()
+) -> pathlib.Path:
+    """The folder that a user names as the source of a data set.
+
+    Args:
+        source: As given.
+        name: Of the data set.
+        what: The folder should be, for the messages: "checkout of COVID-CT".
+        layout: What it should hold, for the messages.
+        needed: Paths in it that must be there.
+
+    Raises:
+        ValueError: If there is none.
+        FileNotFoundError: If something that is needed is not there; names all of it.
+    """
+    if not source:
+        raise ValueError(f"{name} needs --source=DIR, a {what} with\n{layout}")
+    root = pathlib.Path(source).expanduser()
+    absent = [path for path in needed if not (root / path).exists()]
+    if absent:
+        raise FileNotFoundError(
+            f"{root} is no {what}: {', '.join(absent)} not found; expected\n{layout}"
+        )
+    return root
+
+
+def find_table(root: pathlib.Path, names: Sequence[str], layout: str) -> pathlib.Path:
+    """The first of these files that is there.
+
+    Raises:
+        FileNotFoundError: If none is.
+    """
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise FileNotFoundError(f"{root} has no {names[0]}; expected\n{layout}")
+
+
+def check_columns(table: pathlib.Path, columns: Sequence[str], needed: Iterable[str]) -> None:
+    """Refuses a table without a column that is needed.
+
+    Raises:
+        ValueError: Naming all that are absent, and those that are there.
+    """
+    absent = [name for name in needed if name not in columns]
+    if absent:
+        raise ValueError(
+            f"{table} has no column {' and no column '.join(absent)}; it has "
+            + ", ".join(filter(None, columns))
+        )
 
 
 def present(rows: Sequence[Row], table: pathlib.Path, *, allow_missing: bool) -> list[Row]:

@@ -4,14 +4,12 @@ Source: the Kaggle data set paultimothymooney/chest-xray-pneumonia (Kermany et a
 doi 10.1016/j.cell.2018.02.010).
 """
 
-import pathlib
 import re
-from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxcovid.data.builders.base import ImageBuilder, Row, split_by_patient
+from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder, split_by_patient
 
 LAYOUT = """\
   {train,val,test}/NORMAL/*.jpeg      (IM-0001-0001.jpeg, NORMAL2-IM-0007-0001.jpeg)
@@ -56,19 +54,9 @@ class ChestXrayPneumonia(ImageBuilder):
     citation = _CITATION
     class_names = tuple(_CLASSES.values())
 
-    def __init__(self, *, source: str | None = None, **kwargs: Any) -> None:
-        """Creates the builder.
-
-        Args:
-            source: The folder `chest_xray`; needed to build, not to read.
-            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
-        """
-        super().__init__(**kwargs)
-        self._source = source
-
     def rows(self) -> dict[str, list[Row]]:
         """See `read_rows`; validation is carved from what is not test."""
-        rows = read_rows(self._source)
+        rows = read_rows(self.source)
         test = [row for row in rows if row["folder"] == "test"]
         rest = split_by_patient([row for row in rows if row["folder"] != "test"], test_tenths=0)
         return {"train": rest["train"], "validation": rest["validation"], "test": test}
@@ -88,17 +76,16 @@ def read_rows(source: str | None) -> list[Row]:
         FileNotFoundError: If a folder of the layout is missing.
         ValueError: If there is no source, a folder is empty or a film's name has no patient in it.
     """
-    if not source:
-        raise ValueError(f"chest_xray_pneumonia needs --source=DIR, a folder with\n{LAYOUT}")
-    root = pathlib.Path(source).expanduser()
-    folders = [root / split / group for split in ("train", "val", "test") for group in _CLASSES]
-    absent = [str(folder.relative_to(root)) for folder in folders if not folder.is_dir()]
-    if absent:
-        raise FileNotFoundError(
-            f"{root} is no chest_xray: {', '.join(absent)} not found; expected\n{LAYOUT}"
-        )
+    folders = [f"{split}/{group}" for split in ("train", "val", "test") for group in _CLASSES]
+    root = source_folder(
+        source,
+        name="chest_xray_pneumonia",
+        what="folder chest_xray",
+        layout=LAYOUT,
+        needed=folders,
+    )
     rows, skipped, nameless = [], [], []
-    for folder in folders:
+    for folder in map(root.joinpath, folders):
         for path in sorted(folder.iterdir()):
             name = path.relative_to(root).as_posix()
             if path.name.startswith(".") or path.suffix.lower() not in (".jpeg", ".jpg", ".png"):

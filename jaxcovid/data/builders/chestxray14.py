@@ -5,12 +5,19 @@ Source: Wang et al., arXiv:1705.02315, the NIH Clinical Center's public release.
 
 import csv
 import pathlib
-from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxcovid.data.builders.base import ImageBuilder, Row, present, split_by_patient
+from jaxcovid.data.builders.base import (
+    FILM_FEATURES,
+    ImageBuilder,
+    Row,
+    check_columns,
+    find_table,
+    present,
+    source_folder,
+    split_by_patient,
+)
 
 LAYOUT = """\
   Data_Entry_2017_v2020.csv (or Data_Entry_2017.csv)
@@ -79,39 +86,18 @@ class Chestxray14(ImageBuilder):
     homepage = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
     citation = _CITATION
     finding_names = tuple(FINDINGS.values())
-    more_features: ClassVar[dict[str, Any]] = {
-        "view": tfds.features.Text(),
-        "sex": tfds.features.Text(),
-        "age": np.int32,
-    }
-
-    def __init__(
-        self, *, source: str | None = None, allow_missing: bool = False, **kwargs: Any
-    ) -> None:
-        """Creates the builder.
-
-        Args:
-            source: Folder of the release; needed to build, not to read.
-            allow_missing: Leave out films that the table names and that are absent or unusable.
-            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
-        """
-        super().__init__(**kwargs)
-        self._source, self.allow_missing = source, allow_missing
+    more_features = FILM_FEATURES
 
     def rows(self) -> dict[str, list[Row]]:
         """The films of each split."""
-        if not self._source:
-            raise ValueError(f"chestxray14 needs --source=DIR, a folder with\n{LAYOUT}")
-        root = pathlib.Path(self._source).expanduser()
-        found = [root / name for name in _TABLES if (root / name).is_file()]
-        if not found:
-            raise FileNotFoundError(f"{root} has no {_TABLES[0]}; expected\n{LAYOUT}")
-        rows = present(read_labels(found[0]), found[0], allow_missing=self.allow_missing)
+        root = source_folder(
+            self.source, name="chestxray14", what="folder of ChestX-ray14", layout=LAYOUT
+        )
+        table = find_table(root, _TABLES, LAYOUT)
+        rows = present(read_labels(table), table, allow_missing=self.allow_missing)
         if self.builder_config.name == "patient":
             return split_by_patient(rows, test_tenths=2)
-        listed = root / "test_list.txt"
-        if not listed.is_file():
-            raise FileNotFoundError(f"{root} has no {listed.name}; expected\n{LAYOUT}")
+        listed = find_table(root, ("test_list.txt",), LAYOUT)
         names = set(listed.read_text(encoding="utf-8").split())
         split = split_by_patient([row for row in rows if row["id"] not in names], test_tenths=0)
         return {**split, "test": [row for row in rows if row["id"] in names]}
@@ -132,12 +118,7 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     """
     with table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        absent = [name for name in _COLUMNS if name not in columns]
-        if absent:
-            raise ValueError(
-                f"{table} has no column {' and no column '.join(absent)}; it has {columns}"
-            )
+        check_columns(table, reader.fieldnames or [], _COLUMNS)
         entries = list(reader)
     found = {label for entry in entries for label in entry["Finding Labels"].split("|")}
     unknown = sorted(found - FINDINGS.keys() - {_NONE})

@@ -7,12 +7,19 @@ import csv
 import gzip
 import pathlib
 import re
-from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxcovid.data.builders.base import ImageBuilder, Row, present, split_by_patient
+from jaxcovid.data.builders.base import (
+    FILM_FEATURES,
+    ImageBuilder,
+    Row,
+    check_columns,
+    find_table,
+    present,
+    source_folder,
+    split_by_patient,
+)
 
 LAYOUT = """\
   train.csv (or train.csv.gz), valid.csv
@@ -68,31 +75,17 @@ class Chexpert(ImageBuilder):
     homepage = "https://stanfordmlgroup.github.io/competitions/chexpert/"
     citation = _CITATION
     finding_names = FINDINGS
-    more_features: ClassVar[dict[str, Any]] = {
-        "view": tfds.features.Text(),
-        "sex": tfds.features.Text(),
-        "age": np.int32,
-    }
-
-    def __init__(
-        self, *, source: str | None = None, allow_missing: bool = False, **kwargs: Any
-    ) -> None:
-        """Creates the builder.
-
-        Args:
-            source: The folder `CheXpert-v1.0-small`; needed to build, not to read.
-            allow_missing: Leave out films that the tables name and that are absent or unusable.
-            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
-        """
-        super().__init__(**kwargs)
-        self._source, self.allow_missing = source, allow_missing
+    more_features = FILM_FEATURES
 
     def rows(self) -> dict[str, list[Row]]:
         """The films of each split."""
-        if not self._source:
-            raise ValueError(f"chexpert needs --source=DIR, a folder with\n{LAYOUT}")
-        root = pathlib.Path(self._source).expanduser()
-        tables = [_table(root, "train"), _table(root, "valid")]
+        root = source_folder(
+            self.source, name="chexpert", what="folder CheXpert-v1.0-small", layout=LAYOUT
+        )
+        tables = [
+            find_table(root, (f"{name}.csv", f"{name}.csv.gz"), LAYOUT)
+            for name in ("train", "valid")
+        ]
         found = []
         for table in tables:
             rows = read_labels(table)
@@ -121,9 +114,7 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     with opened(table, "rt", encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        absent = [name for name in _COLUMNS if name not in header]
-        if absent:
-            raise ValueError(f"{table} has no column {' and no column '.join(absent)}")
+        check_columns(table, header, _COLUMNS)
         at = {name: header.index(name) for name in _COLUMNS}
         rows, bad = [], []
         for line, values in enumerate(reader, start=2):
@@ -152,10 +143,3 @@ def read_labels(table: pathlib.Path) -> list[Row]:
             f"patient in the path: {', '.join(bad[:20])}"
         )
     return rows
-
-
-def _table(root: pathlib.Path, name: str) -> pathlib.Path:
-    for path in (root / f"{name}.csv", root / f"{name}.csv.gz"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"{root} has no {name}.csv; expected\n{LAYOUT}")

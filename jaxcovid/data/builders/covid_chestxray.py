@@ -16,7 +16,15 @@ from absl import logging
 from sklearn import model_selection
 
 from jaxcovid.data import datasets, images
-from jaxcovid.data.builders.base import ImageBuilder, Row, present, split_by_patient
+from jaxcovid.data.builders.base import (
+    FILM_FEATURES,
+    ImageBuilder,
+    Row,
+    check_columns,
+    present,
+    source_folder,
+    split_by_patient,
+)
 
 LAYOUT = """\
   metadata.csv
@@ -72,46 +80,40 @@ class CovidChestxray(ImageBuilder):
     class_names = CLASSES
     more_features: ClassVar[dict[str, Any]] = {
         "finding": tfds.features.Text(),
-        "view": tfds.features.Text(),
-        "sex": tfds.features.Text(),
-        "age": np.int32,
+        **FILM_FEATURES,
         "lung_mask": tfds.features.Text(),
     }
 
-    def __init__(
-        self,
-        *,
-        source: str | None = None,
-        allow_missing: bool = False,
-        other_pneumonia: Sequence[datasets.Dataset] = (),
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, other_pneumonia: Sequence[datasets.Dataset] = (), **kwargs: Any) -> None:
         """Creates the builder.
 
         Args:
-            source: Folder of a checkout; needed to build, not to read.
-            allow_missing: Leave out films that the table names and that are absent or unusable.
             other_pneumonia: Data sets that give `paper` its further films, from their test splits.
-            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
+            **kwargs: Those of `ImageBuilder`.
+
+        Raises:
+            ValueError: If another config than `paper` is given such data sets.
         """
         super().__init__(**kwargs)
-        self._source, self.allow_missing = source, allow_missing
+        if other_pneumonia and self.builder_config.name != "paper":
+            raise ValueError("only covid_chestxray/paper takes --other_pneumonia")
         self._other_pneumonia = other_pneumonia
 
     def rows(self) -> dict[str, list[Row]]:
         """The films of each split."""
-        rows = read_rows(self._source, allow_missing=self.allow_missing)
+        rows = read_rows(self.source, allow_missing=self.allow_missing)
         if self.builder_config.name == "patient":
             return split_by_patient(rows, test_tenths=3)
         split = _split_films(rows)
         split["test"] += pneumonia_films(self._other_pneumonia)
         return split
 
-    def encoded(self, row: Row) -> bytes:
-        """The film as it is; the row's mask comes to its size on the way."""
-        film = super().encoded(row)
-        row["lung_mask"] = _fitted(row["lung_mask"], film) if row["lung_mask"] else b""
-        return film
+    def example(self, row: Row) -> Row:
+        """The record of a row, its mask in the size of its film."""
+        found = super().example({**row, "lung_mask": b""})
+        if row["lung_mask"]:
+            found["lung_mask"] = _fitted(row["lung_mask"], found["image"])
+        return found
 
 
 def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
@@ -130,12 +132,14 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
         FileNotFoundError: If the folder, the table or films are missing; names every one.
         ValueError: If a column is missing, a view is unknown or no film is left.
     """
-    if not source:
-        raise ValueError(f"covid_chestxray needs --source=DIR, a checkout with\n{LAYOUT}")
-    root = pathlib.Path(source).expanduser()
+    root = source_folder(
+        source,
+        name="covid_chestxray",
+        what="checkout of covid-chestxray-dataset",
+        layout=LAYOUT,
+        needed=["metadata.csv"],
+    )
     table = root / "metadata.csv"
-    if not table.is_file():
-        raise FileNotFoundError(f"there is no {table}; expected\n{LAYOUT}")
     entries = _read_table(table)
     unknown = sorted({e["view"] for e in entries} - {*FRONTAL_VIEWS, *_OTHER_VIEWS})
     if unknown:
@@ -181,12 +185,7 @@ def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
         reader = csv.reader(file)
         header = [name.strip().lower().replace(" ", "_") for name in next(reader, [])]
         header = [_ALIASES.get(name, name) for name in header]
-        absent = [name for name in _NEEDED if name not in header]
-        if absent:
-            raise ValueError(
-                f"{table} has no column {' and no column '.join(absent)}; it has "
-                + ", ".join(filter(None, header))
-            )
+        check_columns(table, header, _NEEDED)
         return [
             dict(zip(header, (value.strip() for value in values), strict=False))
             for values in reader

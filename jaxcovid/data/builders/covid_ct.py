@@ -5,13 +5,12 @@ Source: the public repository UCSD-AI4H/COVID-CT (Zhao et al., arXiv:2003.13865)
 
 import csv
 import pathlib
-from typing import Any
 
 import cv2
 import tensorflow_datasets as tfds
 
 from jaxcovid.data import datasets, images
-from jaxcovid.data.builders.base import ImageBuilder, Row
+from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder
 
 LAYOUT = """\
   Images-processed/CT_COVID/*      (unpacked from CT_COVID.zip)
@@ -66,19 +65,9 @@ class CovidCt(ImageBuilder):
     citation = _CITATION
     class_names = tuple(_CLASSES.values())
 
-    def __init__(self, *, source: str | None = None, **kwargs: Any) -> None:
-        """Creates the builder.
-
-        Args:
-            source: Folder of a checkout of COVID-CT; needed to build, not to read.
-            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
-        """
-        super().__init__(**kwargs)
-        self._source = source
-
     def rows(self) -> dict[str, list[Row]]:
         """See `read_rows`."""
-        return read_rows(self._source)
+        return read_rows(self.source)
 
     def encoded(self, row: Row) -> bytes:
         """The file, or what `gray320` makes of it."""
@@ -101,24 +90,18 @@ def read_rows(source: str | None) -> dict[str, list[Row]]:
         ValueError: If the counts are not the official ones, an image has no patient id or a
             patient stands in two splits.
     """
-    if not source:
-        raise ValueError(f"covid_ct needs --source=DIR, a checkout of COVID-CT with\n{LAYOUT}")
-    root = pathlib.Path(source).expanduser()
-    needed = [root / "Images-processed" / f"CT_{group}" for group in _CLASSES]
-    needed += [_list_path(root, split, group) for split, group in OFFICIAL_COUNTS]
-    needed += [root / f"{group}-CT-MetaInfo.csv" for group in _CLASSES]
-    absent = [str(path.relative_to(root)) for path in needed if not path.exists()]
-    if absent:
-        raise FileNotFoundError(
-            f"{root} is no checkout of COVID-CT: {', '.join(absent)} not found; expected\n{LAYOUT}"
-        )
-
+    needed = [f"Images-processed/CT_{group}" for group in _CLASSES]
+    needed += [_list_path(split, group) for split, group in OFFICIAL_COUNTS]
+    needed += [f"{group}-CT-MetaInfo.csv" for group in _CLASSES]
+    root = source_folder(
+        source, name="covid_ct", what="checkout of COVID-CT", layout=LAYOUT, needed=needed
+    )
     patients = {group: _read_patients(root, group) for group in _CLASSES}
     rows = {split: [] for split in _LIST_PREFIXES}
     wrong_counts, missing, without_patient = [], [], []
     for (split, group), expected in OFFICIAL_COUNTS.items():
         # A name is taken as it stands: "%" in it is a character, not an escape.
-        lines = _list_path(root, split, group).read_text(encoding="utf-8").splitlines()
+        lines = (root / _list_path(split, group)).read_text(encoding="utf-8").splitlines()
         names = [line for line in lines if line.strip()]
         if len(set(names)) != expected or len(names) != expected:
             wrong_counts.append(
@@ -159,8 +142,8 @@ def read_rows(source: str | None) -> dict[str, list[Row]]:
     return rows
 
 
-def _list_path(root: pathlib.Path, split: str, group: str) -> pathlib.Path:
-    return root / "Data-split" / group / f"{_LIST_PREFIXES[split]}CT_{group}.txt"
+def _list_path(split: str, group: str) -> str:
+    return f"Data-split/{group}/{_LIST_PREFIXES[split]}CT_{group}.txt"
 
 
 def _read_patients(root: pathlib.Path, group: str) -> dict[str, str]:

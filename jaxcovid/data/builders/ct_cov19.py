@@ -6,12 +6,11 @@ images than the paper's Table II counts, and its names carry series only for COV
 
 import pathlib
 import re
-from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxcovid.data.builders.base import ImageBuilder, Row, split_by_patient
+from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder, split_by_patient
 
 LAYOUT = """\
   {Train,Val,Test}/COV/CASE/*              (12/FILE0001.jpg, malek_5/pos_3.png)
@@ -73,19 +72,9 @@ class CtCov19(ImageBuilder):
     citation = _CITATION
     class_names = tuple(_CLASSES.values())
 
-    def __init__(self, *, source: str | None = None, **kwargs: Any) -> None:
-        """Creates the builder.
-
-        Args:
-            source: Folder of a checkout; needed to build, not to read.
-            **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
-        """
-        super().__init__(**kwargs)
-        self._source = source
-
     def rows(self) -> dict[str, list[Row]]:
         """The slices of each split."""
-        rows = read_rows(self._source)
+        rows = read_rows(self.source)
         if self.builder_config.name == "grouped":
             return split_by_patient(rows, test_tenths=2)
         return {split: [row for row in rows if row["split"] == split] for split in _SPLITS.values()}
@@ -105,17 +94,12 @@ def read_rows(source: str | None) -> list[Row]:
         FileNotFoundError: If a folder of the layout is missing.
         ValueError: If there is no source, or a slice without a series has no number in its name.
     """
-    if not source:
-        raise ValueError(f"ct_cov19 needs --source=DIR, a checkout of CT-COV19 with\n{LAYOUT}")
-    root = pathlib.Path(source).expanduser()
-    folders = [root / split / group for split in _SPLITS for group in _CLASSES]
-    absent = [str(folder.relative_to(root)) for folder in folders if not folder.is_dir()]
-    if absent:
-        raise FileNotFoundError(
-            f"{root} is no checkout of CT-COV19: {', '.join(absent)} not found; expected\n{LAYOUT}"
-        )
+    folders = [f"{split}/{group}" for split in _SPLITS for group in _CLASSES]
+    root = source_folder(
+        source, name="ct_cov19", what="checkout of CT-COV19", layout=LAYOUT, needed=folders
+    )
     rows, nameless = [], []
-    for folder in folders:
+    for folder in map(root.joinpath, folders):
         group, split = folder.name, _SPLITS[folder.parent.name]
         found = sorted(p for p in folder.glob("**/*") if p.suffix.lower() in _SUFFIXES)
         for path in found:

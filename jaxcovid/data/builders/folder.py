@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxcovid.data import datasets, dicom
-from jaxcovid.data.builders.base import ImageBuilder, Row, split_by_patient
+from jaxcovid.data.builders.base import ImageBuilder, Row, check_columns, split_by_patient
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -126,11 +126,7 @@ def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         entries = list(reader)
-    absent = [column for column in ("path", "label") if column not in columns]
-    if absent:
-        raise ValueError(
-            f"{table} has no column {' and no column '.join(absent)}; it has {columns}"
-        )
+    check_columns(table, columns, ("path", "label"))
     if not entries:
         raise ValueError(f"{table} names no images")
     used = [column for column in ("path", "label", "patient", "split") if column in columns]
