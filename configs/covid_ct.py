@@ -19,9 +19,7 @@ VARIANTS = ("scratch", "debug")
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The configuration of a comma-separated list of `VARIANTS`."""
-    chosen = [name for name in variant.split(",") if name]
-    if unknown := [name for name in chosen if name not in VARIANTS]:
-        raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "covid_ct"
     if "scratch" in chosen:

@@ -18,9 +18,7 @@ VARIANTS = ("binary", "debug")
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The configuration of a comma-separated list of `VARIANTS`."""
-    chosen = [name for name in variant.split(",") if name]
-    if unknown := [name for name in chosen if name not in VARIANTS]:
-        raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "ct_cov19"
     config.model.outputs = "binary" if "binary" in chosen else "three_way"

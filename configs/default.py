@@ -4,6 +4,8 @@ An option is overridden on the command line as `--config.batch_size=32` or
 `--config.model.attention=none`, after `--config=FILE`.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 
 
@@ -55,11 +57,21 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.preprocessing.mean = ml_collections.config_dict.placeholder(float)
     config.preprocessing.std = ml_collections.config_dict.placeholder(float)
 
-    if variant not in ("", "debug"):
-        raise ValueError(f"variant {variant!r} is not one of: debug")
-    if variant == "debug":
+    if "debug" in chosen(variant, ("debug",)):
         make_debug(config)
     return config
+
+
+def chosen(variant: str, known: Sequence[str]) -> list[str]:
+    """The names in a comma-separated list of variants.
+
+    Raises:
+      ValueError: one is not among those known.
+    """
+    names = [name for name in variant.split(",") if name]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(known)}")
+    return names
 
 
 def make_debug(config: ml_collections.ConfigDict) -> None:
