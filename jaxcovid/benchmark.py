@@ -8,9 +8,9 @@ python -m jaxcovid.benchmark start
 python -m jaxcovid.benchmark growth --peer=torch --plot=growth.png
 
 With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `linen`
-is the same network as it is usually written in Flax. `start`
-types the train command on the prepared data set `phantom`, with an empty and a filled compilation
-cache. `growth` times the train step over batches and sizes of images.
+is the same network as it is usually written in Flax. `start` types the train command on the
+prepared data set `phantom`, with an empty and a filled compilation cache. `growth` times the train
+step over batches and sizes of images.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from absl import app
 from absl.flags import argparse_flags
 
 from jaxcovid import command
-from jaxcovid.benchmarks import rounds
+from jaxcovid.benchmarks import growth_figures, rounds
 
 PEERS = ("torch", "torch_compile", "linen")
 
@@ -97,62 +97,8 @@ def growth(arguments: argparse.Namespace) -> dict[str, Any]:
             compiling = [*commands["jaxcovid"], "--compile_only"]
             done = subprocess.run(compiling, check=True, capture_output=True, text=True)
             rows.append(json.loads(done.stdout))
-        print(_growth_line(rows[-1]), flush=True)
+        print(growth_figures.line(rows[-1]), flush=True)
     return {"mode": "growth", "rows": rows}
-
-
-def _growth_line(row: Mapping[str, Any]) -> str:
-    """A row of `growth` as a line of a Markdown table."""
-    peer = row.get("peer", {})
-    cells = [f"{row['batch']}", f"{row['size']}"]
-    for side, key, form in (
-        (row, "s_per_step", ".2f"),
-        (row, "images_per_s", ".2f"),
-        (row, "compiled_gib", ".2f"),
-        (row, "peak_gib", ".2f"),
-        (peer, "s_per_step", ".2f"),
-        (peer, "peak_gib", ".2f"),
-    ):
-        cells.append(format(side[key], form) if key in side else "")
-    return f"| {' | '.join(cells)} |"
-
-
-def draw_growth(found: Mapping[str, Any], path: Path) -> None:
-    """Draws what `growth` returned: time and memory of a step over the batch and over the size."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    for column, (key, fixed, title) in enumerate(
-        (("batch", ("size", 256), "256x256"), ("size", ("batch", 8), "batch 8"))
-    ):
-        rows = sorted((r for r in found["rows"] if r[fixed[0]] == fixed[1]), key=lambda r: r[key])
-        timed = [row for row in rows if "s_per_step" in row]
-        against = [row for row in timed if "peer" in row]
-        x = [row[key] for row in rows]
-        label = {"batch": "images of a batch", "size": "side of an image, px"}[key]
-        lines = (
-            ("step, s", timed, "jaxcovid", lambda row: row["s_per_step"]),
-            ("step, s", against, "PyTorch", lambda row: row["peer"]["s_per_step"]),
-            ("memory, GiB", rows, "jaxcovid, compiled program", lambda row: row["compiled_gib"]),
-            ("memory, GiB", timed, "jaxcovid, process", lambda row: row["peak_gib"]),
-            ("memory, GiB", against, "PyTorch, process", lambda row: row["peer"]["peak_gib"]),
-        )
-        for i, quantity in enumerate(("step, s", "memory, GiB")):
-            axes = figure.add_subplot(2, 2, 1 + column + 2 * i)
-            axes.set(xscale="log", yscale="log", xlabel=label, ylabel=quantity, title=title)
-            axes.set_xticks(x, [str(value) for value in x])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axes.grid(alpha=0.3)
-            for of, chosen, name, y in lines:
-                if of == quantity and chosen:
-                    values = [y(row) for row in chosen]
-                    axes.plot([row[key] for row in chosen], values, "o-", label=name)
-            axes.legend(framealpha=0.5)
-    figure.savefig(path, dpi=100)
 
 
 def images(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -322,7 +268,7 @@ def main(arguments: argparse.Namespace) -> None:
         elif arguments.mode == "growth":
             found = growth(arguments)
             if arguments.plot:
-                draw_growth(found, Path(arguments.plot))
+                growth_figures.draw(found, Path(arguments.plot))
         else:
             found = images(arguments) if arguments.mode == "input" else network(arguments)
             print(table(found))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from jaxcovid import benchmark
-from jaxcovid.benchmarks import rounds
+from jaxcovid.benchmarks import growth_figures, rounds
 
 SLEEPER = """
 import sys, time
-from jaxcovid.benchmarks import rounds
+from jaxcovid.benchmarks import growth_figures, rounds
 seconds = float(sys.argv[1])
 rounds.serve({"name": sys.argv[1]}, lambda steps: time.sleep(steps * seconds), lambda: {"end": 1})
 """
@@ -63,7 +63,7 @@ def test_growth_times_small_shapes_and_compiles_large_ones(monkeypatch, tmp_path
     assert "s_per_step" not in compiled
     assert compiled["flops"] > timed["flops"]
     assert len(capsys.readouterr().out.splitlines()) == 2
-    benchmark.draw_growth({"rows": [timed, compiled]}, tmp_path / "growth.png")
+    growth_figures.draw({"rows": [timed, compiled]}, tmp_path / "growth.png")
     assert cv2.imread(str(tmp_path / "growth.png")).shape == (600, 900, 3)
 
 
