@@ -26,7 +26,7 @@ from absl import app, logging
 from absl.flags import argparse_flags
 from etils import epath
 
-from jaxcovid.data import card, datasets
+from jaxcovid.data import datasets
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
@@ -99,7 +99,9 @@ def build(
             raise ValueError(f"{base} has no config {config!r}; it has {', '.join(configs)}")
         _write(builder_class, config=config or None, data_dir=data_dir, **given)
     dataset = datasets.open_dataset(name, data_dir)
-    if not (dataset.directory / card.CARD_FILE).exists():
+    if not (dataset.directory / datasets.CARD_FILE).exists():
+        from jaxcovid.data import card
+
         card.write_card(dataset)
     return dataset
 
@@ -135,7 +137,7 @@ def _report(dataset: datasets.Dataset) -> str:
         patients = dataset.patient_counts[split]
         lines.append(f"  {split}: {size} images ({classes}) of {patients} patients")
     lines.append(f"  digest: sha256 {dataset.digest}")
-    return "\n".join([*lines, f"  card: {dataset.directory / card.CARD_FILE}"])
+    return "\n".join([*lines, f"  card: {dataset.directory / datasets.CARD_FILE}"])
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxcovid.files import write_atomically
+
 FILE = "run.json"
 FORMAT_VERSION = 1
 # Options that change how a run is carried out, not what it computes.
@@ -68,9 +70,7 @@ def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
     path = workdir / FILE
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(facts, indent=1) + "\n")
-        partial.replace(path)
+        write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
         return
     stored, wanted = _flat(read(workdir)), _flat(facts)
     free = {f"config.{name}" for name in FREE_OPTIONS} | {"versions.jaxcovid", "versions.jax"}

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxcovid import files
 from jaxcovid.evaluation import figures, metrics, report
 
 THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
@@ -172,14 +173,14 @@ def test_an_earlier_report_leaves_nothing_behind(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
-    figures.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(figures.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device.*5 bytes.*metrics\.json") as caught:
-        figures.write_atomically(path, b"12345")
+        files.write_atomically(path, b"12345")
     assert caught.value.errno == errno.ENOSPC
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 

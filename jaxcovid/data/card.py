@@ -1,6 +1,5 @@
 """The data card: what a prepared data set holds, on one page that opens without a network."""
 
-import base64
 import collections
 import importlib.resources
 import io
@@ -8,15 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxcovid.data.datasets import Dataset, Record
+from jaxcovid import files
+from jaxcovid.data.datasets import CARD_FILE, Dataset, Record, write_whole
 from jaxcovid.data.images import decode_gray
 
-CARD_FILE = "card.html"
 _SHOWN = 6  # images of a class or finding
 _TILE = 128  # side of an image of the contact sheet, px
 _AGES = range(0, 101, 10)
@@ -53,11 +51,9 @@ def write_card(dataset: Dataset) -> epath.Path:
     pictures = {"sheet": _contact_sheet(tiles)}
     if ages:
         pictures["ages"] = _age_figure(ages)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = importlib.resources.files(__package__).joinpath("card.html.jinja")
-    page = environment.from_string(source.read_text(encoding="utf-8")).render(
+    page = files.render_page(
+        importlib.resources.files(__package__).joinpath("card.html.jinja"),
+        pictures,
         dataset=dataset,
         groups=groups,
         tables={title: _table(counter, groups) for title, counter in found.items()},
@@ -70,13 +66,9 @@ def write_card(dataset: Dataset) -> epath.Path:
             )
         },
         rows=list(tiles),
-        pictures={
-            name: f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            for name, data in pictures.items()
-        },
     )
     path = dataset.directory / CARD_FILE
-    path.write_text(page)
+    write_whole(path, page)
     return path
 
 

@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 
 DIGEST_FILE = "digest.json"
+CARD_FILE = "card.html"
 
 Record = dict[str, Any]
 
@@ -208,10 +209,14 @@ def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
         "patient_counts": {split: len(found) for split, found in patients.items()},
         "crossing_patients": len(crossing),
     }
-    # Renamed into place: a digest file that exists is whole.
-    unfinished = directory / f"{DIGEST_FILE}.incomplete"
-    unfinished.write_text(json.dumps(stored, indent=2) + "\n")
-    unfinished.rename(directory / DIGEST_FILE)
+    write_whole(directory / DIGEST_FILE, json.dumps(stored, indent=2) + "\n")
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file beside the data and renames it into place: one that exists is whole."""
+    unfinished = path.parent / f"{path.name}.incomplete"
+    unfinished.write_text(text)
+    unfinished.rename(path)
 
 
 def compute_digest(sources: Iterable[Sequence[Record]]) -> str:

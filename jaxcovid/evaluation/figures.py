@@ -2,13 +2,14 @@
 
 import io
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+from jaxcovid import files
 
 if TYPE_CHECKING:  # imported in the functions: `overlay` is all that prediction needs
     from matplotlib.axes import Axes
@@ -19,30 +20,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 _DARK, _PALE = "#222222", "#D9D9D9"
 _OUTLINE = (0x56, 0xB4, 0xE9)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it: a reader sees all of it or nothing.
-
-    Raises:
-      OSError: the file cannot be written (no permission, disk full); says which and why.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary.exists():
-            temporary.unlink()
-        raise OSError(
-            error.errno,
-            f"cannot write the file ({error.strerror}); make the folder writable or free some "
-            f"space: {len(content):,} bytes are needed",
-            str(path),
-        ) from error
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
@@ -276,4 +253,4 @@ def _save(path: Path, figure: "Figure", dpi: int) -> None:
     content = io.BytesIO()
     # No software version in the file: the same data give the same bytes.
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
-    write_atomically(path, content.getvalue())
+    files.write_atomically(path, content.getvalue())

@@ -5,7 +5,6 @@ A folder holds `predictions.csv`, `metrics.json`, `roc.png`, `heatmaps.png` (wit
 `metrics.json` is written last: where it stands, the rest is complete.
 """
 
-import base64
 import csv
 import importlib.resources
 import io
@@ -15,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from jaxcovid import files
 from jaxcovid.evaluation import figures
 from jaxcovid.evaluation import metrics as metrics_lib
 
@@ -84,7 +83,7 @@ def write_report(
             str(directory),
         ) from error
 
-    figures.write_atomically(directory / "predictions.csv", _predictions_csv(predictions))
+    files.write_atomically(directory / "predictions.csv", _predictions_csv(predictions))
     patients = metrics_lib.per_patient(predictions)
     figures.roc_figure(
         directory / "roc.png",
@@ -101,9 +100,9 @@ def write_report(
         pictures["heatmaps"] = directory / "heatmaps.png"
         figures.heatmap_gallery(pictures["heatmaps"], **gallery)
     page = _html(metrics, {name: path.read_bytes() for name, path in pictures.items()})
-    figures.write_atomically(directory / "report.html", page.encode())
+    files.write_atomically(directory / "report.html", page.encode())
     content = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    figures.write_atomically(directory / "metrics.json", content.encode())
+    files.write_atomically(directory / "metrics.json", content.encode())
     return metrics
 
 
@@ -173,15 +172,13 @@ def _why_undefined(keys: tuple[str, ...]) -> str:
 
 def _html(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """Renders `report.html.jinja`; metrics as in `metrics.json`, pictures: name -> PNG."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "point": figures.point_name}
-    source = importlib.resources.files(__package__).joinpath("report.html.jinja")
     run = dict(metrics["run"])
     config = run.pop("config", None) or {}
     command = f"python -m jaxcovid.evaluate --workdir=WORKDIR --split={metrics['split']}"
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
+    return files.render_page(
+        importlib.resources.files(__package__).joinpath("report.html.jinja"),
+        pictures,
+        {"number": _number, "point": figures.point_name},
         metrics=metrics,
         units={"image": metrics, "patient": metrics["per_patient"]},
         dataset=run.pop("dataset", None),
@@ -190,10 +187,6 @@ def _html(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         left_out=max(_left_out(metrics)),
         run=dict(_flat(run)),
         config=dict(_flat(config)),
-        pictures={
-            name: f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            for name, content in pictures.items()
-        },
     )
 
 

@@ -7,8 +7,6 @@ run and every later one compile the same program, so that a resumed run stays bi
 
 import contextlib
 import hashlib
-import tempfile
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from jax import export
 from jax.sharding import Mesh
 
 import jaxcovid
-from jaxcovid.training.sharding import batch_sharding, replicated_sharding
-from jaxcovid.training.step import compiler_options, jit_train_step, train_step
+from jaxcovid.files import write_atomically
+from jaxcovid.training.step import jit_over_mesh, jit_train_step, train_step
 
 
 def compile_train_step(
@@ -42,10 +40,6 @@ def compile_train_step(
     """
     if jax.process_count() > 1:  # an exported program knows the devices of one process
         return jit_train_step(mesh, **kwargs).lower(state, batch).compile()
-    replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
-    jit = partial(
-        jax.jit, in_shardings=(replicated, rows), out_shardings=replicated, donate_argnums=0
-    )
     leaves, tree = jax.tree.flatten(state)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, batch))
     path = Path(folder) / f"{_key(identity, mesh, tree, shapes)}.stablehlo" if folder else None
@@ -58,15 +52,17 @@ def compile_train_step(
             )
             return jax.tree.leaves(state), metrics
 
-        program = export.export(jit(of_leaves))(*shapes)
+        program = export.export(jit_over_mesh(mesh, of_leaves))(*shapes)
         if path:
-            _write(path, program.serialize())
+            with contextlib.suppress(OSError):  # to do without the file is no error
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, program.serialize())
 
     def step(state: Any, batch: Any) -> Any:
         leaves, metrics = program.call(jax.tree.leaves(state), batch)
         return jax.tree.unflatten(tree, leaves), metrics
 
-    return jit(step, compiler_options=compiler_options()).lower(state, batch).compile()
+    return jit_over_mesh(mesh, step).lower(state, batch).compile()
 
 
 def _key(identity: str, mesh: Mesh, tree: Any, shapes: Any) -> str:
@@ -91,12 +87,3 @@ def _read(path: Path) -> Any:
     except Exception as error:  # the format's parser has no error of its own
         logging.warning("%s cannot be read (%s); the step is traced anew", path, error)
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; to do without it is no error."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(path)

@@ -134,9 +134,14 @@ def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
       ValueError: `batch_norm` is not one of `BATCH_NORMS`.
     """
     check_batch_norm(kwargs["batch_norm"])
+    return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs))
+
+
+def jit_over_mesh(mesh: Mesh, step: Any) -> Any:
+    """(state, batch) -> (state, metrics), compiled: state replicated and donated, rows sharded."""
     replicated = replicated_sharding(mesh)
     return jax.jit(
-        partial(train_step, mesh=mesh, **kwargs),
+        step,
         in_shardings=(replicated, batch_sharding(mesh)),
         out_shardings=replicated,
         donate_argnums=0,

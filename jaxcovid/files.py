@@ -1,0 +1,60 @@
+"""Files and pages that are whole or not there, whenever a program is killed."""
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it: a reader sees all of it or nothing.
+
+    Raises:
+      OSError: the file cannot be written (no permission, disk full); says which and why.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary.exists():
+            temporary.unlink()
+        raise OSError(
+            error.errno,
+            f"cannot write the file ({error.strerror}); make the folder writable or free some "
+            f"space: {len(content):,} bytes are needed",
+            str(path),
+        ) from error
+
+
+def render_page(
+    template: Traversable,
+    pictures: Mapping[str, bytes],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    **values: Any,
+) -> str:
+    """A page of HTML that carries its pictures inside, from a Jinja template.
+
+    Args:
+      template: file of the template; a value that it lacks is an error, and text is escaped.
+      pictures: PNG by name; the template sees them as `pictures`, each an address.
+      filters: more filters of the template.
+      **values: what else it sees.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= filters or {}
+    addresses = {
+        name: f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        for name, content in pictures.items()
+    }
+    source = template.read_text(encoding="utf-8")
+    return environment.from_string(source).render(pictures=addresses, **values)
