@@ -23,11 +23,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "covid_ct"
     if "scratch" in chosen:
-        config.batch_size = 8
-        config.epochs = 20.0
-        config.preprocessing.fill = 0
-        config.optimizer.learning_rate = 1e-4
-        config.optimizer.schedule = "one_cycle"
+        default.make_scratch(config)
     if "debug" in chosen:
         default.make_debug(config)
     return config

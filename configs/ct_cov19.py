@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "ct_cov19"
-    config.model.outputs = "binary" if "binary" in chosen else "three_way"
+    config.outputs = "binary" if "binary" in chosen else "three_way"
     if "debug" in chosen:
         default.make_debug(config)
     return config

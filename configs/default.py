@@ -18,7 +18,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # of initialisation, shuffling and augmentation
     config.dataset = "covid_ct"  # a prepared data set, NAME or NAME/CONFIG
+    config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (with frozen parts)
+    # binary (one sigmoid) | three_way (three one-against-rest) | two_way (softmax) | findings
+    config.outputs = "binary"
     config.positive_class = "COVID-19"  # the class that the screening looks for
+    config.findings = ()  # outputs=findings: one sigmoid each
+    config.uncertain = ml_collections.ConfigDict()  # findings of which uncertain counts as ...
+    config.uncertain.ones = ()  # ... present
+    config.uncertain.ignore = ()  # ... unknown, left out of the loss; of all others: absent
 
     config.batch_size = 16  # images of a global batch, spread over all devices
     config.epochs = 30.0  # passes over the training split
@@ -40,12 +47,20 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.accumulate_steps = 1  # batches whose gradients make one update
 
     config.model = ml_collections.ConfigDict()
-    config.model.outputs = "binary"  # binary (one sigmoid) | three_way (three one-against-rest)
     config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none
     config.model.head = "flatten"  # flatten (the paper) | gap (any input size)
     config.model.growth = 32  # channels that a dense layer adds; 32 is DenseNet-121
     config.model.depths = (6, 12, 24, 16)  # layers of each dense block; these are DenseNet-121
     config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
+
+    config.parts = ml_collections.ConfigDict()  # deep_cxr_net: its frozen parts
+    config.parts.part1 = ""  # workdir of the network for findings; empty: without
+    config.parts.part1_outputs = ()  # what it must tell of, in order
+    config.parts.part2 = ""  # workdir of the network for pneumonia; empty: without
+    config.parts.part2_outputs = ()
+    config.fusion = ml_collections.ConfigDict()  # deep_cxr_net: how the parts are joined
+    config.fusion.reduced = 128  # features left of part 3's; 0 keeps all (the paper's flatten)
+    config.fusion.width = 64  # of the layer after the join
 
     config.preprocessing = ml_collections.ConfigDict()
     config.preprocessing.size = 256  # pixels a side of the network's input
@@ -72,6 +87,15 @@ def chosen(variant: str, known: Sequence[str]) -> list[str]:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(known)}")
     return names
+
+
+def make_scratch(config: ml_collections.ConfigDict) -> None:
+    """The recipe that did best on validation from random initialisation (COVID-CT)."""
+    config.batch_size = 8
+    config.epochs = 20.0
+    config.preprocessing.fill = 0
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.schedule = "one_cycle"
 
 
 def make_debug(config: ml_collections.ConfigDict) -> None:

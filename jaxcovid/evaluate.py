@@ -48,23 +48,22 @@ def run(
         without the positive class.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
+    import numpy as np
+
     from jaxcovid import predictor as predictors
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.evaluation.metrics import Predictions
     from jaxcovid.evaluation.report import write_report
     from jaxcovid.training.loop import predict_source
-    from jaxcovid.training.losses import target_table
+    from jaxcovid.training.targets import ClassTargets, FindingTargets
 
     predictor = predictors.load(workdir, step=step)
     facts = predictor.facts
     external = dataset is not None
     opened = open_dataset(dataset or facts["dataset"]["name"], data_dir)
-    positive = predictor.outputs[0]
-    if positive not in opened.class_names:
-        raise ValueError(
-            f"{opened.name} has no class {positive!r}, which this network looks for; it has "
-            + ", ".join(opened.class_names or opened.finding_names)
-        )
+    config = facts["config"]
+    if external:
+        _check_external(opened, predictor)
     if not external and opened.digest != facts["dataset"]["digest"]:
         logging.warning(
             "The data set %s has changed since training: its digest is %s, the run's %s",
@@ -83,16 +82,23 @@ def run(
         workers=workers,
     )
     records = [source[i] for i in range(len(source))]
-    # Where other classes have other names, only the positive one can be told from the rest.
-    known = set(predictor.outputs) <= set(opened.class_names)
+    # Where the other classes have other names, only the positive one can be told from the rest.
+    known = set(predictor.outputs) <= {*opened.class_names, *opened.finding_names}
     outputs = predictor.outputs if known else predictor.outputs[:1]
-    table = target_table(opened.class_names, outputs)
+    screening = predictor.screening
+    if screening:
+        targets = ClassTargets(outputs, opened.class_names)
+    else:
+        uncertain = config["uncertain"]
+        targets = FindingTargets(outputs, tuple(uncertain["ones"]), tuple(uncertain["ignore"]))
+    wanted = np.stack([targets(record) for record in records])
     predictions = Predictions(
         ids=[record["id"] for record in records],
         patients=[record["patient"] for record in records],
-        targets=table[[record["label"] for record in records]] > 0.5,
+        targets=wanted > 0.5,
         probabilities=probabilities[:, : len(outputs)],
         outputs=outputs,
+        known=None if screening else wanted >= 0,
     )
     directory = workdir / "evaluation" / (opened.name if external else "") / split
     command_line = f"python -m jaxcovid.evaluate --workdir={workdir} --split={split}"
@@ -100,15 +106,13 @@ def run(
         directory,
         split=split,
         predictions=predictions,
-        thresholds=predictor.thresholds,
+        thresholds=predictor.thresholds if screening else None,
         run={
             "dataset": opened.name,
             "digest": opened.digest,
             "citation": opened.citation,
             "trained on": facts["dataset"]["name"],
-            "classes": {
-                name: positive if name == positive else "the rest" for name in opened.class_names
-            },
+            **_classes(opened, predictor),
             "step": predictor.step,
             "version": jaxcovid.__version__,
             "config": facts["config"],
@@ -118,9 +122,15 @@ def run(
                 command_line + (f" --dataset={dataset}" if external else ""),
             ],
         },
-        gallery=_gallery(predictor, records, predictions, predictor.thresholds),
+        gallery=_gallery(predictor, records, predictions) if screening else None,
     )
-    youden = metrics["operating_points"]["youden"]
+    scores = {"AUC": metrics["auc"]}
+    if screening:
+        point = metrics["operating_points"]["youden"]
+        names = ("accuracy", "precision", "recall", "f", "specificity")
+        scores |= {name: point[name] for name in names}
+    else:
+        scores |= metrics["auc_per_output"]
     logging.info(
         "%s on %s, %d images of %d patients, checkpoint %d:\n%s\n  report: %s",
         split,
@@ -128,14 +138,37 @@ def run(
         metrics["n"],
         metrics["n_patients"],
         predictor.step,
-        "\n".join(
-            f"  {name:<11} {_with_interval(score)}"
-            for name, score in [("AUC", metrics["auc"])]
-            + [(k, youden[k]) for k in ("accuracy", "precision", "recall", "f", "specificity")]
-        ),
+        "\n".join(f"  {name:<16} {_with_interval(score)}" for name, score in scores.items()),
         directory / "report.html",
     )
     return metrics
+
+
+def _check_external(dataset: Any, predictor: Any) -> None:
+    """Refuses a data set that a network was not trained for.
+
+    Raises:
+      ValueError: its images are of another modality, or it does not tell of what the network does.
+    """
+    if dataset.modality and predictor.modality and dataset.modality != predictor.modality:
+        raise ValueError(
+            f"{dataset.name} holds {dataset.modality} images, this network was trained on "
+            f"{predictor.modality}"
+        )
+    told = {*dataset.class_names, *dataset.finding_names}
+    needed = predictor.outputs[:1] if predictor.screening else predictor.outputs
+    if absent := [name for name in needed if name not in told]:
+        raise ValueError(
+            f"{dataset.name} does not tell of {' and '.join(absent)}, which this network does; "
+            f"it tells of {', '.join(sorted(told))}"
+        )
+
+
+def _classes(dataset: Any, predictor: Any) -> dict[str, Any]:
+    """How classes of the data set count for a network that screens for one, for the report."""
+    positive = predictor.outputs[0]
+    classes = {name: positive if name == positive else "the rest" for name in dataset.class_names}
+    return {"classes": classes} if classes else {}
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:
@@ -151,7 +184,6 @@ def _gallery(
     predictor: Any,
     records: Sequence[Mapping[str, Any]],
     predictions: Any,
-    thresholds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps."""
     import cv2
@@ -160,7 +192,7 @@ def _gallery(
     from jaxcovid.data.images import decode_gray
 
     positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
-    called = probability >= thresholds["youden"]
+    called = probability >= predictor.thresholds["youden"]
     chosen: list[tuple[int, str]] = []
     for kind, group, descending in (
         ("hit", positive & called, True),

@@ -1,19 +1,22 @@
-"""Screens images with a trained network: CSV of id, probability and decision on stdout.
+"""Screens images with a trained network: CSV of probability and decision of each on stdout.
 
 python -m jaxcovid.predict --workdir=runs/covid_ct scan.png folder/ > predictions.csv
 python -m jaxcovid.predict --workdir=runs/covid_ct --heatmaps --output=screened folder/
 
-An image that cannot be used gets a row with its error; the others are finished, and the exit
-status is 1. For research only: no diagnosis.
+Several DICOM slices of a series or a patient get a row together as well: the mean of their
+probabilities. An image that cannot be used gets a row with its error; the others are finished, and
+the exit status is 1. For research only: no diagnosis.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import contextlib
 import csv
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +62,10 @@ def run(
       heatmaps: folder for an overlay of each image; None makes none.
 
     Yields:
-      `id`, `probability`, `decision` and `error`; the first three empty or the last.
+      Rows of the same columns: `id`; of DICOM `patient` and `series`; `images`, how many it is
+      about; `probability` of the positive class and `decision` (not of a network for findings);
+      `probability_NAME` of the other outputs; `error`, else empty. First a row for each image, then
+      one for each DICOM series and patient of several.
 
     Raises:
       ValueError: not a workdir, an unknown threshold.
@@ -68,12 +74,13 @@ def run(
     import cv2
 
     from jaxcovid import predictor as predictors
+    from jaxcovid.data import dicom
     from jaxcovid.data.images import ImageError
     from jaxcovid.evaluation.figures import overlay
 
     images = find_images(paths)
     predictor = predictors.load(workdir, step=step)
-    limit = _threshold(threshold, predictor.thresholds)
+    limit = _threshold(threshold, predictor.thresholds) if predictor.screening else None
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
 
@@ -82,13 +89,15 @@ def run(
         found: dict[Path, Any] = {}
         for path in paths:
             try:
-                found[path] = predictors.read_gray(path)
+                found[path] = predictor.read_gray(path)
             except (ImageError, OSError) as error:
                 found[path] = error
         return found
 
+    row = partial(_row, outputs=predictor.outputs, limit=limit)
     size = predictor.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
+    groups: dict[tuple[str, str], list[Any]] = collections.defaultdict(list)
     for opened in _one_ahead(read, batches):
         grays = {p: gray for p, gray in opened.items() if not isinstance(gray, Exception)}
         usable = list(grays.values())
@@ -99,15 +108,45 @@ def run(
                 picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
                 cv2.imwrite(str(heatmaps / f"{name}.png"), picture)
         for path, gray in opened.items():
-            row = {"id": str(path), "error": "" if path in grays else str(gray)}
-            if path in found:
-                values = [f"{value:.6f}" for value in found[path]]
-                called = float(found[path][0]) >= limit
-                row["probability"] = values[0]
-                row["decision"] = ("" if called else "not ") + predictor.outputs[0]
-                for name, value in zip(predictor.outputs[1:], values[1:], strict=True):
-                    row[f"probability_{name}"] = value
-            yield row
+            if path not in found:
+                yield row(str(path), error=str(gray))
+                continue
+            header = dicom.header_of(path)
+            patient, series = (header.patient, header.series) if header else ("", "")
+            if series:
+                groups[patient, series].append(found[path])
+            if patient:
+                groups[patient, ""].append(found[path])
+            yield row(str(path), found[path], patient=patient, series=series)
+    for (patient, series), several in sorted(groups.items()):
+        if len(several) > 1:
+            name = f"series {series}" if series else f"patient {patient}"
+            mean = sum(several) / len(several)
+            yield row(name, mean, patient=patient, series=series, images=len(several))
+
+
+def _row(
+    identifier: str,
+    probabilities: Sequence[float] | None = None,
+    *,
+    outputs: Sequence[str],
+    limit: float | None,
+    patient: str = "",
+    series: str = "",
+    images: int = 1,
+    error: str = "",
+) -> dict[str, Any]:
+    """A row of `run`; without a limit the network is one for findings."""
+    texts = [""] * len(outputs) if probabilities is None else [f"{p:.6f}" for p in probabilities]
+    row: dict[str, Any] = {"id": identifier, "patient": patient, "series": series, "images": images}
+    columns = [f"probability_{name.replace(' ', '_')}" for name in outputs]
+    if limit is not None:
+        columns[0] = "probability"
+    row |= zip(columns, texts, strict=True)
+    if limit is not None:
+        called = probabilities is not None and probabilities[0] >= limit
+        row["decision"] = "" if probabilities is None else ("" if called else "not ") + outputs[0]
+    return {**row, "error": error}
 
 
 def _one_ahead(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
@@ -179,9 +218,7 @@ def main(args: argparse.Namespace) -> None:
         writers: list[csv.DictWriter] = []
         for row in rows:
             if not writers:
-                extra = [key for key in row if key.startswith("probability_")]
-                fields = ["id", "probability", "decision", *extra, "error"]
-                writers = [csv.DictWriter(target, fields) for target in targets]
+                writers = [csv.DictWriter(target, list(row)) for target in targets]
                 for writer in writers:
                     writer.writeheader()
             for writer in writers:

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxcovid import network
 from jaxcovid import workdir as workdirs
 from jaxcovid.data.images import as_gray, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation.cam import grad_cam
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import checkpoints
-from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
+from jaxcovid.training.sharding import make_mesh, place_batch
 from jaxcovid.training.step import jit_forward
 
 Image = str | Path | bytes | np.ndarray
@@ -37,7 +37,7 @@ class Predictor:
     Attributes:
       facts: see `workdir.read`.
       model: the network.
-      weights: `params` and `batch_stats`, on the devices.
+      weights: the network's variables, on the devices.
       step: of the checkpoint.
       thresholds: chosen on the validation split at that step, by name (`youden`, ...).
       preprocessing: from a gray image to the network's input.
@@ -61,6 +61,16 @@ class Predictor:
         """Names of the outputs, the positive class first."""
         return tuple(self.facts["outputs"])
 
+    @property
+    def screening(self) -> bool:
+        """True if it looks for a positive class; False if it tells of findings."""
+        return self.facts["config"]["outputs"] != "findings"
+
+    @property
+    def modality(self) -> str:
+        """What it was trained on: "CT" or "X-ray"; empty if that is not known."""
+        return self.facts["dataset"]["modality"]
+
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
         """Probabilities float32 [n, outputs] of images, in their order.
 
@@ -68,7 +78,7 @@ class Predictor:
           images: paths, encoded bytes, or arrays uint8 or uint16 [h, w] gray, [h, w, 3] RGB.
 
         Raises:
-          ImageError: an image that is not usable; says why.
+          ImageError: an image that is not usable, or DICOM of another modality; says why.
           OSError: a file that cannot be read.
         """
         return self._in_batches([self.preprocess(image) for image in images], self._forward)
@@ -86,10 +96,17 @@ class Predictor:
 
     def preprocess(self, image: Image) -> np.ndarray:
         """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
-        return self.preprocessing(read_gray(image))
+        return self.preprocessing(self.read_gray(image))
+
+    def read_gray(self, image: Image) -> np.ndarray:
+        """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
+        if isinstance(image, np.ndarray):
+            return as_gray(image)
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        return decode_gray(data, modality=self.modality)
 
     def _forward(self, batch: jax.Array) -> jax.Array:
-        return self.forward(self.weights["params"], self.weights["batch_stats"], batch)
+        return self.forward(self.weights, batch)
 
     def _in_batches(self, inputs: list[np.ndarray], function: Any) -> np.ndarray:
         found = []
@@ -103,15 +120,8 @@ class Predictor:
         return np.concatenate(found)
 
 
-def read_gray(image: Image) -> np.ndarray:
-    """The gray image uint8 [h, w] of a path, encoded bytes or an array."""
-    if isinstance(image, np.ndarray):
-        return as_gray(image)
-    return decode_gray(image if isinstance(image, bytes) else Path(image).read_bytes())
-
-
 def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -> Predictor:
-    """Loads a trained Deep-CT-Net from its workdir.
+    """Loads a trained network from its workdir.
 
     Args:
       workdir: of a training run.
@@ -122,20 +132,17 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
       WorkdirError: not a workdir.
       CheckpointError: no such checkpoint, or it is damaged or of another network.
     """
-    facts = workdirs.read(Path(workdir))
+    workdir = Path(workdir)
+    facts = workdirs.read(workdir)
     config = facts["config"]
     preprocessing = Preprocessing(**config["preprocessing"])
-    model = DeepCTNet(**{**config["model"], "depths": tuple(config["model"]["depths"])})
+    parts = network.part_facts(workdir, config, modality=facts["dataset"]["modality"])
+    model = network.make_model(config, outputs=len(facts["outputs"]), parts=parts)
     mesh = make_mesh()
-    image = jnp.zeros((1, preprocessing.size, preprocessing.size, 1))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
-        {name: shapes[name] for name in ("params", "batch_stats")},
-    )
-    workdir = Path(workdir)
     step = checkpoints.best_step(workdir) if step is None else step
-    weights = checkpoints.restore(workdir, step, {"weights": target})["weights"]
+    weights = network.load_weights(workdir, step, model, mesh, size=preprocessing.size)
+    if parts:
+        weights["frozen"] = network.load_parts(workdir, model, mesh, size=preprocessing.size)
     validation = checkpoints.validation_of(checkpoints.read_facts(workdir, step))
     return Predictor(
         facts=facts,

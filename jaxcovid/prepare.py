@@ -126,7 +126,7 @@ def _write(builder_class: type, **kwargs: Any) -> None:
         if "No space left" not in str(error):
             raise
         raise OSError(f"the disk of {directory} is full; free space or take --data_dir") from error
-    datasets.write_digest(directory, grouped=getattr(builder, "grouped", True))
+    datasets.write_digest(directory, modality=builder.modality, grouped=builder.grouped)
 
 
 def _report(dataset: datasets.Dataset) -> str:

@@ -46,21 +46,21 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     import jax
     import numpy as np
 
+    from jaxcovid import network
     from jaxcovid import workdir as workdirs
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.data.pipeline import check_preprocess_on
     from jaxcovid.data.preprocessing import Preprocessing
-    from jaxcovid.models.deep_ct_net import DeepCTNet
     from jaxcovid.training import loop, losses, sharding
     from jaxcovid.training.optimizer import make_optimizer, make_schedule
     from jaxcovid.training.step import check_batch_norm
+    from jaxcovid.training.targets import make_targets
 
     # Everything that can be refused is refused before anything is written.
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     check_batch_norm(config.batch_norm)
     check_preprocess_on(config.preprocess_on)
-    model = DeepCTNet(**config.model)
     preprocessing = Preprocessing(**config.preprocessing)
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
         if not config[name] > 0:
@@ -68,16 +68,19 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
     dataset = open_dataset(config.dataset, data_dir)
-    names = losses.output_names(
-        dataset.class_names, outputs=config.model.outputs, positive_class=config.positive_class
+    targets = make_targets(
+        outputs=config.outputs,
+        class_names=dataset.class_names,
+        finding_names=dataset.finding_names,
+        positive_class=config.positive_class,
+        findings=config.findings,
+        uncertain_as_one=config.uncertain.ones,
+        uncertain_ignored=config.uncertain.ignore,
     )
-    table = losses.target_table(dataset.class_names, names)
-    for split in ("train", "validation"):
-        missing = [c for c, n in dataset.class_counts.get(split, {"images": 0}).items() if not n]
-        if missing:
-            raise ValueError(
-                f"the {split} split of {dataset.name} has no {' and no '.join(missing)}"
-            )
+    options = json.loads(config.to_json())
+    parts = network.part_facts(workdir, options, modality=dataset.modality)
+    model = network.make_model(options, outputs=len(targets.names), parts=parts)
+    sides = {split: _sides(dataset, targets, split) for split in ("train", "validation")}
     steps_per_epoch = dataset.split_sizes["train"] / config.batch_size
     total_steps = max(1, round(config.epochs * steps_per_epoch))
     updates = math.ceil(total_steps / max(1, config.optimizer.accumulate_steps))
@@ -92,25 +95,26 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         head_rate_factor=config.optimizer.head_rate_factor,
         accumulate_steps=config.optimizer.accumulate_steps,
     )
-    loss_weights = losses.class_weights(
-        list(dataset.class_counts["train"].values()), table, kind=config.class_weights
-    )
+    loss_weights = losses.class_weights(sides["train"], kind=config.class_weights)
     workdirs.claim(
         workdir,
         {
-            "config": json.loads(config.to_json()),
+            "config": options,
             "dataset": {
                 "name": dataset.name,
                 "digest": dataset.digest,
+                "modality": dataset.modality,
                 "class_names": list(dataset.class_names),
                 "citation": dataset.citation,
             },
-            "outputs": names,
+            "outputs": targets.names,
+            "parts": network.part_summaries(parts),
             "versions": {"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
         },
     )
+    network.carry_parts(workdir, options, parts)
     validation = dataset.source("validation")
-    labels = [validation[i]["label"] for i in range(len(validation))]
+    validation_targets = np.stack([targets(validation[i]) for i in range(len(validation))])
     result = loop.train(
         workdir=workdir,
         model=model,
@@ -118,10 +122,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         schedule=schedule,
         accumulate_steps=config.optimizer.accumulate_steps,
         source=dataset.source("train"),
-        target_table=table,
+        targets=targets,
         loss_weights=loss_weights,
         validation_source=validation,
-        validation_targets=table[np.array(labels)],
+        validation_targets=validation_targets,
         preprocessing=preprocessing,
         mesh=mesh,
         seed=config.seed,
@@ -134,8 +138,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         early_stop_validations=config.early_stop_validations,
         preprocess_on=config.preprocess_on,
         workers=config.workers,
-        identity=json.dumps([config.to_json(), updates, loss_weights.tolist()]),
-        draw_heatmaps=_heatmap_drawer(validation, labels, table, preprocessing, model),
+        identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
+        frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
+        draw_heatmaps=_heatmap_drawer(validation, validation_targets, preprocessing, model),
     )
     best = max(result.history, key=lambda entry: (entry["auc"], entry["step"]), default=None)
     if best and not result.terminated:
@@ -150,10 +155,30 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     return result
 
 
-def _heatmap_drawer(
-    validation: Any, labels: Sequence[int], table: Any, preprocessing: Any, model: Any
-) -> Any:
-    """A function from weights to overlays uint8 [n, size, size, 3] of the first few positives."""
+def _sides(dataset: Any, targets: Any, split: str) -> Any:
+    """Images on each side of each output, int [2, outputs]; see `targets.count_sides`.
+
+    Raises:
+      ValueError: a side has none.
+    """
+    from jaxcovid.training.targets import count_sides
+
+    if split not in dataset.split_sizes:
+        raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
+    sides = count_sides(targets, (dataset.finding_counts or dataset.class_counts)[split])
+    absent = [
+        f"no image {side} {name}"
+        for name, counts in zip(targets.names, sides.T, strict=True)
+        for side, count in zip(("without", "with"), counts, strict=True)
+        if not count
+    ]
+    if absent:
+        raise ValueError(f"the {split} split of {dataset.name} has {' and '.join(absent)}")
+    return sides
+
+
+def _heatmap_drawer(validation: Any, targets: Any, preprocessing: Any, model: Any) -> Any:
+    """Of the first few positives: variables of the network -> overlays uint8 [n, size, size, 3]."""
     import cv2
     import jax
     import numpy as np
@@ -162,7 +187,7 @@ def _heatmap_drawer(
     from jaxcovid.evaluation.cam import grad_cam
     from jaxcovid.evaluation.figures import overlay
 
-    positives = [i for i, label in enumerate(labels) if table[label, 0] > 0][:4]
+    positives = np.flatnonzero(targets[:, 0] > 0.5)[:4].tolist()
     compiled = jax.jit(lambda weights, image: grad_cam(weights, image, model=model))
 
     def draw(weights: Mapping[str, Any]) -> Any:

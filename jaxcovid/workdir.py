@@ -11,7 +11,7 @@ from typing import Any
 from jaxcovid.files import write_atomically
 
 FILE = "run.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Options that change how a run is carried out, not what it computes.
 FREE_OPTIONS = ("workers", "log_every_steps", "save_every_steps")
 
@@ -21,10 +21,10 @@ class WorkdirError(ValueError):
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """The facts of a run: `config`, `dataset` (name, digest, class names) and `outputs`.
+    """The facts of a run: `config`, `dataset` (name, digest, ...), `outputs` and `parts`.
 
     Raises:
-      WorkdirError: the folder is missing, is not a workdir, or was written by a newer version.
+      WorkdirError: the folder is missing, is not a workdir, or has another version's format.
     """
     path = Path(workdir) / FILE
     if not path.is_file():
@@ -36,10 +36,10 @@ def read(workdir: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text())
     except ValueError as error:
         raise WorkdirError(f"{path} is damaged: {error}") from error
-    if facts.get("format_version", 0) > FORMAT_VERSION:
+    if (version := facts.get("format_version")) != FORMAT_VERSION:
         raise WorkdirError(
-            f"{path} has format {facts['format_version']}, this version of jaxcovid reads up to "
-            f"{FORMAT_VERSION}; use a newer one"
+            f"{path} has format {version}, this version of jaxcovid reads {FORMAT_VERSION}; use "
+            "the one that wrote it"
         )
     return facts
 

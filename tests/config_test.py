@@ -8,10 +8,6 @@ from jaxcovid import workdir as workdirs
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
-VARIANTS = {
-    "covid_ct": ["", "debug", "scratch", "scratch,debug"],
-    "ct_cov19": ["", "debug", "binary", "binary,debug"],
-}
 
 
 def get(name, variant=""):
@@ -28,7 +24,8 @@ def options(config, prefix=""):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_and_variant_has_the_options_of_the_default(name):
-    for variant in VARIANTS.get(name, ["", "debug"]):
+    module = importlib.import_module(f"configs.{name}")
+    for variant in ("", *getattr(module, "VARIANTS", ["debug"])):
         assert set(options(get(name, variant))) == set(options(get("default")))
     with pytest.raises(ValueError, match="nonsense"):
         get(name, "nonsense")
@@ -53,7 +50,12 @@ def test_the_default_is_the_papers_optimizer():
         ({"class_weights": "heavy"}, "class_weights"),
         ({"batch_norm": "local"}, "batch_norm"),
         ({"positive_class": "flu"}, "positive_class 'flu' is not a class"),
-        ({"model.outputs": "three_way"}, "needs 3 classes"),
+        ({"outputs": "three_way"}, "needs 3 classes"),
+        ({"outputs": "findings"}, "has classes"),
+        ({"network": "resnet"}, "network is 'resnet'; use one of"),
+        ({"parts.part1": "runs/a"}, r"use --config\.network=deep_cxr_net"),
+        ({"network": "deep_cxr_net", "fusion.width": 0}, "fusion.width 0"),
+        ({"network": "deep_cxr_net", "parts.part1": "runs/a"}, "runs/a is not a workdir"),
         ({"workers": -1}, "workers"),
         ({"save_every_steps": 0}, "save_every_steps"),
     ],

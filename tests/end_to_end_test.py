@@ -206,7 +206,7 @@ def test_early_stop(tmp_path, data_dir, command):
 def test_three_way_with_accumulation_and_balanced_weights(tmp_path, data_dir, command):
     process = command(
         "train",
-        *arguments(tmp_path / "run", data_dir, "--config.model.outputs=three_way"),
+        *arguments(tmp_path / "run", data_dir, "--config.outputs=three_way"),
         check=False,
     )
     assert process.returncode == 1

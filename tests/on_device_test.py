@@ -82,12 +82,17 @@ def test_batches_hold_the_same_images_for_the_device():
     host, device = (
         next(
             pipeline.train_batches(
-                records, preprocessing=five, batch_size=6, seed=0, preprocess_on=where
+                records,
+                target=lambda record: np.float32([record["label"]]),
+                preprocessing=five,
+                batch_size=6,
+                seed=0,
+                preprocess_on=where,
             )
         )
         for where in pipeline.PREPROCESS_ON
     )
-    np.testing.assert_array_equal(device.pop("label"), host["label"])
+    np.testing.assert_array_equal(device.pop("target"), host["target"])
     mesh = sharding.make_mesh(1)
     unpack = on_device.jit_unpack(mesh, preprocessing=five)
     found = np.asarray(unpack(sharding.place_batch(dict(device), mesh)))

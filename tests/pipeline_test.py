@@ -29,13 +29,18 @@ def records(count):
     ]
 
 
+def label(record):
+    return np.float32([record["label"]])
+
+
 def take(iterator, count):
     return [next(iterator) for _ in range(count)]
 
 
 def train(source, **options):
     return pipeline.train_batches(
-        source, **{"preprocessing": SMALL, "batch_size": 4, "seed": 1, **options}
+        source,
+        **{"target": label, "preprocessing": SMALL, "batch_size": 4, "seed": 1, **options},
     )
 
 
@@ -61,7 +66,7 @@ def test_every_epoch_holds_every_record_once_in_another_order_and_augmentation()
     source = records(8)
     marked = [{**r, "label": i} for i, r in enumerate(source)]
     batches = take(train(marked), 4)
-    labels = np.concatenate([b["label"] for b in batches]).reshape(2, 8)
+    labels = np.concatenate([b["target"] for b in batches]).reshape(2, 8)
     assert [sorted(epoch) for epoch in labels.tolist()] == [list(range(8))] * 2
     assert labels[0].tolist() != labels[1].tolist()
     images = np.concatenate([b["image"] for b in batches])

@@ -11,7 +11,7 @@ import pytest
 
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.training import losses, sharding, step
+from jaxcovid.training import sharding, step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
 
@@ -82,7 +82,7 @@ def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
         mesh = sharding.make_mesh(devices)
         state = initial(mesh, optimizer())
         image = sharding.place_batch(batch(0), mesh)["image"]
-        found.append(step.jit_forward(mesh, model=MODEL)(state.params, state.batch_stats, image))
+        found.append(step.jit_forward(mesh, model=MODEL)(state.variables, image))
     assert found[0].shape == (16, 1)
     assert np.ptp(found[0]) > 0
     np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-5)
@@ -221,41 +221,6 @@ def test_bad_schedules(options):
 def test_bad_optimizers(options):
     with pytest.raises(ValueError, match=r"optimizer\."):
         optimizer(**options)
-
-
-def test_weighted_binary_cross_entropy_equals_numpy():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(6, 3)).astype(np.float32)
-    targets = rng.integers(0, 2, (6, 3)).astype(np.float32)
-    weights = rng.uniform(0.5, 2, (2, 3)).astype(np.float32)
-    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    expected = -(weights[1] * targets * np.log(p) + weights[0] * (1 - targets) * np.log(1 - p))
-    with jax.numpy_rank_promotion("allow"):
-        found = losses.binary_cross_entropy(jnp.array(logits), targets, weights)
-    assert np.isclose(found, expected.mean(), rtol=1e-5)
-
-
-def test_outputs_targets_and_balanced_weights():
-    classes = ("normal", "COVID-19", "other pneumonia")
-    names = losses.output_names(classes, outputs="three_way", positive_class="COVID-19")
-    assert names == ["COVID-19", "normal", "other pneumonia"]
-    table = losses.target_table(classes, names)
-    np.testing.assert_array_equal(table, [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    binary = losses.target_table(classes, ["COVID-19"])
-    weights = losses.class_weights([6, 2, 2], binary, kind="balanced")
-    np.testing.assert_allclose(weights, [[10 / 16], [10 / 4]])
-    assert (losses.class_weights([6, 2, 2], table, kind="none") == 1).all()
-
-
-def test_outputs_that_do_not_fit_the_data_set():
-    with pytest.raises(ValueError, match="positive_class"):
-        losses.output_names(("a", "b"), outputs="binary", positive_class="COVID-19")
-    with pytest.raises(ValueError, match="needs 3 classes"):
-        losses.output_names(("a", "b"), outputs="three_way", positive_class="a")
-    with pytest.raises(ValueError, match="every class"):
-        losses.class_weights([4, 0], np.array([[1.0], [0.0]]), kind="balanced")
-    with pytest.raises(ValueError, match="class_weights"):
-        losses.class_weights([4, 2], np.array([[1.0], [0.0]]), kind="heavy")
 
 
 def test_a_batch_that_does_not_divide_names_the_fix():

@@ -89,10 +89,10 @@ def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
 
     def lower() -> Any:
         forward = jit_forward(mesh, model=model)
-        return forward.lower(variables["params"], variables["batch_stats"], image)
+        return forward.lower(variables, image)
 
     def run(compiled: Any, variables: Any) -> tuple[Any, Any]:
-        return variables, compiled(variables["params"], variables["batch_stats"], image)
+        return variables, compiled(variables, image)
 
     return Program(lower, run, variables)
 

@@ -75,7 +75,10 @@ class Dataset:
         citation: BibTeX, empty if there is none.
         description: What it holds and where it comes from.
         split_sizes: Number of images in each split.
+        modality: "CT" or "X-ray"; empty if it is not known.
         class_counts: Number of images of each class, or with each finding, in each split.
+        finding_counts: Number of images by split, finding and value ("1", "0", "-1", "-2"); see
+            `Source`.
         patient_counts: Number of patients in each split.
         crossing_patients: Number of patients that stand in more than one split.
     """
@@ -88,7 +91,9 @@ class Dataset:
     citation: str
     description: str
     split_sizes: dict[str, int]
+    modality: str
     class_counts: dict[str, dict[str, int]]
+    finding_counts: dict[str, dict[str, dict[str, int]]]
     patient_counts: dict[str, int]
     crossing_patients: int
 
@@ -141,9 +146,11 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         citation=info.citation,
         description=info.description,
         split_sizes={split: info.splits[split].num_examples for split in info.splits},
+        modality=stored["modality"],
         class_counts=stored["class_counts"],
+        finding_counts=stored["finding_counts"],
         patient_counts=stored["patient_counts"],
-        crossing_patients=stored.get("crossing_patients", 0),
+        crossing_patients=stored["crossing_patients"],
     )
 
 
@@ -170,11 +177,12 @@ def prepare_command(name: str, data_dir: epath.PathLike) -> str:
     return f"python -m jaxcovid.prepare {arguments} --data_dir={os.fspath(data_dir)}"
 
 
-def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
+def write_digest(directory: epath.PathLike, *, modality: str = "", grouped: bool = True) -> None:
     """Reads a built data set once through and writes its digest and counts beside it.
 
     Args:
         directory: The directory of the version, with the `dataset_info.json` of TFDS.
+        modality: Of its images: "CT", "X-ray", or empty.
         grouped: False for splits that share patients; how many is then said and not refused.
 
     Raises:
@@ -188,11 +196,14 @@ def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
     names = sorted(info.features["findings"]) if several else info.features["label"].names
     sources = {split: Source(directory, split) for split in info.splits}
     labels = {split: collections.Counter() for split in sources}
+    values = {split: {name: collections.Counter() for name in names} for split in sources}
     patients = {split: set() for split in sources}
     for split, source in sources.items():
         for record in source:
             if several:
-                labels[split].update(k for k, found in record["findings"].items() if found == 1)
+                for name, value in record["findings"].items():
+                    values[split][name][str(value)] += 1
+                    labels[split][name] += value == 1
             else:
                 labels[split][names[record["label"]]] += 1
             patients[split].add(record["patient"])
@@ -203,9 +214,11 @@ def write_digest(directory: epath.PathLike, *, grouped: bool = True) -> None:
         logging.warning("%d patients stand in more than one split", len(crossing))
     stored = {
         "digest": compute_digest(sources.values()),
+        "modality": modality,
         "class_counts": {
             split: {name: counter[name] for name in names} for split, counter in labels.items()
         },
+        "finding_counts": values if several else {},
         "patient_counts": {split: len(found) for split, found in patients.items()},
         "crossing_patients": len(crossing),
     }

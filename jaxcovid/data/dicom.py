@@ -18,26 +18,22 @@ LUNG_WINDOW = (-600.0, 1500.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """One slice or film.
+class Header:
+    """What a DICOM file says of its pixels.
 
     Attributes:
-      gray: uint8 [h, w], 0 black to 255 white.
-      modality: as in the file: "CT", "CR", "DX", ...
-      patient: its id, empty if the file has none.
+      modality: "CT", "X-ray", or what else the file calls it.
+      patient: id, empty if the file has none.
       series: unique identifier of the series, empty if the file has none.
-      instance: number in the series, 0 if the file has none.
     """
 
-    gray: np.ndarray
     modality: str
     patient: str
     series: str
-    instance: int
 
 
-def patient_of(path: pathlib.Path) -> str | None:
-    """The patient's id, else the series of a DICOM file; None of another file, or without both."""
+def header_of(path: pathlib.Path) -> Header | None:
+    """The header of a DICOM file; None of another file, or one that cannot be read."""
     with path.open("rb") as file:
         if not is_dicom(file.read(132)):
             return None
@@ -47,11 +43,22 @@ def patient_of(path: pathlib.Path) -> str | None:
         found = pydicom.dcmread(path, stop_before_pixels=True)
     except Exception:  # `read` says what is wrong with it
         return None
-    return str(found.get("PatientID") or found.get("SeriesInstanceUID") or "") or None
+    return Header(
+        modality=modality_of(str(found.get("Modality", ""))),
+        patient=str(found.get("PatientID") or ""),
+        series=str(found.get("SeriesInstanceUID") or ""),
+    )
 
 
-def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:
-    """Reads one slice or film.
+def modality_of(term: str) -> str:
+    """The standard's terms of plain radiography become "X-ray", all others stay as they are."""
+    return "X-ray" if term in ("CR", "DX", "DR", "RG") else term
+
+
+def read(
+    data: bytes, *, modality: str = "", window: tuple[float, float] = LUNG_WINDOW
+) -> np.ndarray:
+    """Reads one slice or film: gray, uint8 [h, w], 0 black to 255 white.
 
     A CT's values become Hounsfield units by its rescale slope and intercept, and those of the
     window become 0 to 255. An X-ray's go through its VOI window or table if it has one; what is
@@ -59,11 +66,12 @@ def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:
 
     Args:
       data: the bytes of the file.
+      modality: "CT" or "X-ray" to refuse all others; empty takes any.
       window: centre and width in Hounsfield units, for CT.
 
     Raises:
-      ImageError: no pixels, colours, several frames, a compression that cannot be read, or a CT
-        without its rescale values.
+      ImageError: another modality, no pixels, colours, several frames, a compression that cannot
+        be read, or a CT without its rescale values.
     """
     import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
@@ -73,9 +81,11 @@ def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:
         found = pydicom.dcmread(io.BytesIO(data))
     except Exception as error:  # a damaged header raises whatever its parser meets
         raise ImageError(f"the DICOM header is damaged ({error}); export the file again") from error
-    modality = str(found.get("Modality", ""))
+    kind = modality_of(str(found.get("Modality", "")))
+    if modality and kind != modality:
+        raise ImageError(f"a DICOM file of modality {kind or 'unknown'}, where {modality} is meant")
     if "PixelData" not in found:
-        raise ImageError(f"a DICOM file of modality {modality or 'unknown'} without pixels")
+        raise ImageError(f"a DICOM file of modality {kind or 'unknown'} without pixels")
     frames = int(found.get("NumberOfFrames") or 1)
     if frames > 1:
         raise ImageError(f"a DICOM file of {frames} frames; export them one by one")
@@ -91,7 +101,7 @@ def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:
             "install pylibjpeg with its plugins"
         ) from error
     values = apply_modality_lut(pixels, found)
-    if modality == "CT":
+    if kind == "CT":
         if "RescaleIntercept" not in found:
             raise ImageError("a CT slice without rescale slope and intercept has no known units")
         centre, width = window
@@ -102,10 +112,4 @@ def read(data: bytes, *, window: tuple[float, float] = LUNG_WINDOW) -> Picture:
         scaled = (values - low) * (255 / max(high - low, 1e-9))
         if colours == "MONOCHROME1":
             scaled = 255 - scaled
-    return Picture(
-        gray=cv2.convertScaleAbs(np.clip(scaled, 0, 255)),
-        modality=modality,
-        patient=str(found.get("PatientID", "")),
-        series=str(found.get("SeriesInstanceUID", "")),
-        instance=int(found.get("InstanceNumber") or 0),
-    )
+    return cv2.convertScaleAbs(np.clip(scaled, 0, 255))

@@ -24,7 +24,7 @@ class ImageError(ValueError):
     """An image that cannot be used; the message says why and what to do."""
 
 
-def decode_gray(data: bytes) -> np.ndarray:
+def decode_gray(data: bytes, *, modality: str = "") -> np.ndarray:
     """Decodes one image file to 8-bit gray.
 
     The format is taken from the content, never from the file's name (COVID-CT has JPEG data in
@@ -36,21 +36,22 @@ def decode_gray(data: bytes) -> np.ndarray:
 
     Args:
       data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, single-frame GIF or DICOM file.
+      modality: "CT" or "X-ray" to refuse DICOM files of any other; empty takes all.
 
     Returns:
       Gray image, uint8 [h, w], 0..255.
 
     Raises:
       ImageError: If the data is empty, no image, too small or too large, cut short, damaged, CMYK,
-        of several frames, transparent or of floating-point values. The size is read from the
-        header, before anything is decoded.
+        of several frames, transparent, of floating-point values or of another modality. The size is
+        read from the header, before anything is decoded.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes); copy it again from its source")
     if is_dicom(data):
         from jaxcovid.data import dicom
 
-        gray = dicom.read(data).gray
+        gray = dicom.read(data, modality=modality)
         _check_size(*gray.shape)
         return gray
     try:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from jaxcovid.data.images import ImageError, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 
 PREPROCESS_ON = ("host", "device")
-Record = Mapping[str, Any]  # image: encoded bytes; id, patient: str; label: int
+Record = Mapping[str, Any]  # see `datasets.Source`
+Target = Callable[[Record], np.ndarray]  # float32 [outputs] of a record
 Batch = dict[str, np.ndarray]
 
 
@@ -41,17 +42,18 @@ class _LoadForTraining(grain.transforms.RandomMap):
     """
 
     preprocessing: Preprocessing
+    target: Target
     on_device: bool
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Batch:
-        image, label = _decode(record), np.int64(record["label"])
+        image, target = _decode(record), self.target(record)
         if not self.on_device:
-            return {"image": self.preprocessing(image, rng=rng), "label": label}
+            return {"image": self.preprocessing(image, rng=rng), "target": target}
         try:
             packed = on_device.pack(image, preprocessing=self.preprocessing, rng=rng)
         except ImageError as error:
             raise ImageError(f"{record['id']}: {error}") from error
-        return {**packed, "label": label}
+        return {**packed, "target": target}
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def check_preprocess_on(preprocess_on: str) -> None:
 def train_batches(
     source: Sequence[Record],
     *,
+    target: Target,
     preprocessing: Preprocessing,
     batch_size: int,
     seed: int,
@@ -164,6 +167,7 @@ def train_batches(
 
     Args:
       source: records of the training split.
+      target: what the network should say of a record; worker processes need to pickle it.
       preprocessing: the five steps; the random one draws from (seed, position).
       batch_size: images of the global batch; every process gets its contiguous share of rows.
       seed: of shuffling and augmentation.
@@ -175,7 +179,7 @@ def train_batches(
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
-      `on_device.pack` gives, and `label` int64 [rows].
+      `on_device.pack` gives, and `target` float32 [rows, outputs].
 
     Raises:
       ValueError: the batch does not divide over the processes, the split is empty, or
@@ -191,7 +195,7 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_LoadForTraining(preprocessing, preprocess_on == "device"))
+        .random_map(_LoadForTraining(preprocessing, target, preprocess_on == "device"))
     )
     batches = _batches(
         dataset, batch_size=batch_size, process_index=process_index, process_count=process_count

@@ -84,6 +84,7 @@ def intervals(
     *,
     aucs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ratios: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    known: Mapping[str, np.ndarray] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, dict[str, float | int]]:
@@ -95,6 +96,7 @@ def intervals(
         score is the mean of their AUCs.
       ratios: name -> (numerator [n], denominator [n]) with 0 <= numerator <= denominator; the score
         is the ratio of their sums (recall: found positives over positives).
+      known: name of an AUC -> bool of the shape of its scores, False for those that do not count.
       resamples: at least 2.
       seed: of the resamples.
 
@@ -111,10 +113,10 @@ def intervals(
     if not len(patients):
         raise ValueError("no image to resample")
     names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    columns = {
-        name: (positive.reshape(len(patient), -1), score.reshape(len(patient), -1))
-        for name, (positive, score) in aucs.items()
-    }
+    columns = {}
+    for name, (positive, score) in aucs.items():
+        counts = (known or {}).get(name, np.ones(positive.shape, bool))
+        columns[name] = [x.reshape(len(patient), -1) for x in (positive, score, counts)]
     # A ratio needs only sums over patients, so that all of them are one matrix product.
     sums = np.stack(
         [np.bincount(patient, part, names.size) for ratio in ratios.values() for part in ratio]
@@ -132,11 +134,11 @@ def intervals(
             found[name] = np.divide(top, bottom, out=undefined, where=bottom > 0)
         if columns:
             of_images = weights[:, patient]
-            for name, (positive, score) in columns.items():
+            for name, arrays in columns.items():
                 found[name] = np.mean(
                     [
-                        weighted_auc(*pair, of_images)
-                        for pair in zip(positive.T, score.T, strict=True)
+                        weighted_auc(positive[counts], score[counts], of_images[:, counts])
+                        for positive, score, counts in zip(*(x.T for x in arrays), strict=True)
                     ],
                     axis=0,
                 )
@@ -147,7 +149,10 @@ def intervals(
     chunks = [scores(chunk) for chunk in multiplicities(names.size, resamples, seed, rows)]
     informative = {
         name: names[np.unique(patient[ratio[1] > 0])].size for name, ratio in ratios.items()
-    } | {name: _disjoint_pairs(patient, positive) for name, (positive, _) in columns.items()}
+    } | {
+        name: _disjoint_pairs(patient, positive, counts)
+        for name, (positive, _, counts) in columns.items()
+    }
     return {
         name: _interval(
             float(values[name][0]),
@@ -159,10 +164,12 @@ def intervals(
     }
 
 
-def _disjoint_pairs(patient: np.ndarray, positive: np.ndarray) -> int:
+def _disjoint_pairs(patient: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> int:
     """The least number, over the columns, of patients with the rarer label; patient int [n]."""
     return min(
-        np.unique(patient[chosen]).size for column in positive.T for chosen in (column, ~column)
+        np.unique(patient[used & (column == side)]).size
+        for column, used in zip(positive.T, counts.T, strict=True)
+        for side in (True, False)
     )
 
 

@@ -21,7 +21,7 @@ def grad_cam(
     """Where a logit comes from: positive part of the gradient-weighted sum of a layer's maps.
 
     Args:
-      weights: `params` and `batch_stats`.
+      weights: the network's variables.
       image: float32 [b, h, w, 1], preprocessed.
       model: a network with `features`, `attend` and `classify`.
       output: index of the logit.
@@ -35,16 +35,15 @@ def grad_cam(
     """
     if layer not in LAYERS:
         raise ValueError(f"layer is {layer!r}; use one of {', '.join(LAYERS)}")
-    variables = {"params": weights["params"], "batch_stats": weights["batch_stats"]}
 
     def attend(maps: jax.Array) -> jax.Array:
-        return model.apply(variables, maps, method="attend")
+        return model.apply(weights, maps, method="attend")
 
     def logit(maps: jax.Array) -> jax.Array:
         attended = maps if layer == "attention" else attend(maps)
-        return model.apply(variables, attended, method="classify")[:, output].sum()
+        return model.apply(weights, attended, image, method="classify")[:, output].sum()
 
-    maps = model.apply(variables, image, method="features")
+    maps = model.apply(weights, image, method="features")
     if layer == "attention":
         maps = attend(maps)
     importance = jax.grad(logit)(maps).mean((1, 2), keepdims=True)

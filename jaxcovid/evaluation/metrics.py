@@ -26,6 +26,7 @@ class Predictions:
       targets: bool [n, k], one column an output; column 0 is the positive class.
       probabilities: float [n, k] in [0, 1], independent sigmoids.
       outputs: k names, the positive class first.
+      known: bool [n, k], False where a target is not known and does not count; None for all.
 
     Raises:
       ValueError: shapes that do not fit, a target that is not bool, a probability that is NaN or
@@ -37,6 +38,7 @@ class Predictions:
     targets: np.ndarray
     probabilities: np.ndarray
     outputs: tuple[str, ...]
+    known: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.ids), len(self.outputs)
@@ -48,6 +50,8 @@ class Predictions:
             shape = np.shape(getattr(self, name))
             if shape != (n, k):
                 raise ValueError(f"{name} has shape {shape}; {n} ids and {k} outputs need {(n, k)}")
+        if self.known is not None and (self.known.shape, self.known.dtype) != ((n, k), bool):
+            raise ValueError(f"known is {self.known.dtype} {self.known.shape}; give bool {(n, k)}")
         if self.targets.dtype != bool:
             raise ValueError(f"targets are {self.targets.dtype}; give bool")
         if not np.issubdtype(self.probabilities.dtype, np.floating):
@@ -222,13 +226,56 @@ def evaluate(
     points = {**thresholds, "0.5": 0.5}
     return {
         **_scores(predictions, points, resamples, seed),
-        "intervals": {
-            "method": bootstrap.METHOD,
-            "level": bootstrap.LEVEL,
-            "resamples": resamples,
-            "seed": seed,
-        },
+        "intervals": _method(resamples, seed),
         "per_patient": _scores(per_patient(predictions), points, resamples, seed),
+    }
+
+
+def evaluate_findings(
+    predictions: Predictions, *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """The scores of a network for findings, film by film: the content of its `metrics.json`.
+
+    Args:
+      predictions: n films; a film may have several findings.
+      resamples: bootstrap resamples of patients.
+      seed: of the resamples.
+
+    Returns:
+      'n', 'n_patients', 'auc' (the mean over the findings, a score), 'auc_per_output' (name ->
+      score), 'counts' (name -> 'positive', 'negative', 'unknown') and 'intervals', each as in
+      `evaluate`.
+    """
+    targets, probabilities = predictions.targets, predictions.probabilities.astype(np.float64)
+    known = np.ones_like(targets) if predictions.known is None else predictions.known
+    aucs, counted, counts = {"": (targets, probabilities)}, {"": known}, {}
+    for column, output in enumerate(predictions.outputs):
+        target, of = targets[:, column], known[:, column]
+        aucs[output], counted[output] = (target, probabilities[:, column]), of
+        counts[output] = {
+            "positive": int((target & of).sum()),
+            "negative": int((~target & of).sum()),
+            "unknown": int((~of).sum()),
+        }
+    found = bootstrap.intervals(
+        predictions.patients, aucs=aucs, ratios={}, known=counted, resamples=resamples, seed=seed
+    )
+    return {
+        "n": len(predictions.ids),
+        "n_patients": len(set(predictions.patients)),
+        "auc": found.pop(""),
+        "auc_per_output": found,
+        "counts": counts,
+        "intervals": _method(resamples, seed),
+    }
+
+
+def _method(resamples: int, seed: int) -> dict[str, Any]:
+    return {
+        "method": bootstrap.METHOD,
+        "level": bootstrap.LEVEL,
+        "resamples": resamples,
+        "seed": seed,
     }
 
 

@@ -35,7 +35,7 @@ def write_report(
     *,
     split: str,
     predictions: metrics_lib.Predictions,
-    thresholds: Mapping[str, float],
+    thresholds: Mapping[str, float] | None,
     run: Mapping[str, Any],
     gallery: Mapping[str, Any] | None = None,
     resamples: int = 2000,
@@ -47,7 +47,8 @@ def write_report(
       directory: made if it is missing; files of an earlier report are replaced.
       split: name of the split.
       predictions: n images.
-      thresholds: chosen on validation; 'youden' is needed.
+      thresholds: chosen on validation; 'youden' is needed. None for a network for findings, which
+        has an AUC for each and calls nothing.
       run: facts of the run. 'dataset' and 'digest' stand under the data, 'commands' (a list) under
         how to reproduce, 'config' (nested) in a table of its own, everything else ('step',
         'version', ...) under what was run.
@@ -56,8 +57,8 @@ def write_report(
       seed: of the resamples.
 
     Returns:
-      The content of `metrics.json`: {'split', what `metrics.evaluate` returns, 'run', 'undefined'
-      (path of a null -> why)}; undefined numbers are None.
+      The content of `metrics.json`: {'split', what `metrics.evaluate` or `evaluate_findings`
+      returns, 'run', 'undefined' (path of a null -> why)}; undefined numbers are None.
 
     Raises:
       ValueError: thresholds without 'youden', or a gallery that does not fit.
@@ -66,9 +67,11 @@ def write_report(
     """
     directory = Path(directory)
     facts = _plain(run, "run")
-    scores = metrics_lib.evaluate(
-        predictions, thresholds=thresholds, resamples=resamples, seed=seed
-    )
+    bootstrap = {"resamples": resamples, "seed": seed}
+    if thresholds is None:
+        scores = metrics_lib.evaluate_findings(predictions, **bootstrap)
+    else:
+        scores = metrics_lib.evaluate(predictions, thresholds=thresholds, **bootstrap)
     metrics = {"split": split, **_plain(scores, "metrics"), "run": facts}
     metrics["undefined"] = {"/".join(keys): _why_undefined(keys) for keys in _nulls(scores, ())}
     try:
@@ -83,18 +86,12 @@ def write_report(
             str(directory),
         ) from error
 
-    files.write_atomically(directory / "predictions.csv", _predictions_csv(predictions))
-    patients = metrics_lib.per_patient(predictions)
-    figures.roc_figure(
-        directory / "roc.png",
-        {
-            "per image": (predictions.targets[:, 0], predictions.probabilities[:, 0]),
-            "per patient": (patients.targets[:, 0], patients.probabilities[:, 0]),
-        },
-        intervals={"per image": scores["auc"], "per patient": scores["per_patient"]["auc"]},
-        thresholds={name: point["threshold"] for name, point in scores["operating_points"].items()},
-        title=f"{predictions.outputs[0]} against the rest, {split}",
-    )
+    table = _findings_csv(predictions) if thresholds is None else _predictions_csv(predictions)
+    files.write_atomically(directory / "predictions.csv", table)
+    if thresholds is None:
+        _findings_roc(directory / "roc.png", predictions, scores, split)
+    else:
+        _screening_roc(directory / "roc.png", predictions, scores, split)
     pictures = {"roc": directory / "roc.png"}
     if gallery is not None:
         pictures["heatmaps"] = directory / "heatmaps.png"
@@ -104,6 +101,55 @@ def write_report(
     content = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     files.write_atomically(directory / "metrics.json", content.encode())
     return metrics
+
+
+def _screening_roc(
+    path: Path, predictions: metrics_lib.Predictions, scores: Mapping[str, Any], split: str
+) -> None:
+    patients = metrics_lib.per_patient(predictions)
+    figures.roc_figure(
+        path,
+        {
+            "per image": (predictions.targets[:, 0], predictions.probabilities[:, 0]),
+            "per patient": (patients.targets[:, 0], patients.probabilities[:, 0]),
+        },
+        intervals={"per image": scores["auc"], "per patient": scores["per_patient"]["auc"]},
+        thresholds={name: point["threshold"] for name, point in scores["operating_points"].items()},
+        title=f"{predictions.outputs[0]} against the rest, {split}",
+    )
+
+
+def _findings_roc(
+    path: Path, predictions: metrics_lib.Predictions, scores: Mapping[str, Any], split: str
+) -> None:
+    known = np.ones_like(predictions.targets) if predictions.known is None else predictions.known
+    columns = zip(predictions.targets.T, predictions.probabilities.T, known.T, strict=True)
+    figures.roc_figure(
+        path,
+        {
+            name: (target[of], probability[of])
+            for name, (target, probability, of) in zip(predictions.outputs, columns, strict=True)
+        },
+        intervals=scores["auc_per_output"],
+        title=f"Findings, {split}",
+    )
+
+
+def _findings_csv(predictions: metrics_lib.Predictions) -> bytes:
+    """id, patient, and for each finding its label (empty if unknown) and probability."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    names = [name.replace(" ", "_") for name in predictions.outputs]
+    columns = [f"{kind}_{name}" for name in names for kind in ("label", "probability")]
+    writer.writerow(["id", "patient", *columns])
+    known = np.ones_like(predictions.targets) if predictions.known is None else predictions.known
+    arrays = predictions.targets, known, predictions.probabilities
+    for name, patient, *of in zip(predictions.ids, predictions.patients, *arrays, strict=True):
+        row = [name, patient]
+        for target, counts, probability in zip(*of, strict=True):
+            row += [int(target) if counts else "", str(probability)]
+        writer.writerow(row)
+    return text.getvalue().encode()
 
 
 def _predictions_csv(predictions: metrics_lib.Predictions) -> bytes:
@@ -180,7 +226,9 @@ def _html(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         pictures,
         {"number": _number, "point": figures.point_name},
         metrics=metrics,
-        units={"image": metrics, "patient": metrics["per_patient"]},
+        units={"image": metrics, "patient": metrics["per_patient"]}
+        if "per_patient" in metrics
+        else {},
         dataset=run.pop("dataset", None),
         digest=run.pop("digest", None),
         commands=run.pop("commands", None) or [command],

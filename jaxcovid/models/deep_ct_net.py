@@ -10,20 +10,19 @@ from jaxcovid.models.densenet import DenseNet
 from jaxcovid.models.normalization import BatchNorm
 from jaxcovid.models.pyramid_attention import PyramidAttention
 
-OUTPUTS = {"binary": 1, "three_way": 3}
 ATTENTIONS = ("compact", "wide", "none")
 HEADS = ("flatten", "gap")
 DTYPES = ("float32", "bfloat16")
 
 
 class DeepCTNet(nn.Module):
-    """Classifier of one chest CT slice; returns logits, never probabilities.
+    """Classifier of one chest CT slice, or one part of `DeepCXRNet`; returns logits.
 
-    With the defaults and 256x256 images it has 9,175,048 parameters (9,306,122 for `three_way`).
+    With the defaults and 256x256 images it has 9,175,048 parameters (9,306,122 with 3 outputs).
 
     Attributes:
-      outputs: `binary` (COVID-19 against the rest, one logit) or `three_way` (three
-        one-against-rest logits: COVID-19, other pneumonia, normal).
+      outputs: number of logits.
+      exclusive: the outputs are one softmax; else independent sigmoids.
       attention: `compact` (one-channel pyramid), `wide` or `none` (plain DenseNet).
       head: `flatten` (the paper; fixed input size) or `gap` (global average; any input size).
       growth: channels that each dense layer adds; 32 is DenseNet-121.
@@ -36,7 +35,8 @@ class DeepCTNet(nn.Module):
       ValueError: an option is not one of those named.
     """
 
-    outputs: str = "binary"
+    outputs: int = 1
+    exclusive: bool = False
     attention: str = "compact"
     head: str = "flatten"
     growth: int = 32
@@ -46,7 +46,6 @@ class DeepCTNet(nn.Module):
 
     def __post_init__(self) -> None:
         for field, allowed in (
-            ("outputs", tuple(OUTPUTS)),
             ("attention", ATTENTIONS),
             ("head", HEADS),
             ("dtype", DTYPES),
@@ -64,18 +63,24 @@ class DeepCTNet(nn.Module):
             self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", **shared)
         self.norm = BatchNorm(self.axis_name)
         # The last product stays in float32: it is small, and a logit needs the digits.
-        self.classifier = nn.Dense(OUTPUTS[self.outputs], kernel_init=nn.initializers.normal(0.01))
+        self.classifier = nn.Dense(self.outputs, kernel_init=nn.initializers.normal(0.01))
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [b, outputs] of images float32 [b, h, w, 1 or 3], mean 0 and std 1.
 
         One channel stands for three equal ones, as the paper's preprocessing makes them.
         """
-        return self.classify(self.attend(self.backbone(image, train=train), train=train), train)
+        maps = self.attend(self.features(image, train=train), train=train)
+        return self.classify(maps, image, train=train)
 
-    def features(self, image: jax.Array) -> jax.Array:
-        """The backbone's map [b, h / 32, w / 32, 1024], inference mode."""
-        return self.backbone(image, train=False)
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Probabilities float32 [b, outputs] of logits."""
+        logits = logits.astype(jnp.float32)
+        return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
+
+    def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """The backbone's map [b, h / 32, w / 32, 1024]."""
+        return self.backbone(image, train=train)
 
     def attend(self, features: jax.Array, *, train: bool = False) -> jax.Array:
         """The map after attention [b, h / 32, w / 32, 1024], on which Grad-CAM looks."""
@@ -83,8 +88,15 @@ class DeepCTNet(nn.Module):
             return features
         return self.pyramid_attention(features, train=train)
 
-    def classify(self, attended: jax.Array, train: bool = False) -> jax.Array:
-        """Logits float32 [b, outputs] from the map after attention."""
+    def vector(self, attended: jax.Array, *, train: bool = False) -> jax.Array:
+        """What the head reads, float32 [b, n], of the map after attention."""
         x = self.norm(attended, train=train).astype(jnp.float32)
-        x = x.reshape(x.shape[0], -1) if self.head == "flatten" else x.mean((1, 2))
-        return self.classifier(x)
+        return x.reshape(x.shape[0], -1) if self.head == "flatten" else x.mean((1, 2))
+
+    def classify(self, attended: jax.Array, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits float32 [b, outputs] of the map after attention; this network's do without image.
+
+        `DeepCXRNet` asks its frozen parts about the image.
+        """
+        del image
+        return self.classifier(self.vector(attended, train=train))

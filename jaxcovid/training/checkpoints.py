@@ -170,7 +170,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = _items(_copy(state))
+        items = _copy(_items(state))
         facts = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -193,7 +193,7 @@ class Checkpoints:
         Damaged newer ones are named in the log and deleted, so that their steps can be saved again.
 
         Args:
-          target: a state of the wanted shapes, dtypes and shardings.
+          target: a state of the wanted shapes, dtypes and shardings; its `frozen` is passed on.
 
         Raises:
           CheckpointError: checkpoints exist, but none is intact.
@@ -211,7 +211,8 @@ class Checkpoints:
                 self._manager.delete(bad)
             count = jax.device_put(np.int32(step), target.step.sharding)
             history = read_facts(self.workdir, step)["history"]
-            return TrainState(count, **items["weights"], opt_state=items["optimizer"]), history
+            state = target.replace(step=count, **items["weights"], opt_state=items["optimizer"])
+            return state, history
         if damaged:
             raise CheckpointError(
                 f"none of the checkpoints {damaged} of {self.workdir} is intact; restore one from "

@@ -38,6 +38,7 @@ from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.sharding import check_batch_size, place_batch
 from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import jit_forward
+from jaxcovid.training.targets import ClassTargets, Targets
 from jaxcovid.training.writers import Writer
 
 
@@ -134,7 +135,7 @@ def predict_source(
     """Probabilities float32 [n, outputs] of all records, in the order of `source`.
 
     Args:
-      weights: `params` and `batch_stats`, replicated over the mesh.
+      weights: the network's variables, replicated over the mesh.
       source: the records.
       forward: see `step.jit_forward`.
       preprocessing: the paper's steps.
@@ -151,27 +152,34 @@ def predict_source(
         process_count=jax.process_count(),
     )
     found = [
-        forward(
-            weights["params"],
-            weights["batch_stats"],
-            place_batch({"image": batch["image"]}, mesh)["image"],
-        )
-        for batch in batches
+        forward(weights, place_batch({"image": batch["image"]}, mesh)["image"]) for batch in batches
     ]
     # Rows come in the order of the source over batches and processes; padding stands at the end.
     gathered = [multihost_utils.process_allgather(rows, tiled=True) for rows in found]
     return np.concatenate(gathered)[: len(source)]
 
 
-def _validation(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-    """AUC, loss and thresholds of probabilities and targets, both [n, outputs]."""
+def _validation(
+    probabilities: np.ndarray, targets: np.ndarray, *, screening: bool
+) -> dict[str, Any]:
+    """AUC, loss and thresholds of probabilities and targets, both [n, outputs].
+
+    The AUC is that of the first output if it screens for a class; else, of findings, the mean over
+    those that are both present and absent in the split. Targets below 0 are not known.
+    """
     clipped = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     losses = -(targets * np.log(clipped) + (1 - targets) * np.log(1 - clipped))
-    positive = targets[:, 0] > 0.5
+    known = targets >= 0
+    aucs = [
+        metrics.auc(target[of] > 0.5, probability[of])
+        for target, probability, of in zip(targets.T, probabilities.T, known.T, strict=True)
+    ]
     return {
-        "auc": float(metrics.auc(positive, probabilities[:, 0])),
-        "loss": float(losses.mean()),
-        "thresholds": metrics.choose_thresholds(positive, probabilities[:, 0]),
+        "auc": float(aucs[0] if screening else np.nanmean(aucs)),
+        "loss": float(losses.mean(where=known)),
+        "thresholds": metrics.choose_thresholds(targets[:, 0] > 0.5, probabilities[:, 0])
+        if screening
+        else {},
     }
 
 
@@ -208,7 +216,7 @@ def train(
     schedule: optax.Schedule,
     accumulate_steps: int,
     source: Sequence[pipeline.Record],
-    target_table: np.ndarray,
+    targets: Targets,
     loss_weights: np.ndarray,
     validation_source: Sequence[pipeline.Record],
     validation_targets: np.ndarray,
@@ -225,6 +233,7 @@ def train(
     preprocess_on: str,
     workers: int,
     identity: str,
+    frozen: Mapping[str, Any] | None = None,
     draw_heatmaps: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
 ) -> Result:
     """Trains `model` to `total_steps`, resuming from the workdir's newest intact checkpoint.
@@ -236,7 +245,7 @@ def train(
       schedule: learning rate by update, for the log.
       accumulate_steps: steps of one update, for the log.
       source: training records.
-      target_table: float32 [classes, outputs], see `losses.target_table`.
+      targets: what the network should say of a record.
       loss_weights: float32 [2, outputs], see `losses.class_weights`.
       validation_source: records that rank checkpoints and give the thresholds.
       validation_targets: their targets, float32 [n, outputs].
@@ -254,7 +263,8 @@ def train(
         validation always are on the host.
       workers: see `pipeline.train_batches`.
       identity: of the train step, see `programs.compile_train_step`.
-      draw_heatmaps: weights -> pictures uint8 [n, h, w, 3] for TensorBoard at each validation.
+      frozen: variables of the network's frozen parts, replicated over the mesh; donated.
+      draw_heatmaps: variables -> pictures uint8 [n, h, w, 3] for TensorBoard at each validation.
 
     Raises:
       ValueError: the batch does not divide over the devices, or an option is unknown.
@@ -277,19 +287,20 @@ def train(
 
     def validated(state: TrainState) -> dict[str, Any]:
         probabilities = predict_source(
-            {"params": state.params, "batch_stats": state.batch_stats},
+            state.variables,
             validation_source,
             forward=forward,
             preprocessing=preprocessing,
             batch_size=batch_size,
             mesh=mesh,
         )
-        return _validation(probabilities, validation_targets)
+        screening = isinstance(targets, ClassTargets)
+        return _validation(probabilities, validation_targets, screening=screening)
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Checkpoints(workdir))
         termination = stack.enter_context(Termination())
-        expected = initialise.eval_shape()
+        expected = initialise.eval_shape().replace(frozen=dict(frozen or {}))
         state, history = saver.restore_latest(expected) or (None, [])
         start = int(state.step) if state else 0
         if start >= total_steps or _stops_early(history, early_stop_validations):
@@ -300,10 +311,11 @@ def train(
 
         # The parameters are made while the first images are prepared and the step compiles.
         initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
-            lambda: state or initialise()
+            lambda: state or initialise().replace(frozen=expected.frozen)
         )
         batches = pipeline.train_batches(
             source,
+            target=targets,
             preprocessing=preprocessing,
             batch_size=batch_size,
             seed=seed,
@@ -315,9 +327,7 @@ def train(
         )
 
         def next_batch() -> dict[str, jax.Array]:
-            host = dict(next(batches))
-            target = target_table[host.pop("label")]
-            batch = place_batch({**host, "target": target}, mesh)
+            batch = place_batch(next(batches), mesh)
             if preprocess_on == "host":
                 return batch
             target = batch.pop("target")
@@ -392,8 +402,7 @@ def train(
                         step, {"validation/auc": entry["auc"], "validation/loss": entry["loss"]}
                     )
                     if draw_heatmaps and main_process:
-                        weights = {"params": state.params, "batch_stats": state.batch_stats}
-                        writer.images(step, "heatmaps", draw_heatmaps(weights))
+                        writer.images(step, "heatmaps", draw_heatmaps(state.variables))
                 if saving:
                     saver.save(state, history)
             if stopping and step < total_steps:

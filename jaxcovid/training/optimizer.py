@@ -27,8 +27,11 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
     return optax.cosine_onecycle_schedule(max(updates, 2), learning_rate)
 
 
+_HEAD = ("classifier", "reduction", "fusion")
+
+
 def _is_head(params: Mapping[str, Any]) -> dict[str, bool]:
-    return {name: name == "classifier" for name in params}
+    return {name: name in _HEAD for name in params}
 
 
 def make_optimizer(
@@ -47,7 +50,7 @@ def make_optimizer(
     Args:
       schedule: learning rate by update.
       weight_decay: share of a kernel that an update takes away, times the learning rate.
-      head_rate_factor: of the learning rate, for the parameters named `classifier`.
+      head_rate_factor: of the learning rate, for the fully connected layers.
       accumulate_steps: batches whose mean gradient makes one update.
 
     Raises:

@@ -15,19 +15,28 @@ from jaxcovid.training.sharding import replicated_sharding
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint must hold to go on bit for bit; a pytree of arrays.
+    """Everything that a step needs to go on bit for bit; a pytree of arrays.
 
     Attributes:
       step: steps taken so far, int32 scalar.
       params: trainable parameters, float32.
       batch_stats: running mean and variance of every batch normalisation, float32.
       opt_state: the optimizer's state (Adam's moments, counts, accumulated gradients).
+      frozen: variables of the parts that are not trained, by name; a step passes them on as they
+        are. They lie in the workdir once, not in every checkpoint.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    frozen: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network computes with: `params`, `batch_stats` and, if there are, `frozen`."""
+        variables = {"params": self.params, "batch_stats": self.batch_stats}
+        return {**variables, "frozen": self.frozen} if self.frozen else variables
 
 
 def init_state(

@@ -4,6 +4,7 @@ What is computed from images runs under `shard_map`: each device sees its own ro
 what devices tell each other stands in the code.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,46 +12,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.training.losses import binary_cross_entropy
+from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.sharding import BATCH_AXIS, batch_sharding, replicated_sharding
 from jaxcovid.training.state import TrainState
 
 BATCH_NORMS = ("global", "per_device")
-Batch = dict[str, jax.Array]  # image: float32 [b, h, w, 1]; target: float32 [b, outputs]
+# image: float32 [b, h, w, 1]; target: float32 [b, outputs], below 0 if unknown
+Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]  # scalars
 
 
 def gradients(
-    params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, weights: jax.Array
+    variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, weights: jax.Array
 ) -> tuple[Any, Any, Metrics]:
     """Gradients of the loss over these rows, the new running moments, and the rows' metrics."""
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
+            {**variables, "params": params},
             batch["image"],
             train=True,
             mutable=["batch_stats", "intermediates"],
         )
-        return binary_cross_entropy(logits, batch["target"], weights), (logits, updates)
+        loss = cross_entropy(logits, batch["target"], weights, exclusive=model.exclusive)
+        return loss, (logits, updates)
 
-    (loss, (logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    metrics = {
-        "loss": loss,
-        "accuracy": ((logits[:, 0] > 0) == (batch["target"][:, 0] > 0.5)).mean(),
-    }
-    sown = updates.get("intermediates", {}).get("pyramid_attention", {})
-    if sown:
-        metrics["positive_attention_share"] = sown["positive_attention_share"][0]
+    (loss, (logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+        variables["params"]
+    )
+    called = model.probabilities(logits) > 0.5
+    metrics = {"loss": loss, "accuracy": (called == (batch["target"] > 0.5))[:, 0].mean()}
+    sown = updates.get("intermediates", {})
+    for path, values in traverse_util.flatten_dict(sown).items():
+        metrics[path[-1]] = values[0]
     return grads, updates["batch_stats"], metrics
 
 
 def shared_gradients(
-    params: Any, batch_stats: Any, batch: Batch, *, model: nn.Module, batch_norm: str, **kwargs: Any
+    variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, batch_norm: str, **kwargs: Any
 ) -> tuple[Any, Any, Metrics]:
     """`gradients` of a global batch from each device's rows; runs under `shard_map`.
 
@@ -58,7 +62,7 @@ def shared_gradients(
     """
     if batch_norm == "global":
         model = model.clone(axis_name=BATCH_AXIS)
-    own = gradients(params, batch_stats, batch, model=model, **kwargs)
+    own = gradients(variables, batch, model=model, **kwargs)
     if jax.lax.axis_size(BATCH_AXIS) == 1:
         return own
     vector, unravel = ravel_pytree(own)
@@ -80,8 +84,7 @@ def train_step(
     Args:
       state: the current state, replicated.
       batch: `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
-      model: a module with an attribute `axis_name` (see `models.normalization`) that takes
-        `(image, train=)` and returns logits.
+      model: `DeepCTNet` or `DeepCXRNet`.
       optimizer: see `optimizer.make_optimizer`.
       weights: float32 [2, outputs], see `losses.class_weights`.
       mesh: one axis, `BATCH_AXIS`.
@@ -94,15 +97,18 @@ def train_step(
     compute = jax.shard_map(
         partial(shared_gradients, model=model, weights=weights, batch_norm=batch_norm),
         mesh=mesh,
-        in_specs=(P(), P(), P(BATCH_AXIS)),
+        in_specs=(P(), P(BATCH_AXIS)),
         out_specs=P(),
         check_vma=False,
     )
-    grads, batch_stats, metrics = compute(state.params, state.batch_stats, batch)
+    grads, batch_stats, metrics = compute(state.variables, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(grads)[0])
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    state = state.replace(
+        step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+    )
+    return state, metrics
 
 
 def check_batch_norm(batch_norm: str) -> None:
@@ -149,10 +155,9 @@ def jit_over_mesh(mesh: Mesh, step: Any) -> Any:
     )
 
 
-def forward(params: Any, batch_stats: Any, image: jax.Array, *, model: nn.Module) -> jax.Array:
+def forward(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module) -> jax.Array:
     """Probabilities float32 [b, outputs] of images float32 [b, h, w, 1], inference mode."""
-    logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
-    return jax.nn.sigmoid(logits.astype(jnp.float32))
+    return model.probabilities(model.apply(variables, image, train=False))
 
 
 def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
@@ -161,13 +166,13 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
     of_rows = jax.shard_map(
         partial(forward, model=model),
         mesh=mesh,
-        in_specs=(P(), P(), P(BATCH_AXIS)),
+        in_specs=(P(), P(BATCH_AXIS)),
         out_specs=P(BATCH_AXIS),
         check_vma=False,
     )
     return jax.jit(
         of_rows,
-        in_shardings=(replicated, replicated, rows),
+        in_shardings=(replicated, rows),
         out_shardings=rows,
         compiler_options=compiler_options(),
     )

@@ -33,6 +33,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         description: What it holds and where it comes from.
         homepage: Address of the source.
         citation: BibTeX.
+        modality: "CT" or "X-ray"; empty if it is not known.
         class_names: Values of `label`.
         finding_names: Of a data set without `label`: what `findings` tells of each image, 1 yes,
             0 no, -1 uncertain, -2 not mentioned.
@@ -43,6 +44,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     description: str
     homepage: str | None = None
     citation: str = ""
+    modality: str = ""
     class_names: Sequence[str] = ()
     finding_names: Sequence[str] = ()
     more_features: ClassVar[Mapping[str, Any]] = {}

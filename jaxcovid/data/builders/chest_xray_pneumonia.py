@@ -52,6 +52,7 @@ class ChestXrayPneumonia(ImageBuilder):
     description = _DESCRIPTION
     homepage = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
     citation = _CITATION
+    modality = "X-ray"
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:

@@ -85,6 +85,7 @@ class Chestxray14(ImageBuilder):
     description = _DESCRIPTION
     homepage = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
     citation = _CITATION
+    modality = "X-ray"
     finding_names = tuple(FINDINGS.values())
     more_features = FILM_FEATURES
 

@@ -74,6 +74,7 @@ class Chexpert(ImageBuilder):
     description = _DESCRIPTION
     homepage = "https://stanfordmlgroup.github.io/competitions/chexpert/"
     citation = _CITATION
+    modality = "X-ray"
     finding_names = FINDINGS
     more_features = FILM_FEATURES
 

@@ -77,6 +77,7 @@ class CovidChestxray(ImageBuilder):
     description = _DESCRIPTION
     homepage = "https://github.com/ieee8023/covid-chestxray-dataset"
     citation = _CITATION
+    modality = "X-ray"
     class_names = CLASSES
     more_features: ClassVar[dict[str, Any]] = {
         "finding": tfds.features.Text(),
@@ -235,8 +236,8 @@ def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> l
     Raises:
         ValueError: If a data set tells nothing of pneumonia, or of COVID-19 as well.
     """
-    rows: list[Row] = []
-    for i, dataset in enumerate(prepared):
+    films: list[tuple[str, list[datasets.Record]]] = []
+    for dataset in prepared:
         classes = {name.lower(): label for label, name in enumerate(dataset.class_names)}
         if "pneumonia" not in classes and "Pneumonia" not in dataset.finding_names:
             raise ValueError(
@@ -253,14 +254,19 @@ def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> l
                 else record["findings"]["Pneumonia"] == 1
             )
         ]
-        wanted = (limit - len(rows)) // (len(prepared) - i)
+        films.append((dataset.name, found))
+    rows: list[Row] = []
+    # The smallest first: what it lacks of its part the others give.
+    films.sort(key=lambda of: len(of[1]))
+    for i, (name, found) in enumerate(films):
+        wanted = (limit - len(rows)) // (len(films) - i)
         chosen = np.random.default_rng(0).permutation(len(found))[:wanted]
         for record in (found[index] for index in sorted(chosen)):
             rows.append(
                 {
                     "image": record["image"],
-                    "id": f"{dataset.name}/{record['id']}",
-                    "patient": f"{dataset.name} {record['patient']}",
+                    "id": f"{name}/{record['id']}",
+                    "patient": f"{name} {record['patient']}",
                     "label": CLASSES[1],
                     "finding": "Pneumonia",
                     "view": record.get("view", ""),

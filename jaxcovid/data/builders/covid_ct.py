@@ -63,6 +63,7 @@ class CovidCt(ImageBuilder):
     description = _DESCRIPTION
     homepage = "https://github.com/UCSD-AI4H/COVID-CT"
     citation = _CITATION
+    modality = "CT"
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:

@@ -70,6 +70,7 @@ class CtCov19(ImageBuilder):
     description = _DESCRIPTION
     homepage = "https://github.com/m2dgithub/CT-COV19"
     citation = _CITATION
+    modality = "CT"
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:

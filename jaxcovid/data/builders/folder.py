@@ -32,6 +32,7 @@ class Folder(ImageBuilder):
         """
         self._rows = read_rows(source, csv)
         self.class_names = sorted({row["label"] for row in self._rows})
+        self.modality = max(row["modality"] for row in self._rows)  # of all, or of none
         super().__init__(config=tfds.core.BuilderConfig(name=config), **kwargs)
 
     def rows(self) -> dict[str, list[Row]]:
@@ -60,13 +61,13 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
 
     Returns:
         A row for each image: `path`, `id` (the path in the folder or the table), `label` (class
-        name), `patient`, `split`.
+        name), `patient`, `split`, `modality` (of DICOM files, else empty).
 
     Raises:
         FileNotFoundError: If the folder, the table or images of the table are not there.
         ValueError: If nothing was found, there are fewer than two classes, a column is missing or
             has gaps, an id stands twice, a split is unknown, a patient stands in two splits, or
-            there are too few patients to split.
+            there are too few patients to split, or DICOM files have several modalities.
     """
     if csv:
         rows = _read_table(pathlib.Path(csv).expanduser(), source)
@@ -79,8 +80,19 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
         raise ValueError(
             f"at least 2 classes are needed, found {len(classes)}: {', '.join(classes)}"
         )
+    headers = [dicom.header_of(row["path"]) for row in rows]
+    modalities = sorted({header.modality for header in headers if header})
+    if len(modalities) > 1:
+        raise ValueError(
+            f"DICOM files of several modalities, {', '.join(modalities)}; make a data set of each"
+        )
+    for row, header in zip(rows, headers, strict=True):
+        row["modality"] = header.modality if header else ""
     if "patient" not in rows[0]:
-        rows = [{**row, "patient": dicom.patient_of(row["path"])} for row in rows]
+        rows = [
+            {**row, "patient": header and (header.patient or header.series or None)}
+            for row, header in zip(rows, headers, strict=True)
+        ]
         unknown = sum(row["patient"] is None for row in rows)
         if unknown:
             logging.warning(

@@ -42,6 +42,8 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     """Builder of the phantom; the same records at every build."""
 
     VERSION = tfds.core.Version("1.2.0")
+    modality = "CT"
+    grouped = True
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -1,0 +1,29 @@
+"""Part 2 of Deep-CXR-Net: pneumonia or not, two likelihoods, on Kaggle's chest-xray-pneumonia.
+
+    python -m jaxcovid.prepare chest_xray_pneumonia --source=chest_xray
+    python -m jaxcovid.train --config=configs/cxr_part2.py --workdir=runs/cxr_part2
+
+Its films are of children of one to five years: it learns on another population than it is asked
+about later. Variant `:scratch` has the rate and schedule for random initialisation, `:debug` runs
+in seconds.
+"""
+
+import ml_collections
+
+from configs import default
+
+VARIANTS = ("scratch", "debug")
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The configuration of a comma-separated list of `VARIANTS`."""
+    chosen = default.chosen(variant, VARIANTS)
+    config = default.get_config()
+    config.dataset = "chest_xray_pneumonia"
+    config.outputs = "two_way"
+    config.positive_class = "pneumonia"
+    if "scratch" in chosen:
+        default.make_scratch(config)
+    if "debug" in chosen:
+        default.make_debug(config)
+    return config

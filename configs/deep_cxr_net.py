@@ -1,0 +1,34 @@
+r"""Deep-CXR-Net on covid-chestxray-dataset (the paper's Table VI): two frozen parts and a third.
+
+    bash launch/deep_cxr_net.sh runs
+
+trains all three, or this one alone from the workdirs of the other two:
+
+    python -m jaxcovid.train --config=configs/deep_cxr_net.py --workdir=runs/deep_cxr_net \
+        --config.parts.part1=runs/cxr_part1 --config.parts.part2=runs/cxr_part2
+
+The workdir gets a copy of both. A part is switched off by leaving it out. The paper's split by film
+is `--config.dataset=covid_chestxray/paper`. Variant `:scratch` has the rate and schedule for random
+initialisation, `:debug` runs in seconds.
+"""
+
+import ml_collections
+
+from configs import cxr_part1, default
+
+VARIANTS = ("scratch", "debug")
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The configuration of a comma-separated list of `VARIANTS`."""
+    chosen = default.chosen(variant, VARIANTS)
+    config = default.get_config()
+    config.dataset = "covid_chestxray"
+    config.network = "deep_cxr_net"
+    config.parts.part1_outputs = cxr_part1.FINDINGS
+    config.parts.part2_outputs = ("pneumonia", "normal")
+    if "scratch" in chosen:
+        default.make_scratch(config)
+    if "debug" in chosen:
+        default.make_debug(config)
+    return config

@@ -1,0 +1,86 @@
+"""Deep-CXR-Net (paper, section 4.3): two frozen networks and a trained one, fused.
+
+Part 1 knows findings of chest X-rays, part 2 pneumonia of children; both were trained before and
+are black boxes here. Part 3 is trained: its features, reduced to as many as drown nothing, and the
+likelihoods of the other two go through two fully connected layers.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.layers import he_normal
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """A trained network that is asked and not changed.
+
+    Attributes:
+      name: of its variables in the collection `frozen`.
+      model: the network.
+    """
+
+    name: str
+    model: DeepCTNet
+
+
+class DeepCXRNet(DeepCTNet):
+    """Classifier of one chest X-ray; returns logits.
+
+    It is part 3, a Deep-CT-Net whose head also reads what the frozen parts say. They run in
+    inference mode, and no gradient goes through them. With six and two likelihoods, the other
+    defaults and 256x256 images, 17,506,441 parameters are trained.
+
+    Attributes:
+      parts: the frozen ones; their variables are the collection `frozen`, by name. May be empty.
+      reduced: features to which those of part 3 are reduced before the join, so that they do not
+        drown 8 likelihoods; 0 joins all 65,536, as the paper has it.
+      width: of the layer after the join.
+
+    Raises:
+      ValueError: an option is not one of those named.
+    """
+
+    parts: tuple[FrozenPart, ...] = ()
+    reduced: int = 128
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        if self.reduced < 0 or self.width < 1:
+            raise ValueError(
+                f"fusion.reduced is {self.reduced} and fusion.width {self.width}; they must be 0 "
+                "or more and 1 or more"
+            )
+        super().__post_init__()
+
+    def setup(self) -> None:
+        super().setup()
+        if self.reduced:
+            self.reduction = nn.Dense(self.reduced, kernel_init=he_normal)
+        self.fusion = nn.Dense(self.width, kernel_init=he_normal)
+
+    def likelihoods(self, image: jax.Array) -> jax.Array:
+        """What the frozen parts say, probabilities float32 [b, sum of their outputs]."""
+        if self.is_initializing():  # shapes of parameters do not depend on their weights
+            outputs = sum(part.model.outputs for part in self.parts)
+            return jnp.zeros((image.shape[0], outputs), jnp.float32)
+        found = [
+            part.model.probabilities(
+                part.model.apply(self.get_variable("frozen", part.name), image, train=False)
+            )
+            for part in self.parts
+        ]
+        return jax.lax.stop_gradient(jnp.concatenate(found, -1))
+
+    def classify(self, attended: jax.Array, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits float32 [b, outputs] of part 3's map after attention and of the image."""
+        x = self.vector(attended, train=train)
+        if self.reduced:
+            x = nn.relu(self.reduction(x))
+        if self.parts:
+            x = jnp.concatenate([x, self.likelihoods(image)], -1)
+        return self.classifier(nn.relu(self.fusion(x)))

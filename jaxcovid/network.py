@@ -1,0 +1,197 @@
+"""The network that a configuration describes, and the frozen parts that a workdir carries.
+
+A part is a workdir of its own, of another run: `WORKDIR/parts/NAME` has its `run.json` and the
+weights of its best checkpoint, so that a workdir is enough to evaluate and predict from.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax.sharding import Mesh
+
+from jaxcovid import workdir as workdirs
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
+from jaxcovid.training import checkpoints
+from jaxcovid.training.sharding import replicated_sharding
+
+NETWORKS = ("deep_ct_net", "deep_cxr_net")
+FOLDER = "parts"
+# What decides how an image comes into a network; its parts must agree on it.
+_INPUT = ("size", "keep_ratio", "mean", "std")
+
+
+def make_model(
+    config: Mapping[str, Any], *, outputs: int, parts: Mapping[str, Mapping[str, Any]]
+) -> DeepCTNet:
+    """The network of a configuration.
+
+    Args:
+      config: see `configs/default.py`.
+      outputs: number of logits.
+      parts: facts of its frozen parts by name, see `part_facts`.
+
+    Raises:
+      ValueError: an option that is not there or out of its range.
+    """
+    options = {**config["model"], "depths": tuple(config["model"]["depths"])}
+    options |= {"outputs": outputs, "exclusive": config["outputs"] == "two_way"}
+    if config["network"] == "deep_ct_net":
+        return DeepCTNet(**options)
+    if config["network"] != "deep_cxr_net":
+        raise ValueError(f"network is {config['network']!r}; use one of {', '.join(NETWORKS)}")
+    frozen = tuple(
+        FrozenPart(name, make_model(facts["config"], outputs=len(facts["outputs"]), parts={}))
+        for name, facts in sorted(parts.items())
+    )
+    return DeepCXRNet(parts=frozen, **config["fusion"], **options)
+
+
+def part_facts(
+    workdir: Path, config: Mapping[str, Any], *, modality: str
+) -> dict[str, dict[str, Any]]:
+    """Facts of the frozen parts by name: those of the part's `run.json`, `step` and `checksums`.
+
+    They are those of the parts in the workdir; of a part that is not there yet, those of the
+    workdir that the configuration names.
+
+    Args:
+      workdir: of the run.
+      config: its configuration; `parts` names a workdir for each part, empty for none.
+      modality: of the images; see `datasets.Dataset`.
+
+    Raises:
+      ValueError: a part that is missing, has no validated checkpoint, tells of other outputs or
+        was trained on other images or on images prepared in another way.
+    """
+    if config["network"] != "deep_cxr_net":
+        if named := [name for name in _names(config) if config["parts"][name]]:
+            raise ValueError(
+                f"parts.{named[0]} is given, but network is {config['network']}; use "
+                "--config.network=deep_cxr_net"
+            )
+        return {}
+    found = {}
+    for name in _names(config):
+        if not config["parts"][name]:
+            continue
+        carried = Path(workdir) / FOLDER / name
+        source = carried if carried.is_dir() else Path(config["parts"][name])
+        facts = workdirs.read(source)
+        if facts["config"]["network"] != "deep_ct_net":
+            raise ValueError(f"parts.{name}: {source} holds a {facts['config']['network']}")
+        wanted = list(config["parts"][f"{name}_outputs"])
+        if facts["outputs"] != wanted:
+            raise ValueError(
+                f"parts.{name}: {source} tells of {', '.join(facts['outputs'])}, not of "
+                f"{', '.join(wanted)}; give another workdir or set --config.parts.{name}_outputs"
+            )
+        if modality and facts["dataset"]["modality"] not in ("", modality):
+            raise ValueError(
+                f"parts.{name}: {source} was trained on {facts['dataset']['modality']} images, "
+                f"these are {modality}"
+            )
+        theirs, ours = facts["config"]["preprocessing"], config["preprocessing"]
+        if different := [key for key in _INPUT if theirs[key] != ours[key]]:
+            raise ValueError(
+                f"parts.{name}: {source} was trained with another preprocessing: "
+                + ", ".join(f"{key} {theirs[key]}, here {ours[key]}" for key in different)
+            )
+        step = checkpoints.best_step(source)
+        checksums = checkpoints.read_facts(source, step)["checksums"]["weights"]
+        found[name] = {**facts, "step": step, "checksums": checksums}
+    return found
+
+
+def _names(config: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in config["parts"] if not name.endswith("_outputs"))
+
+
+def carry_parts(
+    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Copies the parts of `part_facts` that are not in the workdir yet.
+
+    Raises:
+      OSError: one cannot be copied.
+    """
+    for name, part in facts.items():
+        target = Path(workdir) / FOLDER / name
+        if target.is_dir():
+            continue
+        source = Path(config["parts"][name])
+        target.parent.mkdir(exist_ok=True)
+        # Renamed when it is whole: a part that exists can be used.
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+        checkpoint = f"{checkpoints.FOLDER}/{part['step']}"
+        shutil.copy(source / workdirs.FILE, unfinished)
+        shutil.copytree(
+            source / checkpoint,
+            unfinished / checkpoint,
+            ignore=shutil.ignore_patterns("optimizer"),
+        )
+        unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
+        unfinished.rename(target)
+        logging.info("%s: checkpoint %d of %s, frozen", name, part["step"], source)
+
+
+def load_parts(workdir: Path, model: nn.Module, mesh: Mesh, *, size: int) -> dict[str, Any]:
+    """Variables of the frozen parts that a workdir carries, verified, replicated over the mesh.
+
+    Args:
+      workdir: of the run.
+      model: its network.
+      mesh: the devices.
+      size: of its input images, px.
+
+    Raises:
+      CheckpointError: one is missing or damaged.
+    """
+    found = {}
+    for part in getattr(model, "parts", ()):
+        source = Path(workdir) / FOLDER / part.name
+        found[part.name] = load_weights(
+            source, checkpoints.best_step(source), part.model, mesh, size=size
+        )
+    return found
+
+
+def load_weights(
+    workdir: Path, step: int, model: nn.Module, mesh: Mesh, *, size: int
+) -> dict[str, Any]:
+    """`params` and `batch_stats` of a checkpoint, verified, replicated over the mesh.
+
+    Args: as those of `load_parts`, and the step of the checkpoint.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or of another network.
+    """
+    image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
+        {name: shapes[name] for name in ("params", "batch_stats")},
+    )
+    return checkpoints.restore(workdir, step, {"weights": target})["weights"]
+
+
+def part_summaries(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `run.json` says of the parts: data set, outputs, step and a digest of its weights."""
+    return {
+        name: {
+            "dataset": part["dataset"]["name"],
+            "outputs": part["outputs"],
+            "step": part["step"],
+            "weights": hashlib.sha256(json.dumps(part["checksums"]).encode()).hexdigest(),
+        }
+        for name, part in facts.items()
+    }
