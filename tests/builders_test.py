@@ -164,7 +164,7 @@ def test_covid_chestxray_lists_absent_films(tmp_path, caplog):
 # Chest X-rays of children
 
 
-def test_chest_xray_pneumonia_carves_validation_by_patient(tmp_path):
+def test_chest_xray_pneumonia_carves_validation_by_patient(tmp_path, caplog):
     tree, data = tmp_path / "chest_xray", tmp_path / "data"
     for i in range(60):
         split = ("train", "train", "val", "test", "test")[i // 12]
@@ -178,6 +178,7 @@ def test_chest_xray_pneumonia_carves_validation_by_patient(tmp_path):
     assert dataset.split_sizes["test"] == 96
     assert 8 <= dataset.split_sizes["validation"] <= 24
     assert sum(dataset.split_sizes.values()) == 240
+    assert "240 images; the published data set has 5856" in caplog.text
     write_image(tree / "test" / "PNEUMONIA" / "person0_virus_7.jpeg", 1000)
     with pytest.raises(ValueError, match=r"1 patients stand in more than one split.*person0"):
         prepare.build("chest_xray_pneumonia", tmp_path / "again", source=str(tree))
