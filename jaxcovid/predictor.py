@@ -103,7 +103,8 @@ class Predictor:
         if isinstance(image, np.ndarray):
             return as_gray(image)
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        return decode_gray(data, modality=self.modality)
+        window = tuple(self.facts["dataset"]["window"])
+        return decode_gray(data, modality=self.modality, window=window)
 
     def _forward(self, batch: jax.Array) -> jax.Array:
         return self.forward(self.weights, batch)

@@ -36,7 +36,7 @@ _BUILDERS = {
     "chest_xray_pneumonia": ("ChestXrayPneumonia", ("source",)),
     "chestxray14": ("Chestxray14", ("source", "allow_missing")),
     "chexpert": ("Chexpert", ("source", "allow_missing")),
-    "folder": ("Folder", ("source", "csv")),
+    "folder": ("Folder", ("source", "csv", "window")),
     "phantom": ("Phantom", ()),
 }
 
@@ -47,6 +47,7 @@ def build(
     *,
     source: str | None = None,
     csv: str | None = None,
+    window: tuple[float, float] | None = None,
     allow_missing: bool = False,
     other_pneumonia: Sequence[str] = (),
 ) -> datasets.Dataset:
@@ -57,6 +58,7 @@ def build(
         data_dir: Where data sets are kept; `datasets.default_data_dir()` if None.
         source: Folder of the images, as published.
         csv: Table of the images (folder).
+        window: Centre and width in Hounsfield units for DICOM files of CT (folder).
         allow_missing: Leave out films that are named and absent or unusable (X-ray data sets).
         other_pneumonia: Prepared data sets whose test splits give covid_chestxray/paper its further
             films.
@@ -75,6 +77,7 @@ def build(
     options = {
         "source": source,
         "csv": csv,
+        "window": window,
         "allow_missing": allow_missing,
         "other_pneumonia": other_pneumonia,
     }
@@ -126,7 +129,9 @@ def _write(builder_class: type, **kwargs: Any) -> None:
         if "No space left" not in str(error):
             raise
         raise OSError(f"the disk of {directory} is full; free space or take --data_dir") from error
-    datasets.write_digest(directory, modality=builder.modality, grouped=builder.grouped)
+    datasets.write_digest(
+        directory, modality=builder.modality, window=builder.window, grouped=builder.grouped
+    )
 
 
 def _report(dataset: datasets.Dataset) -> str:
@@ -138,6 +143,13 @@ def _report(dataset: datasets.Dataset) -> str:
         lines.append(f"  {split}: {size} images ({classes}) of {patients} patients")
     lines.append(f"  digest: sha256 {dataset.digest}")
     return "\n".join([*lines, f"  card: {dataset.directory / datasets.CARD_FILE}"])
+
+
+def _centre_and_width(text: str) -> tuple[float, float]:
+    centre, width = map(float, text.split(","))
+    if not width > 0:
+        raise ValueError(f"the width of a window is above 0, not {width}")
+    return centre, width
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -160,6 +172,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         type=lambda names: names.split(","),
         default=(),
         help="covid_chestxray/paper: prepared data sets to take more test films from, with commas",
+    )
+    parser.add_argument(
+        "--window",
+        metavar="HU",
+        type=_centre_and_width,
+        help="folder: CENTRE,WIDTH for DICOM files of CT (default: -600,1500, the lung window)",
     )
     parser.add_argument("--name", metavar="NAME", help="folder: name to give the data set")
     parser.add_argument(
@@ -185,6 +203,7 @@ def main(args: argparse.Namespace) -> None:
             data_dir,
             source=args.source,
             csv=args.csv,
+            window=args.window,
             allow_missing=args.allow_missing,
             other_pneumonia=args.other_pneumonia,
         )

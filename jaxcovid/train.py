@@ -104,6 +104,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
                 "name": dataset.name,
                 "digest": dataset.digest,
                 "modality": dataset.modality,
+                "window": dataset.window,
                 "class_names": list(dataset.class_names),
                 "citation": dataset.citation,
             },

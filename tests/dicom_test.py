@@ -132,6 +132,16 @@ def test_a_folder_of_series_is_split_by_patient_and_keeps_no_header(tmp_path):
     assert record["image"].startswith(b"\x89PNG")
     original = (tmp_path / "images" / record["id"]).read_bytes()
     np.testing.assert_array_equal(decode_gray(record["image"]), decode_gray(original))
+    window = (-500.0, 3000.0)
+    wide = prepare.build(
+        "folder/wide", tmp_path / "data", source=str(tmp_path / "images"), window=window
+    )
+    assert (dataset.modality, wide.modality, wide.window) == ("CT", "CT", window)
+    record = wide.source("train")[0]
+    original = (tmp_path / "images" / record["id"]).read_bytes()
+    expected = decode_gray(original, window=window)
+    np.testing.assert_array_equal(decode_gray(record["image"]), expected)
+    assert not np.array_equal(expected, decode_gray(original))
 
 
 @pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")

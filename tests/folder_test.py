@@ -58,6 +58,7 @@ def test_a_table_gives_patients_and_splits(tmp_path):
         "label": "x",
         "patient": "p2",
         "split": "validation",
+        "modality": "",
     }
     assert [row["split"] for row in rows] == ["train", "train", "validation", "test"]
 

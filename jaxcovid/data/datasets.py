@@ -17,6 +17,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from jaxcovid.data.images import LUNG_WINDOW
+
 DIGEST_FILE = "digest.json"
 CARD_FILE = "card.html"
 
@@ -76,6 +78,7 @@ class Dataset:
         description: What it holds and where it comes from.
         split_sizes: Number of images in each split.
         modality: "CT" or "X-ray"; empty if it is not known.
+        window: Centre and width in Hounsfield units through which its DICOM files of CT were seen.
         class_counts: Number of images of each class, or with each finding, in each split.
         finding_counts: Number of images by split, finding and value ("1", "0", "-1", "-2"); see
             `Source`.
@@ -92,6 +95,7 @@ class Dataset:
     description: str
     split_sizes: dict[str, int]
     modality: str
+    window: tuple[float, float]
     class_counts: dict[str, dict[str, int]]
     finding_counts: dict[str, dict[str, dict[str, int]]]
     patient_counts: dict[str, int]
@@ -147,6 +151,7 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         description=info.description,
         split_sizes={split: info.splits[split].num_examples for split in info.splits},
         modality=stored["modality"],
+        window=tuple(stored["window"]),
         class_counts=stored["class_counts"],
         finding_counts=stored["finding_counts"],
         patient_counts=stored["patient_counts"],
@@ -177,12 +182,19 @@ def prepare_command(name: str, data_dir: epath.PathLike) -> str:
     return f"python -m jaxcovid.prepare {arguments} --data_dir={os.fspath(data_dir)}"
 
 
-def write_digest(directory: epath.PathLike, *, modality: str = "", grouped: bool = True) -> None:
+def write_digest(
+    directory: epath.PathLike,
+    *,
+    modality: str = "",
+    window: tuple[float, float] = LUNG_WINDOW,
+    grouped: bool = True,
+) -> None:
     """Reads a built data set once through and writes its digest and counts beside it.
 
     Args:
         directory: The directory of the version, with the `dataset_info.json` of TFDS.
         modality: Of its images: "CT", "X-ray", or empty.
+        window: Through which CT was seen; see `Dataset`.
         grouped: False for splits that share patients; how many is then said and not refused.
 
     Raises:
@@ -215,6 +227,7 @@ def write_digest(directory: epath.PathLike, *, modality: str = "", grouped: bool
     stored = {
         "digest": compute_digest(sources.values()),
         "modality": modality,
+        "window": window,
         "class_counts": {
             split: {name: counter[name] for name in names} for split, counter in labels.items()
         },

@@ -11,10 +11,7 @@ import pathlib
 import cv2
 import numpy as np
 
-from jaxcovid.data.images import ImageError, is_dicom
-
-# Centre and width of the lung window, Hounsfield units.
-LUNG_WINDOW = (-600.0, 1500.0)
+from jaxcovid.data.images import LUNG_WINDOW, ImageError, is_dicom
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,13 @@ class ImageError(ValueError):
     """An image that cannot be used; the message says why and what to do."""
 
 
-def decode_gray(data: bytes, *, modality: str = "") -> np.ndarray:
+# Centre and width of the lung window, Hounsfield units.
+LUNG_WINDOW = (-600.0, 1500.0)
+
+
+def decode_gray(
+    data: bytes, *, modality: str = "", window: tuple[float, float] = LUNG_WINDOW
+) -> np.ndarray:
     """Decodes one image file to 8-bit gray.
 
     The format is taken from the content, never from the file's name (COVID-CT has JPEG data in
@@ -37,6 +43,7 @@ def decode_gray(data: bytes, *, modality: str = "") -> np.ndarray:
     Args:
       data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, single-frame GIF or DICOM file.
       modality: "CT" or "X-ray" to refuse DICOM files of any other; empty takes all.
+      window: Centre and width in Hounsfield units, for DICOM files of CT.
 
     Returns:
       Gray image, uint8 [h, w], 0..255.
@@ -51,7 +58,7 @@ def decode_gray(data: bytes, *, modality: str = "") -> np.ndarray:
     if is_dicom(data):
         from jaxcovid.data import dicom
 
-        gray = dicom.read(data, modality=modality)
+        gray = dicom.read(data, modality=modality, window=window)
         _check_size(*gray.shape)
         return gray
     try:

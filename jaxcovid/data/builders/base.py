@@ -34,6 +34,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         homepage: Address of the source.
         citation: BibTeX.
         modality: "CT" or "X-ray"; empty if it is not known.
+        window: Centre and width in Hounsfield units through which DICOM files of CT are seen.
         class_names: Values of `label`.
         finding_names: Of a data set without `label`: what `findings` tells of each image, 1 yes,
             0 no, -1 uncertain, -2 not mentioned.
@@ -46,6 +47,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     homepage: str | None = None
     citation: str = ""
     modality: str = ""
+    window: tuple[float, float] = images.LUNG_WINDOW
     class_names: Sequence[str] = ()
     finding_names: Sequence[str] = ()
     published_images: ClassVar[Mapping[str, int]] = {}
@@ -78,7 +80,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         data = row["image"] if "image" in row else row["path"].read_bytes()
         # What else a DICOM file says of a person does not get into a data set.
         if images.is_dicom(data):
-            return cv2.imencode(".png", images.decode_gray(data))[1].tobytes()
+            gray = images.decode_gray(data, window=self.window)
+            return cv2.imencode(".png", gray)[1].tobytes()
         return data
 
     def example(self, row: Row) -> Row:

@@ -9,6 +9,7 @@ from absl import logging
 
 from jaxcovid.data import datasets, dicom
 from jaxcovid.data.builders.base import ImageBuilder, Row, check_columns, split_by_patient
+from jaxcovid.data.images import LUNG_WINDOW
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -20,7 +21,13 @@ class Folder(ImageBuilder):
     description = "A user's own images, stored as they are."
 
     def __init__(
-        self, *, config: str, source: str | None = None, csv: str | None = None, **kwargs: Any
+        self,
+        *,
+        config: str,
+        source: str | None = None,
+        csv: str | None = None,
+        window: tuple[float, float] = LUNG_WINDOW,
+        **kwargs: Any,
     ) -> None:
         """Creates the builder; see `read_rows` for `source`, `csv` and the errors.
 
@@ -28,8 +35,10 @@ class Folder(ImageBuilder):
             config: Name of the data set.
             source: Folder of the images.
             csv: Table of the images.
+            window: See `ImageBuilder`.
             **kwargs: Those of the TFDS builder: `data_dir`, `version`.
         """
+        self.window = window
         self._rows = read_rows(source, csv)
         self.class_names = sorted({row["label"] for row in self._rows})
         self.modality = max(row["modality"] for row in self._rows)  # of all, or of none

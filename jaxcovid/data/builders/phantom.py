@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 
+from jaxcovid.data import images
 from jaxcovid.data.builders import anatomy
 
 # Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
@@ -43,6 +44,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.2.0")
     modality = "CT"
+    window = images.LUNG_WINDOW
     grouped = True
 
     def _info(self) -> tfds.core.DatasetInfo:
