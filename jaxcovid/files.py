@@ -3,7 +3,6 @@
 import base64
 import os
 from collections.abc import Callable, Mapping
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def render_page(
-    template: Traversable,
+    template: str,
     pictures: Mapping[str, bytes],
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
@@ -41,7 +40,7 @@ def render_page(
     """A page of HTML that carries its pictures inside, from a Jinja template.
 
     Args:
-      template: file of the template; a value that it lacks is an error, and text is escaped.
+      template: name in `pages/`; a value that it lacks is an error, and text is escaped.
       pictures: PNG by name; the template sees them as `pictures`, each an address.
       filters: more filters of the template.
       **values: what else it sees.
@@ -49,12 +48,15 @@ def render_page(
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("jaxcovid", "pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= filters or {}
     addresses = {
         name: f"data:image/png;base64,{base64.b64encode(content).decode()}"
         for name, content in pictures.items()
     }
-    source = template.read_text(encoding="utf-8")
-    return environment.from_string(source).render(pictures=addresses, **values)
+    return environment.get_template(template).render(pictures=addresses, **values)

@@ -1,7 +1,6 @@
 """The data card: what a prepared data set holds, on one page that opens without a network."""
 
 import collections
-import importlib.resources
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +51,7 @@ def write_card(dataset: Dataset) -> epath.Path:
     if ages:
         pictures["ages"] = _age_figure(ages)
     page = files.render_page(
-        importlib.resources.files(__package__).joinpath("card.html.jinja"),
+        "card.html.jinja",
         pictures,
         dataset=dataset,
         groups=groups,

@@ -6,7 +6,6 @@ A folder holds `predictions.csv`, `metrics.json`, `roc.png`, `heatmaps.png` (wit
 """
 
 import csv
-import importlib.resources
 import io
 import json
 import math
@@ -222,9 +221,10 @@ def _html(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     config = run.pop("config", None) or {}
     command = f"python -m jaxcovid.evaluate --workdir=WORKDIR --split={metrics['split']}"
     return files.render_page(
-        importlib.resources.files(__package__).joinpath("report.html.jinja"),
+        "report.html.jinja",
         pictures,
         {"number": _number, "point": figures.point_name},
+        title=f"{metrics['positive_class']} screening" if "per_patient" in metrics else "Findings",
         metrics=metrics,
         units={"image": metrics, "patient": metrics["per_patient"]}
         if "per_patient" in metrics
