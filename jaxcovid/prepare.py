@@ -130,7 +130,11 @@ def _write(builder_class: type, **kwargs: Any) -> None:
             raise
         raise OSError(f"the disk of {directory} is full; free space or take --data_dir") from error
     datasets.write_digest(
-        directory, modality=builder.modality, window=builder.window, grouped=builder.grouped
+        directory,
+        modality=builder.modality,
+        window=builder.window,
+        published=builder.published,
+        grouped=builder.grouped,
     )
 
 

@@ -82,6 +82,7 @@ class Dataset:
         class_counts: Number of images of each class, or with each finding, in each split.
         finding_counts: Number of images by split, finding and value ("1", "0", "-1", "-2"); see
             `Source`.
+        published_images: Number of images of the whole data set as it is published, 0 if unknown.
         patient_counts: Number of patients in each split.
         crossing_patients: Number of patients that stand in more than one split.
     """
@@ -98,6 +99,7 @@ class Dataset:
     window: tuple[float, float]
     class_counts: dict[str, dict[str, int]]
     finding_counts: dict[str, dict[str, dict[str, int]]]
+    published_images: int
     patient_counts: dict[str, int]
     crossing_patients: int
 
@@ -154,6 +156,7 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         window=tuple(stored["window"]),
         class_counts=stored["class_counts"],
         finding_counts=stored["finding_counts"],
+        published_images=stored["published_images"],
         patient_counts=stored["patient_counts"],
         crossing_patients=stored["crossing_patients"],
     )
@@ -187,6 +190,7 @@ def write_digest(
     *,
     modality: str = "",
     window: tuple[float, float] = LUNG_WINDOW,
+    published: int = 0,
     grouped: bool = True,
 ) -> None:
     """Reads a built data set once through and writes its digest and counts beside it.
@@ -195,6 +199,7 @@ def write_digest(
         directory: The directory of the version, with the `dataset_info.json` of TFDS.
         modality: Of its images: "CT", "X-ray", or empty.
         window: Through which CT was seen; see `Dataset`.
+        published: Number of images of the whole data set, 0 if unknown.
         grouped: False for splits that share patients; how many is then said and not refused.
 
     Raises:
@@ -228,6 +233,7 @@ def write_digest(
         "digest": compute_digest(sources.values()),
         "modality": modality,
         "window": window,
+        "published_images": published,
         "class_counts": {
             split: {name: counter[name] for name in names} for split, counter in labels.items()
         },

@@ -38,7 +38,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         class_names: Values of `label`.
         finding_names: Of a data set without `label`: what `findings` tells of each image, 1 yes,
             0 no, -1 uncertain, -2 not mentioned.
-        published_images: By config, how many images the whole data set has.
+        published: How many images the whole data set has, 0 if that is not known.
         more_features: Features beside `image`, `id`, `patient` and these.
     """
 
@@ -50,7 +50,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     window: tuple[float, float] = images.LUNG_WINDOW
     class_names: Sequence[str] = ()
     finding_names: Sequence[str] = ()
-    published_images: ClassVar[Mapping[str, int]] = {}
+    published: int = 0
     more_features: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
@@ -125,9 +125,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 raise images.ImageError(f"{message}\nMend or remove them")
             logging.warning("%s\nThey are left out", message)
         images_found = sum(map(len, rows.values()))
-        config = self.builder_config.name if self.builder_config else ""
-        if images_found != (published := self.published_images.get(config, images_found)):
-            logging.warning("%d images; the published data set has %d", images_found, published)
+        if self.published not in (0, images_found):
+            logging.warning(
+                "%d images; the published data set has %d", images_found, self.published
+            )
         return {
             split: self._generate_examples([r for r in found if r.get("path") not in unusable])
             for split, found in rows.items()

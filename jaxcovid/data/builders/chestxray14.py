@@ -5,7 +5,6 @@ Source: Wang et al., arXiv:1705.02315, the NIH Clinical Center's public release.
 
 import csv
 import pathlib
-from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -87,7 +86,7 @@ class Chestxray14(ImageBuilder):
     homepage = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
     citation = _CITATION
     modality = "X-ray"
-    published_images: ClassVar = {"patient": 112_120, "official": 112_120}
+    published = 112_120
     finding_names = tuple(FINDINGS.values())
     more_features = FILM_FEATURES
 

@@ -7,7 +7,6 @@ import csv
 import gzip
 import pathlib
 import re
-from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -76,9 +75,13 @@ class Chexpert(ImageBuilder):
     homepage = "https://stanfordmlgroup.github.io/competitions/chexpert/"
     citation = _CITATION
     modality = "X-ray"
-    published_images: ClassVar = {"frontal": 191_229, "all_views": 223_648}
     finding_names = FINDINGS
     more_features = FILM_FEATURES
+
+    @property
+    def published(self) -> int:
+        """As many films as `CheXpert-v1.0-small` has of these views."""
+        return 191_229 if self.builder_config.name == "frontal" else 223_648
 
     def rows(self) -> dict[str, list[Row]]:
         """The films of each split."""

@@ -59,8 +59,8 @@ class CovidChestxray(ImageBuilder):
     """Builder of covid-chestxray-dataset: configs `patient` and `paper`.
 
     Beside the image a record has `finding` (as the table has it), `view`, `sex` ("M", "F" or ""),
-    `age` (years, -1 unknown) and `lung_mask` (a PNG of the image's size, 0 and 255; empty if there
-    is none).
+    `age` (years, -1 unknown), `document` (DOI or address of the publication) and `lung_mask` (a PNG
+    of the image's size, 0 and 255; empty if there is none).
     """
 
     BUILDER_CONFIGS = (
@@ -82,6 +82,7 @@ class CovidChestxray(ImageBuilder):
     more_features: ClassVar[dict[str, Any]] = {
         "finding": tfds.features.Text(),
         **FILM_FEATURES,
+        "document": tfds.features.Text(),
         "lung_mask": tfds.features.Text(),
     }
 
@@ -166,6 +167,7 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
             "view": entry["view"],
             "sex": entry.get("sex", ""),
             "age": int(float(entry.get("age") or -1)),
+            "document": entry.get("doi") or entry.get("url", ""),
             "lung_mask": _mask_path(root, name),
         }
         for name, entry in {entry["filename"]: entry for entry in frontal}.items()
@@ -272,6 +274,7 @@ def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> l
                     "view": record.get("view", ""),
                     "sex": record.get("sex", ""),
                     "age": record.get("age", -1),
+                    "document": "",
                     "lung_mask": None,
                 }
             )

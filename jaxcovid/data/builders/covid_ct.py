@@ -64,6 +64,7 @@ class CovidCt(ImageBuilder):
     homepage = "https://github.com/UCSD-AI4H/COVID-CT"
     citation = _CITATION
     modality = "CT"
+    published = 746
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:

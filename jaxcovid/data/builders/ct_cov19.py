@@ -71,6 +71,7 @@ class CtCov19(ImageBuilder):
     homepage = "https://github.com/m2dgithub/CT-COV19"
     citation = _CITATION
     modality = "CT"
+    published = 7_610
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:

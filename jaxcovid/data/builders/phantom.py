@@ -46,6 +46,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     modality = "CT"
     window = images.LUNG_WINDOW
     grouped = True
+    published = 0
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

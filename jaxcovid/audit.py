@@ -1,0 +1,147 @@
+"""Audits a prepared data set: what makes a score on it too good to be believed.
+
+python -m jaxcovid.audit covid_ct
+python -m jaxcovid.audit covid_chestxray --report=DIR
+
+Are patients and source documents in one split each? Does a picture stand in two splits, or under
+two classes? Do format, size, border or view tell the class? Writes audit.json and audit.html into
+--report; the exit status is 1 if a check failed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, logging
+from absl.flags import argparse_flags
+
+import jaxcovid
+from jaxcovid import command
+
+_SHOWN = 60  # pairs and rows on the page; audit.json has all
+
+
+def run(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    positive: str | None = None,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Audits a data set.
+
+    Args:
+      name: of a prepared data set.
+      data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+      positive: the class or finding to tell from the rest; None is COVID-19, else pneumonia, else
+        the first.
+      report: folder of the report; None writes none.
+
+    Returns:
+      The content of `audit.json`: `dataset`, `digest`, `positive`, `verdict` (the worst) and
+      `checks`, see `audits.check.Check`.
+
+    Raises:
+      ValueError: no such class or finding.
+      OSError: the data set is not prepared, or the report cannot be written.
+    """
+    import dataclasses
+
+    from jaxcovid import files
+    from jaxcovid.audits.check import FAILED, PASSED, WARNING
+    from jaxcovid.audits.confounders import check_confounders
+    from jaxcovid.audits.duplicates import check_duplicates, find_pairs, side_by_side
+    from jaxcovid.audits.items import read_items
+    from jaxcovid.audits.splits import check_splits
+    from jaxcovid.data.datasets import open_dataset
+
+    dataset = open_dataset(name, data_dir)
+    positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
+    items = read_items(dataset)
+    pairs = find_pairs(items)
+    checks = [
+        *check_splits(dataset, items),
+        *check_duplicates(dataset, items, pairs),
+        check_confounders(dataset, items, positive=positive),
+    ]
+    verdicts = {check.verdict for check in checks}
+    audit = {
+        "dataset": dataset.name,
+        "digest": dataset.digest,
+        "positive": positive,
+        "version": jaxcovid.__version__,
+        "verdict": next(v for v in (FAILED, WARNING, PASSED) if v in verdicts),
+        "checks": [dataclasses.asdict(check) for check in checks],
+    }
+    if report:
+        suspected = [
+            pair
+            for pair in pairs
+            if items[pair.first].split != items[pair.second].split
+            or items[pair.first].record["patient"] != items[pair.second].record["patient"]
+        ][:_SHOWN]
+        page = files.render_page(
+            "audit.html.jinja",
+            {str(i): side_by_side(items, pair) for i, pair in enumerate(suspected)},
+            audit=audit,
+            shown=_SHOWN,
+            pairs=[
+                {
+                    "kind": pair.kind,
+                    "correlation": pair.correlation,
+                    "names": [
+                        f"{items[i].split}: {items[i].record['id']}"
+                        for i in (pair.first, pair.second)
+                    ],
+                }
+                for pair in suspected
+            ],
+        )
+        files.write_atomically(report / "audit.html", page.encode())
+        content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        files.write_atomically(report / "audit.json", content.encode())
+    return audit
+
+
+def _positive(names: Sequence[str], wanted: str | None) -> str:
+    if wanted and wanted not in names:
+        raise ValueError(f"no class or finding {wanted!r}; there are {', '.join(names)}")
+    usual = [name for name in ("COVID-19", "pneumonia", "Pneumonia") if name in names]
+    return wanted or [*usual, *names][0]
+
+
+def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m jaxcovid.audit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="a prepared data set")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="gets audit.json and audit.html")
+    parser.add_argument("--positive", metavar="NAME", help="class or finding told from the rest")
+    parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
+    return parser.parse_args(argv[1:])
+
+
+def main(args: argparse.Namespace) -> None:
+    """Audits what the command line names and prints the verdicts."""
+    logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads
+    with command.user_errors():
+        audit = run(
+            args.dataset, data_dir=args.data_dir, positive=args.positive, report=args.report
+        )
+    for check in audit["checks"]:
+        print(f"{check['verdict']:>8}  {check['name']}: {check['summary']}")
+    if args.report:
+        print(f"report: {args.report / 'audit.html'}")
+    if audit["verdict"] == "failed":
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,25 @@
+"""A check and its verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PASSED, WARNING, FAILED = "passed", "warning", "failed"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that an audit asks, and the answer.
+
+    Attributes:
+      name: short, the same in every audit.
+      verdict: `passed`, `warning` (know it when you read a score) or `failed` (a score on this
+        split cannot be believed as it stands).
+      summary: the answer in a sentence, with its numbers.
+      rows: the cases in full, one mapping of the same keys each.
+    """
+
+    name: str
+    verdict: str
+    summary: str
+    rows: Sequence[Mapping[str, Any]] = field(default_factory=tuple)

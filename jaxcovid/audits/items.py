@@ -1,0 +1,116 @@
+"""What the audits look at: everything of an image that is told without a network."""
+
+import collections
+import concurrent.futures
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import imagehash
+import numpy as np
+import tqdm
+from PIL import Image
+
+from jaxcovid.data.datasets import Dataset, Record
+from jaxcovid.data.images import decode_gray
+
+SIDE_PX = 128  # of the small copies that are compared
+HASH_SIZE = 16  # of the perceptual hash: 256 bits
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image.
+
+    Attributes:
+      split: name of its split.
+      record: what the data set tells of it, without pixels.
+      sha1: of the encoded bytes.
+      hash: perceptual hash, uint8 [32] of packed bits.
+      small: gray, uint8 [128, 128].
+      file: facts of the file and its pixels by group, numbers and texts.
+    """
+
+    split: str
+    record: Mapping[str, Any]
+    sha1: str
+    hash: np.ndarray
+    small: np.ndarray
+    file: Mapping[str, Mapping[str, float | str]]
+
+
+def read_items(dataset: Dataset) -> list[Item]:
+    """Reads all images of a data set once."""
+    sources = [(split, dataset.source(split)) for split in dataset.split_sizes]
+    places = [(split, source, i) for split, source in sources for i in range(len(source))]
+    found = []
+    # Decoding leaves Python's lock; a few at a time, so that not all bytes are held at once.
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        coming: collections.deque[Any] = collections.deque()
+        for split, source, i in tqdm.tqdm(
+            places, desc="Reading images", unit=" images", leave=False
+        ):
+            coming.append(executor.submit(_item, split, source[i]))
+            if len(coming) > 64:
+                found.append(coming.popleft().result())
+        found += [future.result() for future in coming]
+    return found
+
+
+def _item(split: str, record: Record) -> Item:
+    data = record["image"]
+    gray = decode_gray(data)
+    small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    hashed = imagehash.phash(Image.fromarray(gray), hash_size=HASH_SIZE).hash
+    kept = {k: v for k, v in record.items() if k not in ("image", "mask", "lung_mask")}
+    return Item(
+        split=split,
+        record=kept,
+        sha1=hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+        hash=np.packbits(hashed.ravel()),
+        small=small,
+        file=_facts(data, gray, small),
+    )
+
+
+def _facts(data: bytes, gray: np.ndarray, small: np.ndarray) -> dict[str, dict[str, float | str]]:
+    header = Image.open(io.BytesIO(data))
+    width, height = header.size
+    thumbnail = cv2.resize(small, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float64)
+    ring = np.ones((16, 16), bool)
+    ring[1:-1, 1:-1] = False
+    return {
+        "format": {"format": header.format or "", "mode": header.mode},
+        "size": {
+            "log width": float(np.log(width)),
+            "log height": float(np.log(height)),
+            "log aspect": float(np.log(width / height)),
+            "log bytes per pixel": float(np.log(len(data) / (width * height))),
+        },
+        "colour": {"colour": _colour(header)},
+        "gray values": {
+            "mean": float(gray.mean()),
+            "deviation": float(gray.std()),
+            **{
+                f"quantile {q}": float(value)
+                for q, value in zip(
+                    (0.05, 0.25, 0.5, 0.75, 0.95),
+                    np.quantile(gray, (0.05, 0.25, 0.5, 0.75, 0.95)),
+                    strict=True,
+                )
+            },
+        },
+        "border": {f"border {i}": float(v) for i, v in enumerate(thumbnail[ring])},
+    }
+
+
+def _colour(header: Image.Image) -> float:
+    """Mean difference between the colour channels, 0 for gray."""
+    if header.mode in ("L", "I;16", "I", "1"):
+        return 0.0
+    header.draft("RGB", (256, 256))
+    rgb = np.asarray(header.convert("RGB").resize((64, 64)), np.float64)
+    return float((rgb.max(-1) - rgb.min(-1)).mean())
