@@ -12,7 +12,7 @@ from covid_ct_tree import make_tree
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize("name", ["prepare", "audit", "train", "evaluate", "predict", "benchmark"])
 def test_help(name, command):
     process = command(name, "--help", check=False)
     assert "--data_dir" in process.stdout
