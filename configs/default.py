@@ -27,6 +27,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.uncertain.ones = ()  # ... present
     config.uncertain.ignore = ()  # ... unknown, left out of the loss; of all others: absent
 
+    # none | border_only | centre_only | thumbnail | shuffled_labels: what cannot be learned from
+    config.control = "none"
+
     config.batch_size = 16  # images of a global batch, spread over all devices
     config.epochs = 30.0  # passes over the training split
     config.class_weights = "none"  # none | balanced (both sides of the loss weigh the same)

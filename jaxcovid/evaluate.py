@@ -2,9 +2,11 @@
 
 python -m jaxcovid.evaluate --workdir=runs/covid_ct --split=test
 python -m jaxcovid.evaluate --workdir=runs/ct_cov19 --split=test --dataset=covid_ct
+python -m jaxcovid.evaluate --workdir=runs/a,runs/b,runs/c --controls --against=runs/plain
 
 Results stand in WORKDIR/evaluation/[DATASET/]SPLIT/: metrics.json, predictions.csv, roc.png,
-heatmaps.png and report.html.
+pr.png, calibration.png, heatmaps.png, report.html and model_card.md. Several workdirs are seeds of
+one run: each is evaluated, and the mean of their probabilities in the first, under SPLIT-ensemble.
 """
 
 import argparse
@@ -27,6 +29,8 @@ def run(
     dataset: str | None = None,
     data_dir: str | None = None,
     step: int | None = None,
+    controls: bool = False,
+    against: Path | None = None,
     workers: int = 0,
 ) -> dict[str, Any]:
     """Evaluates one split and writes its report.
@@ -38,6 +42,8 @@ def run(
         class of the run's positive class's name is positive, all others are the rest.
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       step: of the checkpoint; None is the best one by validation AUC.
+      controls: score the network on images that lack what should matter as well.
+      against: workdir of another run, to compare with on the same images.
       workers: processes that prepare images; 0 uses threads.
 
     Returns:
@@ -48,93 +54,213 @@ def run(
         without the positive class.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
+    from jaxcovid import scored as scoring
+    from jaxcovid.evaluation.subgroups import groups_of, subgroup_scores
+
+    scored = _score(workdir, split, dataset=dataset, data_dir=data_dir, step=step, workers=workers)
+    predictor, options = scored.predictor, ""
+    more: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
+    if predictor.screening:
+        more["calibration"] = scoring.calibration_section(scored)
+        more["subgroups"] = subgroup_scores(
+            scored.predictions,
+            [groups_of(scored.source[i]) for i in range(len(scored.source))],
+            threshold=predictor.thresholds["youden"],
+        )
+        more["heatmaps"] = scoring.heatmaps_section(scored)
+        if controls:
+            more["controls"] = scoring.controls_section(scored, workers=workers)
+            options += " --controls"
+        if against:
+            other = _score(against, split, dataset=dataset, data_dir=data_dir, workers=workers)
+            more["against"] = {"name": against.name, **scoring.against_section(scored, other)}
+            curves[against.name] = other.positive, other.predictions.probabilities[:, 0]
+            options += f" --against={against}"
+    elif controls or against:
+        raise ValueError("a network for findings has no controls and is compared with no other")
+    return _write(
+        scored,
+        _directory(workdir, split, scored, dataset),
+        more=more,
+        curves=curves,
+        gallery=scoring.gallery(scored) if predictor.screening else None,
+        commands=_commands(scored, [workdir], split, dataset, options),
+    )
+
+
+def run_ensemble(
+    workdirs: Sequence[Path], *, split: str, dataset: str | None, data_dir: str | None, workers: int
+) -> dict[str, Any]:
+    """Evaluates the mean of the probabilities of several runs; see `run`.
+
+    Thresholds are chosen on the mean over the validation split.
+
+    Returns:
+      The content of `metrics.json`; `runs` has the scores of each.
+
+    Raises:
+      ValueError: runs of different data sets or outputs, or networks for findings.
+    """
+    import dataclasses
+
     import numpy as np
 
+    from jaxcovid import scored as scoring
+    from jaxcovid.evaluation.metrics import auc, choose_thresholds
+
+    names = [
+        {"data set": f["dataset"]["name"], "outputs": f["outputs"]}
+        for f in map(_facts_of, workdirs)
+    ]
+    if any(name != names[0] for name in names):
+        raise ValueError(f"the runs are not seeds of one: {names}")
+    options = {"data_dir": data_dir, "workers": workers}
+    tested = [_score(w, split, dataset=dataset, **options) for w in workdirs]
+    validated = [_score(w, "validation", **options) for w in workdirs]
+    if not tested[0].predictor.screening:
+        raise ValueError("networks for findings make no ensemble")
+
+    def mean(of: Sequence[scoring.Scored]) -> Any:
+        probabilities = np.mean([s.predictions.probabilities for s in of], 0)
+        return dataclasses.replace(of[0].predictions, probabilities=probabilities)
+
+    joined = mean(validated)
+    thresholds = choose_thresholds(joined.targets[:, 0], joined.probabilities[:, 0])
+    aucs = [auc(s.positive, s.predictions.probabilities[:, 0]) for s in tested]
+    predictions = mean(tested)
+    first = dataclasses.replace(
+        tested[0],
+        predictor=dataclasses.replace(tested[0].predictor, thresholds=thresholds),
+        predictions=predictions,
+        uncalibrated=predictions.probabilities[:, 0],
+    )
+    runs = {
+        "names": [w.name for w in workdirs],
+        "aucs": aucs,
+        "mean": float(np.mean(aucs)),
+        "deviation": float(np.std(aucs, ddof=1)),
+    }
+    return _write(
+        first,
+        _directory(workdirs[0], f"{split}-ensemble", first, dataset),
+        more={"runs": runs},
+        curves={
+            w.name: (s.positive, s.predictions.probabilities[:, 0])
+            for w, s in zip(workdirs, tested, strict=True)
+        },
+        gallery=None,
+        commands=_commands(first, workdirs, split, dataset, ""),
+    )
+
+
+def _facts_of(workdir: Path) -> dict[str, Any]:
+    from jaxcovid import workdir as workdirs
+
+    return workdirs.read(workdir)
+
+
+def _score(
+    workdir: Path,
+    split: str,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    step: int | None = None,
+    workers: int = 0,
+) -> Any:
     from jaxcovid import predictor as predictors
+    from jaxcovid import scored as scoring
     from jaxcovid.data.datasets import open_dataset
-    from jaxcovid.evaluation.metrics import Predictions
-    from jaxcovid.evaluation.report import write_report
-    from jaxcovid.training.loop import predict_source
-    from jaxcovid.training.targets import ClassTargets, FindingTargets
 
     predictor = predictors.load(workdir, step=step)
-    facts = predictor.facts
-    external = dataset is not None
-    opened = open_dataset(dataset or facts["dataset"]["name"], data_dir)
-    config = facts["config"]
-    if external:
-        _check_external(opened, predictor)
-    if not external and opened.digest != facts["dataset"]["digest"]:
-        logging.warning(
-            "The data set %s has changed since training: its digest is %s, the run's %s",
-            opened.name,
-            opened.digest,
-            facts["dataset"]["digest"],
-        )
-    source = opened.source(split)
-    probabilities = predict_source(
-        predictor.weights,
-        source,
-        forward=predictor.forward,
-        preprocessing=predictor.preprocessing,
-        batch_size=predictor.batch_size,
-        mesh=predictor.mesh,
-        workers=workers,
-    )
-    records = [source[i] for i in range(len(source))]
-    # Where the other classes have other names, only the positive one can be told from the rest.
-    known = set(predictor.outputs) <= {*opened.class_names, *opened.finding_names}
-    outputs = predictor.outputs if known else predictor.outputs[:1]
-    screening = predictor.screening
-    if screening:
-        targets = ClassTargets(outputs, opened.class_names)
-    else:
-        uncertain = config["uncertain"]
-        targets = FindingTargets(outputs, tuple(uncertain["ones"]), tuple(uncertain["ignore"]))
-    wanted = np.stack([targets(record) for record in records])
-    predictions = Predictions(
-        ids=[record["id"] for record in records],
-        patients=[record["patient"] for record in records],
-        targets=wanted > 0.5,
-        probabilities=probabilities[:, : len(outputs)],
-        outputs=outputs,
-        known=None if screening else wanted >= 0,
-    )
-    directory = workdir / "evaluation" / (opened.name if external else "") / split
-    command_line = f"python -m jaxcovid.evaluate --workdir={workdir} --split={split}"
+    opened = open_dataset(dataset or predictor.facts["dataset"]["name"], data_dir)
+    return scoring.score_split(predictor, opened, split, workers=workers)
+
+
+def _directory(workdir: Path, split: str, scored: Any, dataset: str | None) -> Path:
+    return workdir / "evaluation" / (scored.dataset.name if dataset else "") / split
+
+
+def _commands(
+    scored: Any, workdirs: Sequence[Path], split: str, dataset: str | None, options: str
+) -> list[str]:
+    """The commands that lead to a report."""
+    trained = scored.predictor.facts["dataset"]["name"]
+    names = dict.fromkeys([trained, scored.dataset.name])
+    runs = ",".join(map(str, workdirs))
+    external = f" --dataset={dataset}" if dataset else ""
+    return [
+        *(f"python -m jaxcovid.prepare {name} ..." for name in names),
+        *(f"python -m jaxcovid.audit {name}" for name in names),
+        *(f"python -m jaxcovid.train --config=... --workdir={workdir}" for workdir in workdirs),
+        f"python -m jaxcovid.evaluate --workdir={runs} --split={split}{external}{options}",
+    ]
+
+
+def _write(
+    scored: Any,
+    directory: Path,
+    *,
+    more: Mapping[str, Any],
+    curves: Mapping[str, Any],
+    gallery: Mapping[str, Any] | None,
+    commands: Sequence[str],
+) -> dict[str, Any]:
+    from jaxcovid.evaluation.published import published_scores
+    from jaxcovid.evaluation.report import write_report
+
+    predictor, dataset = scored.predictor, scored.dataset
+    facts, positive = predictor.facts, predictor.outputs[0]
+    classes = {name: positive if name == positive else "the rest" for name in dataset.class_names}
     metrics = write_report(
         directory,
-        split=split,
-        predictions=predictions,
-        thresholds=predictor.thresholds if screening else None,
+        split=scored.split,
+        predictions=scored.predictions,
+        thresholds=predictor.thresholds if predictor.screening else None,
         run={
-            "dataset": opened.name,
-            "digest": opened.digest,
-            "citation": opened.citation,
+            "dataset": dataset.name,
+            "digest": dataset.digest,
+            "citation": dataset.citation,
             "trained on": facts["dataset"]["name"],
-            **_classes(opened, predictor),
+            **({"classes": classes} if classes else {}),
             "step": predictor.step,
             "version": jaxcovid.__version__,
             "config": facts["config"],
-            "commands": [
-                f"python -m jaxcovid.prepare {opened.name} ...",
-                f"python -m jaxcovid.train --config=... --workdir={workdir}",
-                command_line + (f" --dataset={dataset}" if external else ""),
-            ],
+            "commands": list(commands),
         },
-        gallery=_gallery(predictor, records, predictions) if screening else None,
+        more={
+            **more,
+            "published": published_scores(
+                trained_on=facts["dataset"]["name"], tested_on=dataset.name
+            ),
+        },
+        curves=curves,
+        gallery=gallery,
     )
     scores = {"AUC": metrics["auc"]}
-    if screening:
+    if predictor.screening:
         point = metrics["operating_points"]["youden"]
         names = ("accuracy", "precision", "recall", "f", "specificity")
         scores |= {name: point[name] for name in names}
     else:
         scores |= metrics["auc_per_output"]
+    scores |= {f"AUC, {row['control']}": row["auc"] for row in metrics.get("controls", ())}
+    if "against" in metrics:
+        scores[f"AUC beyond {metrics['against']['name']}"] = metrics["against"]["difference"]
+    if "runs" in metrics:
+        runs = metrics["runs"]
+        logging.info(
+            "AUCs of %d runs: %s; mean %.3f, deviation %.3f",
+            len(runs["aucs"]),
+            ", ".join(f"{value:.3f}" for value in runs["aucs"]),
+            runs["mean"],
+            runs["deviation"],
+        )
     logging.info(
         "%s on %s, %d images of %d patients, checkpoint %d:\n%s\n  report: %s",
-        split,
-        opened.name,
+        scored.split,
+        dataset.name,
         metrics["n"],
         metrics["n_patients"],
         predictor.step,
@@ -142,33 +268,6 @@ def run(
         directory / "report.html",
     )
     return metrics
-
-
-def _check_external(dataset: Any, predictor: Any) -> None:
-    """Refuses a data set that a network was not trained for.
-
-    Raises:
-      ValueError: its images are of another modality, or it does not tell of what the network does.
-    """
-    if dataset.modality and predictor.modality and dataset.modality != predictor.modality:
-        raise ValueError(
-            f"{dataset.name} holds {dataset.modality} images, this network was trained on "
-            f"{predictor.modality}"
-        )
-    told = {*dataset.class_names, *dataset.finding_names}
-    needed = predictor.outputs[:1] if predictor.screening else predictor.outputs
-    if absent := [name for name in needed if name not in told]:
-        raise ValueError(
-            f"{dataset.name} does not tell of {' and '.join(absent)}, which this network does; "
-            f"it tells of {', '.join(sorted(told))}"
-        )
-
-
-def _classes(dataset: Any, predictor: Any) -> dict[str, Any]:
-    """How classes of the data set count for a network that screens for one, for the report."""
-    positive = predictor.outputs[0]
-    classes = {name: positive if name == positive else "the rest" for name in dataset.class_names}
-    return {"classes": classes} if classes else {}
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:
@@ -180,54 +279,29 @@ def _with_interval(score: Mapping[str, float | None]) -> str:
     return f"{value:.3f}  (95 % interval {low:.3f} to {high:.3f})"
 
 
-def _gallery(
-    predictor: Any,
-    records: Sequence[Mapping[str, Any]],
-    predictions: Any,
-) -> dict[str, Any]:
-    """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps."""
-    import cv2
-    import numpy as np
-
-    from jaxcovid.data.images import decode_gray
-
-    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
-    called = probability >= predictor.thresholds["youden"]
-    chosen: list[tuple[int, str]] = []
-    for kind, group, descending in (
-        ("hit", positive & called, True),
-        ("miss", positive & ~called, False),
-        ("false alarm", ~positive & called, True),
-        ("correct rejection", ~positive & ~called, False),
-    ):
-        members = np.flatnonzero(group)
-        order = members[np.argsort(probability[members], kind="stable")]
-        chosen += [(int(i), kind) for i in (order[::-1] if descending else order)[:2]]
-    images = [decode_gray(records[i]["image"]) for i, _ in chosen]
-    masks = [
-        cv2.imdecode(np.frombuffer(records[i]["mask"], np.uint8), cv2.IMREAD_GRAYSCALE) > 0
-        if "mask" in records[i]
-        else None
-        for i, _ in chosen
-    ]
-    return {
-        "images": images,
-        "heatmaps": list(predictor.heatmaps(images)),
-        "captions": [f"{kind}, p = {probability[i]:.2f}: {records[i]['id']}" for i, kind in chosen],
-        "masks": masks,
-    }
-
-
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse_flags.ArgumentParser(
         prog="python -m jaxcovid.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR[,DIR...]",
+        help="of a training run, or of its seeds",
+    )
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument(
         "--dataset", metavar="NAME", help="another data set than the run's: an external test"
+    )
+    parser.add_argument(
+        "--controls",
+        action="store_true",
+        help="score it on borders, centres, lungs, thumbnails, flipped and shifted images too",
+    )
+    parser.add_argument(
+        "--against", metavar="DIR", type=Path, help="another run, compared on the same images"
     )
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")
@@ -239,14 +313,23 @@ def main(args: argparse.Namespace) -> None:
     """Evaluates what the command line names."""
     with command.user_errors():
         command.start()
-        run(
-            Path(args.workdir),
-            split=args.split,
-            dataset=args.dataset,
-            data_dir=args.data_dir,
-            step=args.step,
-            workers=args.workers,
-        )
+        workdirs = [Path(name) for name in args.workdir.split(",")]
+        options = {
+            "split": args.split,
+            "dataset": args.dataset,
+            "data_dir": args.data_dir,
+            "workers": args.workers,
+        }
+        for workdir in workdirs:
+            run(
+                workdir,
+                step=args.step,
+                controls=args.controls,
+                against=args.against,
+                **options,
+            )
+        if len(workdirs) > 1:
+            run_ensemble(workdirs, **options)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ def render_page(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
-    """A page of HTML that carries its pictures inside, from a Jinja template.
+    """A page that carries its pictures inside, from a Jinja template.
 
     Args:
-      template: name in `pages/`; a value that it lacks is an error, and text is escaped.
+      template: name in `pages/`; a value that it lacks is an error, and text in HTML is escaped.
       pictures: PNG by name; the template sees them as `pictures`, each an address.
       filters: more filters of the template.
       **values: what else it sees.
@@ -49,7 +49,7 @@ def render_page(
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jaxcovid", "pages"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape([".html.jinja"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,6 +7,7 @@
 Evaluation and prediction both go through it, so they agree.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,10 +23,12 @@ from jaxcovid import network
 from jaxcovid import workdir as workdirs
 from jaxcovid.data.images import as_gray, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.evaluation import calibration
 from jaxcovid.evaluation.cam import grad_cam
+from jaxcovid.evaluation.controls import CONTROLS, Control
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import checkpoints
-from jaxcovid.training.sharding import make_mesh, place_batch
+from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
 from jaxcovid.training.step import jit_forward
 
 Image = str | Path | bytes | np.ndarray
@@ -39,7 +43,8 @@ class Predictor:
       model: the network.
       weights: the network's variables, on the devices.
       step: of the checkpoint.
-      thresholds: chosen on the validation split at that step, by name (`youden`, ...).
+      temperature: fitted on the validation split at that step; see `evaluation.calibration`.
+      thresholds: chosen there on calibrated probabilities, by name (`youden`, ...).
       preprocessing: from a gray image to the network's input.
       mesh: the devices.
       forward: compiled, see `step.jit_forward`.
@@ -50,6 +55,7 @@ class Predictor:
     model: DeepCTNet
     weights: Mapping[str, Any]
     step: int
+    temperature: float
     thresholds: Mapping[str, float]
     preprocessing: Preprocessing
     mesh: Mesh
@@ -62,6 +68,23 @@ class Predictor:
         return tuple(self.facts["outputs"])
 
     @property
+    def control(self) -> Control | None:
+        """What altered the images that it was trained on, and alters those it is tested on."""
+        name = self.facts["config"]["control"]
+        return Control(name) if name in CONTROLS else None
+
+    def with_new_weights(self) -> "Predictor":
+        """The same network before it was trained, to compare heatmaps with."""
+        size = self.preprocessing.size
+        image = jnp.zeros((1, size, size, 1))
+        new = jax.jit(self.model.init)(jax.random.key(0), image)
+        weights = jax.device_put(
+            {name: new[name] for name in ("params", "batch_stats")},
+            replicated_sharding(self.mesh),
+        )
+        return dataclasses.replace(self, weights={**self.weights, **weights})
+
+    @property
     def screening(self) -> bool:
         """True if it looks for a positive class; False if it tells of findings."""
         return self.facts["config"]["outputs"] != "findings"
@@ -72,7 +95,7 @@ class Predictor:
         return self.facts["dataset"]["modality"]
 
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
-        """Probabilities float32 [n, outputs] of images, in their order.
+        """Calibrated probabilities float32 [n, outputs] of images, in their order.
 
         Args:
           images: paths, encoded bytes, or arrays uint8 or uint16 [h, w] gray, [h, w, 3] RGB.
@@ -81,7 +104,14 @@ class Predictor:
           ImageError: an image that is not usable, or DICOM of another modality; says why.
           OSError: a file that cannot be read.
         """
-        return self._in_batches([self.preprocess(image) for image in images], self._forward)
+        inputs = [self.preprocess(image) for image in images]
+        return self.calibrate(self._in_batches(inputs, self._forward))
+
+    def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
+        """What `forward` gives, float32 [n, outputs], after the temperature."""
+        return calibration.apply_temperature(
+            probabilities, self.temperature, exclusive=self.model.exclusive
+        )
 
     def heatmaps(self, images: Sequence[Image]) -> np.ndarray:
         """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of the positive class.
@@ -150,6 +180,7 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
         model=model,
         weights=weights,
         step=step,
+        temperature=validation["temperature"] if validation else 1.0,
         thresholds=validation["thresholds"] if validation else {},
         preprocessing=preprocessing,
         mesh=mesh,

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 import jaxcovid
 from jaxcovid import command
 
+_CONTROLS = ("none", "border_only", "centre_only", "thumbnail", "shuffled_labels")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE.py or FILE.py:variant", lock_config=True
 )
@@ -51,10 +52,11 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.data.pipeline import check_preprocess_on
     from jaxcovid.data.preprocessing import Preprocessing
+    from jaxcovid.evaluation.controls import CONTROLS, Control
     from jaxcovid.training import loop, losses, sharding
     from jaxcovid.training.optimizer import make_optimizer, make_schedule
     from jaxcovid.training.step import check_batch_norm
-    from jaxcovid.training.targets import make_targets
+    from jaxcovid.training.targets import make_targets, shuffled
 
     # Everything that can be refused is refused before anything is written.
     mesh = sharding.make_mesh()
@@ -65,6 +67,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
+    if config.control not in _CONTROLS:
+        raise ValueError(f"control is {config.control!r}; use one of {', '.join(_CONTROLS)}")
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
     dataset = open_dataset(config.dataset, data_dir)
@@ -114,16 +118,23 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         },
     )
     network.carry_parts(workdir, options, parts)
-    validation = dataset.source("validation")
-    validation_targets = np.stack([targets(validation[i]) for i in range(len(validation))])
+    source, validation = dataset.source("train"), dataset.source("validation")
+    validation_targets_of = targets
+    if config.control == "shuffled_labels":
+        validation_targets_of = shuffled(targets, validation, seed=config.seed)
+        targets = shuffled(targets, source, seed=config.seed)
+    validation_targets = np.stack(
+        [validation_targets_of(validation[i]) for i in range(len(validation))]
+    )
     result = loop.train(
         workdir=workdir,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
         accumulate_steps=config.optimizer.accumulate_steps,
-        source=dataset.source("train"),
+        source=source,
         targets=targets,
+        screening=config.outputs != "findings",
         loss_weights=loss_weights,
         validation_source=validation,
         validation_targets=validation_targets,
@@ -140,6 +151,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         preprocess_on=config.preprocess_on,
         workers=config.workers,
         identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
+        control=Control(config.control) if config.control in CONTROLS else None,
         frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
         draw_heatmaps=_heatmap_drawer(validation, validation_targets, preprocessing, model),
     )

@@ -91,7 +91,8 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
     gallery = {"images": [IMAGE], "heatmaps": [np.eye(8)], "captions": ["one"], "masks": None}
     found = write(tmp_path / "evaluation" / "test", predictions, gallery=gallery)
     folder = tmp_path / "evaluation" / "test"
-    names = ["heatmaps.png", "metrics.json", "predictions.csv", "report.html", "roc.png"]
+    names = ["heatmaps.png", "metrics.json", "model_card.md", "pr.png", "predictions.csv"]
+    names += ["report.html", "roc.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert strict(folder / "metrics.json") == found
     positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]

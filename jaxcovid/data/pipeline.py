@@ -23,13 +23,15 @@ from jaxcovid.data.preprocessing import Preprocessing
 PREPROCESS_ON = ("host", "device")
 Record = Mapping[str, Any]  # see `datasets.Source`
 Target = Callable[[Record], np.ndarray]  # float32 [outputs] of a record
+Control = Callable[[np.ndarray, Record], np.ndarray]  # see `evaluation.controls`
 Batch = dict[str, np.ndarray]
 
 
-def _decode(record: Record) -> np.ndarray:
+def _decode(record: Record, control: Control | None) -> np.ndarray:
     """The gray image uint8 [h, w] of a record; a bad one is an error that names its id."""
     try:
-        return decode_gray(record["image"])
+        gray = decode_gray(record["image"])
+        return control(gray, record) if control else gray
     except ImageError as error:
         raise ImageError(f"{record['id']}: {error}") from error
 
@@ -44,9 +46,10 @@ class _LoadForTraining(grain.transforms.RandomMap):
     preprocessing: Preprocessing
     target: Target
     on_device: bool
+    control: Control | None
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Batch:
-        image, target = _decode(record), self.target(record)
+        image, target = _decode(record, self.control), self.target(record)
         if not self.on_device:
             return {"image": self.preprocessing(image, rng=rng), "target": target}
         try:
@@ -62,10 +65,11 @@ class _LoadForEvaluation(grain.transforms.Map):
 
     preprocessing: Preprocessing
     source: Sequence[Record]
+    control: Control | None
 
     def map(self, position: int) -> Batch:
         last = len(self.source) - 1
-        image = self.preprocessing(_decode(self.source[min(position, last)]))
+        image = self.preprocessing(_decode(self.source[min(position, last)], self.control))
         return {"image": image, "index": np.int64(position), "mask": np.bool_(position <= last)}
 
 
@@ -159,6 +163,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     preprocess_on: str = "host",
+    control: Control | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -173,6 +178,7 @@ def train_batches(
       seed: of shuffling and augmentation.
       start_step: index of the first batch.
       preprocess_on: `host`, or `device` for batches that `on_device.jit_unpack` turns into images.
+      control: alters every image before the five steps, as a control experiment.
       workers: worker processes; 0 prepares batches in threads of this process.
       process_index: this process among `process_count`.
       process_count: processes that share the global batch.
@@ -195,7 +201,7 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_LoadForTraining(preprocessing, target, preprocess_on == "device"))
+        .random_map(_LoadForTraining(preprocessing, target, preprocess_on == "device", control))
     )
     batches = _batches(
         dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
@@ -208,6 +214,7 @@ def eval_batches(
     *,
     preprocessing: Preprocessing,
     batch_size: int,
+    control: Control | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -226,7 +233,7 @@ def eval_batches(
     if not len(source):
         raise ValueError("the split to evaluate is empty")
     padded = -(-len(source) // batch_size) * batch_size
-    dataset = grain.MapDataset.range(padded).map(_LoadForEvaluation(preprocessing, source))
+    dataset = grain.MapDataset.range(padded).map(_LoadForEvaluation(preprocessing, source, control))
     batches = _batches(
         dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
     )

@@ -164,6 +164,48 @@ def intervals(
     }
 
 
+def auc_difference(
+    patients: Sequence[str],
+    positive: np.ndarray,
+    scores: tuple[np.ndarray, np.ndarray],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The second AUC less the first, of two networks on the same images, resampled together.
+
+    Args:
+      patients: n patient ids, one an image.
+      positive: bool [n].
+      scores: of the two networks, float [n] each.
+      resamples: at least 2.
+      seed: of the resamples.
+
+    Returns:
+      `value` and its 95 % interval `low` to `high`, by the standard error of the resamples and
+      Student's t; NaN where it is undefined.
+    """
+    from scipy.special import stdtrit
+
+    names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        first, second = (weighted_auc(positive, score, weights[:, patient]) for score in scores)
+        return second - first
+
+    value = float(difference(np.ones((1, names.size)))[0])
+    rows = max(1, _CHUNK_ELEMENTS // len(patient))
+    found = np.concatenate(
+        [difference(chunk) for chunk in multiplicities(names.size, resamples, seed, rows)]
+    )
+    found = found[~np.isnan(found)]
+    if names.size < 2 or found.size < 2:
+        return {"value": value, "low": float("nan"), "high": float("nan")}
+    error = found.std(ddof=1) * np.sqrt(names.size / (names.size - 1))
+    half = float(stdtrit(names.size - 1, 1 - _TAIL) * error)
+    return {"value": value, "low": value - half, "high": value + half}
+
+
 def _disjoint_pairs(patient: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> int:
     """The least number, over the columns, of patients with the rarer label; patient int [n]."""
     return min(

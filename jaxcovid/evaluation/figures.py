@@ -115,14 +115,80 @@ def roc_figure(
                 zorder=3,
                 label=point_name(name) + ("" if name == "0.5" else f" (≥ {threshold:.3f})"),
             )
-    _style(axes)
-    axes.set(
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-        aspect="equal",
-        xlabel="1 - specificity",
-        ylabel="Sensitivity",
+    _finish_square(path, figure, axes, "1 - specificity", "Sensitivity", title)
+
+
+def precision_recall_figure(
+    path: Path, positive: np.ndarray, score: np.ndarray, *, average_precision: float, title: str
+) -> None:
+    """Draws the precision-recall curve into a PNG, over the share of positives.
+
+    Args:
+      path: of the PNG.
+      positive: bool [n].
+      score: float [n].
+      average_precision: for the legend.
+      title: above the axes.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from sklearn.metrics import precision_recall_curve
+
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    share = positive.mean()
+    axes.axhline(share, color="#999999", linewidth=1, linestyle=(0, (4, 3)), label="a coin")
+    if positive.any():
+        precision, recall, _ = precision_recall_curve(positive, score)
+        axes.step(
+            recall,
+            precision,
+            where="post",
+            color=COLOURS[0],
+            linewidth=2,
+            label=f"average precision {average_precision:.3f}, share of positives {share:.3f}",
+        )
+    _finish_square(path, figure, axes, "Sensitivity (recall)", "Precision", title)
+
+
+def reliability_figure(path: Path, bins: Sequence[Mapping[str, float]], *, title: str) -> None:
+    """Draws the share of positives over the mean probability of each bin into a PNG.
+
+    Args:
+      path: of the PNG.
+      bins: see `calibration.reliability`.
+      title: above the axes.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (4, 3)), label="ideal")
+    x, y, n = (np.array([part[key] for part in bins]) for key in ("probability", "share", "n"))
+    axes.errorbar(
+        x,
+        y,
+        yerr=np.sqrt(y * (1 - y) / n),
+        marker="o",
+        color=COLOURS[0],
+        linewidth=1.5,
+        capsize=2,
+        label=f"{len(bins)} bins of {n.min()} to {n.max()} images, with standard error",
     )
+    _finish_square(path, figure, axes, "Mean probability", "Share of positives", title)
+
+
+def _finish_square(
+    path: Path, figure: "Figure", axes: "Axes", x_label: str, y_label: str, title: str
+) -> None:
+    """Labels axes from 0 to 1 on both sides, and saves."""
+    _style(axes)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel=x_label, ylabel=y_label)
     axes.set_title(title, loc="left", fontsize=11, color=_DARK)
     figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
     _save(path, figure, dpi=160)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from jaxcovid.evaluation import bootstrap
+from jaxcovid.evaluation.calibration import predictive_values
 
 SENSITIVITIES = {"sensitivity_90": 90, "sensitivity_95": 95}  # name -> per cent
+PREVALENCES = (0.01, 0.05, 0.2, 0.5)  # at which predictive values are given
 RATIOS = ("accuracy", "precision", "recall", "f", "specificity")
 
 
@@ -87,6 +89,20 @@ def auc(positive: np.ndarray, score: np.ndarray) -> float:
     """
     positive, score = _checked(positive, score)
     return float(bootstrap.weighted_auc(positive, score, np.ones((1, positive.size)))[0])
+
+
+def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
+    """Area under the precision-recall curve; of a coin it is the share of positives.
+
+    Args:
+      positive: bool [n].
+      score: float [n].
+    """
+    from sklearn.metrics import average_precision_score
+
+    if not positive.any():
+        return float("nan")
+    return float(average_precision_score(positive, score))
 
 
 def choose_thresholds(positive: np.ndarray, probability: np.ndarray) -> dict[str, float]:
@@ -210,7 +226,8 @@ def evaluate(
     Returns:
       'n', 'n_patients', 'n_positive', 'positive_class', 'auc' (a score), for several outputs
       'auc_macro' (a score) and 'auc_per_output' (name -> score), 'operating_points' (name ->
-      'threshold', 'accuracy', 'precision', 'recall', 'f', 'specificity' (scores) and 'confusion'),
+      'threshold', 'accuracy', 'precision', 'recall', 'f', 'specificity' (scores), 'confusion' and
+      'predictive_values', see `calibration`), 'average_precision',
       'averages' (of precision, recall and F over the two classes, at Youden's threshold),
       'intervals' (method, level, resamples, seed) and 'per_patient' (the same structure). A score
       is {'value', 'low', 'high', 'left_out'}; see `bootstrap.intervals`.
@@ -306,6 +323,7 @@ def _scores(
         "n_positive": int(positive.sum()),
         "positive_class": predictions.outputs[0],
         "auc": found["auc"],
+        "average_precision": average_precision(positive, probability),
     }
     if len(predictions.outputs) > 1:
         result["auc_macro"] = found["auc_macro"]
@@ -317,6 +335,9 @@ def _scores(
             "threshold": float(threshold),
             **{ratio: found[f"{point}/{ratio}"] for ratio in RATIOS},
             "confusion": {name: counts[name] for name in ("tp", "fp", "tn", "fn")},
+            "predictive_values": predictive_values(
+                counts["recall"], counts["specificity"], PREVALENCES
+            ),
         }
     result["averages"] = _averages(positive, probability >= points["youden"])
     return result

@@ -36,6 +36,8 @@ def write_report(
     predictions: metrics_lib.Predictions,
     thresholds: Mapping[str, float] | None,
     run: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     gallery: Mapping[str, Any] | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -51,6 +53,9 @@ def write_report(
       run: facts of the run. 'dataset' and 'digest' stand under the data, 'commands' (a list) under
         how to reproduce, 'config' (nested) in a table of its own, everything else ('step',
         'version', ...) under what was run.
+      more: what else was found: 'calibration', 'subgroups', 'heatmaps', 'controls', 'against',
+        'runs' and 'published'; see `scored` and `evaluation.published`. None has no section.
+      curves: ROC curves of other runs: name -> (positive bool [n], score float [n]).
       gallery: arguments of `figures.heatmap_gallery` after the path.
       resamples: bootstrap resamples of patients.
       seed: of the resamples.
@@ -71,11 +76,13 @@ def write_report(
         scores = metrics_lib.evaluate_findings(predictions, **bootstrap)
     else:
         scores = metrics_lib.evaluate(predictions, thresholds=thresholds, **bootstrap)
+    found = {name: value for name, value in (more or {}).items() if value is not None}
+    scores |= found
     metrics = {"split": split, **_plain(scores, "metrics"), "run": facts}
     metrics["undefined"] = {"/".join(keys): _why_undefined(keys) for keys in _nulls(scores, ())}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for outdated in ("metrics.json", "heatmaps.png"):
+        for outdated in ("metrics.json", "heatmaps.png", "calibration.png"):
             (directory / outdated).unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
@@ -90,20 +97,43 @@ def write_report(
     if thresholds is None:
         _findings_roc(directory / "roc.png", predictions, scores, split)
     else:
-        _screening_roc(directory / "roc.png", predictions, scores, split)
+        _screening_roc(directory / "roc.png", predictions, scores, split, curves or {})
     pictures = {"roc": directory / "roc.png"}
+    if thresholds is not None:
+        pictures["pr"] = directory / "pr.png"
+        figures.precision_recall_figure(
+            pictures["pr"],
+            predictions.targets[:, 0],
+            predictions.probabilities[:, 0],
+            average_precision=scores["average_precision"],
+            title=f"{predictions.outputs[0]} against the rest, {split}",
+        )
+    if "calibration" in found:
+        pictures["calibration"] = directory / "calibration.png"
+        figures.reliability_figure(
+            pictures["calibration"],
+            found["calibration"]["reliability"],
+            title=f"Calibration, {split}",
+        )
     if gallery is not None:
         pictures["heatmaps"] = directory / "heatmaps.png"
         figures.heatmap_gallery(pictures["heatmaps"], **gallery)
-    page = _html(metrics, {name: path.read_bytes() for name, path in pictures.items()})
+    contents = {name: path.read_bytes() for name, path in pictures.items()}
+    page = _render("report.html.jinja", metrics, contents)
     files.write_atomically(directory / "report.html", page.encode())
+    card = _render("model_card.md.jinja", metrics, {})
+    files.write_atomically(directory / "model_card.md", card.encode())
     content = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     files.write_atomically(directory / "metrics.json", content.encode())
     return metrics
 
 
 def _screening_roc(
-    path: Path, predictions: metrics_lib.Predictions, scores: Mapping[str, Any], split: str
+    path: Path,
+    predictions: metrics_lib.Predictions,
+    scores: Mapping[str, Any],
+    split: str,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:
     patients = metrics_lib.per_patient(predictions)
     figures.roc_figure(
@@ -111,6 +141,7 @@ def _screening_roc(
         {
             "per image": (predictions.targets[:, 0], predictions.probabilities[:, 0]),
             "per patient": (patients.targets[:, 0], patients.probabilities[:, 0]),
+            **curves,
         },
         intervals={"per image": scores["auc"], "per patient": scores["per_patient"]["auc"]},
         thresholds={name: point["threshold"] for name, point in scores["operating_points"].items()},
@@ -201,6 +232,9 @@ def _nulls(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _nulls(item, (*keys, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _nulls(item, (*keys, str(index)))
     elif isinstance(value, float) and math.isnan(value):
         yield keys
 
@@ -211,17 +245,21 @@ def _why_undefined(keys: tuple[str, ...]) -> str:
         return f"the {keys[-1]} of one of the two classes is undefined"
     if keys[-1] in ("low", "high"):
         return "the value is undefined, or the resamples of patients do not differ"
+    if "predictive_values" in keys:
+        return "nothing is called so"
+    if "randomised" in keys or "mass" in keys:
+        return "all heatmaps are empty"
     known = [key for key in keys if key in _WHY_UNDEFINED]
     return _WHY_UNDEFINED[known[-1]] if known else "one class is absent"
 
 
-def _html(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """Renders `report.html.jinja`; metrics as in `metrics.json`, pictures: name -> PNG."""
+def _render(template: str, metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """Renders a page; metrics as in `metrics.json`, pictures: name -> PNG."""
     run = dict(metrics["run"])
     config = run.pop("config", None) or {}
     command = f"python -m jaxcovid.evaluate --workdir=WORKDIR --split={metrics['split']}"
     return files.render_page(
-        "report.html.jinja",
+        template,
         pictures,
         {"number": _number, "point": figures.point_name},
         title=f"{metrics['positive_class']} screening" if "per_patient" in metrics else "Findings",

@@ -23,7 +23,9 @@ from jaxcovid.training.state import TrainState
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 
-History = list[dict[str, Any]]  # one entry a validation: {"step", "auc", "loss", "thresholds"}
+History = list[
+    dict[str, Any]
+]  # one entry a validation: {"step", "auc", "loss", "temperature", ...}
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 

@@ -31,14 +31,14 @@ from tqdm import tqdm
 
 from jaxcovid.data import on_device, pipeline
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.evaluation import metrics
+from jaxcovid.evaluation import calibration, metrics
 from jaxcovid.training import checkpoints
 from jaxcovid.training.checkpoints import Checkpoints, History
 from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.sharding import check_batch_size, place_batch
 from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import jit_forward
-from jaxcovid.training.targets import ClassTargets, Targets
+from jaxcovid.training.targets import Targets
 from jaxcovid.training.writers import Writer
 
 
@@ -130,6 +130,7 @@ def predict_source(
     preprocessing: Preprocessing,
     batch_size: int,
     mesh: Mesh,
+    control: pipeline.Control | None = None,
     workers: int = 0,
 ) -> np.ndarray:
     """Probabilities float32 [n, outputs] of all records, in the order of `source`.
@@ -141,12 +142,14 @@ def predict_source(
       preprocessing: the paper's steps.
       batch_size: images of a global batch; the last one is padded.
       mesh: the devices.
+      control: see `pipeline.eval_batches`.
       workers: see `pipeline.eval_batches`.
     """
     batches = pipeline.eval_batches(
         source,
         preprocessing=preprocessing,
         batch_size=batch_size,
+        control=control,
         workers=workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -160,9 +163,11 @@ def predict_source(
 
 
 def _validation(
-    probabilities: np.ndarray, targets: np.ndarray, *, screening: bool
+    probabilities: np.ndarray, targets: np.ndarray, *, screening: bool, exclusive: bool
 ) -> dict[str, Any]:
-    """AUC, loss and thresholds of probabilities and targets, both [n, outputs].
+    """AUC, loss, temperature and thresholds of probabilities and targets, both [n, outputs].
+
+    Thresholds are those of probabilities after the temperature.
 
     The AUC is that of the first output if it screens for a class; else, of findings, the mean over
     those that are both present and absent in the split. Targets below 0 are not known.
@@ -174,10 +179,13 @@ def _validation(
         metrics.auc(target[of] > 0.5, probability[of])
         for target, probability, of in zip(targets.T, probabilities.T, known.T, strict=True)
     ]
+    temperature = calibration.fit_temperature(probabilities, targets, exclusive=exclusive)
+    calibrated = calibration.apply_temperature(probabilities, temperature, exclusive=exclusive)
     return {
         "auc": float(aucs[0] if screening else np.nanmean(aucs)),
         "loss": float(losses.mean(where=known)),
-        "thresholds": metrics.choose_thresholds(targets[:, 0] > 0.5, probabilities[:, 0])
+        "temperature": temperature,
+        "thresholds": metrics.choose_thresholds(targets[:, 0] > 0.5, calibrated[:, 0])
         if screening
         else {},
     }
@@ -217,6 +225,7 @@ def train(
     accumulate_steps: int,
     source: Sequence[pipeline.Record],
     targets: Targets,
+    screening: bool,
     loss_weights: np.ndarray,
     validation_source: Sequence[pipeline.Record],
     validation_targets: np.ndarray,
@@ -233,6 +242,7 @@ def train(
     preprocess_on: str,
     workers: int,
     identity: str,
+    control: pipeline.Control | None = None,
     frozen: Mapping[str, Any] | None = None,
     draw_heatmaps: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
 ) -> Result:
@@ -246,6 +256,7 @@ def train(
       accumulate_steps: steps of one update, for the log.
       source: training records.
       targets: what the network should say of a record.
+      screening: the first output is of the class that is looked for; else all are findings.
       loss_weights: float32 [2, outputs], see `losses.class_weights`.
       validation_source: records that rank checkpoints and give the thresholds.
       validation_targets: their targets, float32 [n, outputs].
@@ -263,6 +274,7 @@ def train(
         validation always are on the host.
       workers: see `pipeline.train_batches`.
       identity: of the train step, see `programs.compile_train_step`.
+      control: see `pipeline.train_batches`; of validation images too.
       frozen: variables of the network's frozen parts, replicated over the mesh; donated.
       draw_heatmaps: variables -> pictures uint8 [n, h, w, 3] for TensorBoard at each validation.
 
@@ -293,9 +305,11 @@ def train(
             preprocessing=preprocessing,
             batch_size=batch_size,
             mesh=mesh,
+            control=control,
         )
-        screening = isinstance(targets, ClassTargets)
-        return _validation(probabilities, validation_targets, screening=screening)
+        return _validation(
+            probabilities, validation_targets, screening=screening, exclusive=model.exclusive
+        )
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Checkpoints(workdir))
@@ -321,6 +335,7 @@ def train(
             seed=seed,
             start_step=start,
             preprocess_on=preprocess_on,
+            control=control,
             workers=workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -60,7 +60,39 @@ class FindingTargets:
         return np.array([self.target(name, found[name]) for name in self.names], np.float32)
 
 
-Targets = ClassTargets | FindingTargets
+@dataclass(frozen=True)
+class ShuffledTargets:
+    """Targets of other records of the same split: a control that nothing can be learned from.
+
+    Attributes:
+      names: of the outputs.
+      of: targets by the id of a record.
+    """
+
+    names: tuple[str, ...]
+    of: Mapping[str, np.ndarray]
+
+    def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
+        """float32 [outputs]."""
+        return self.of[record["id"]]
+
+
+Targets = ClassTargets | FindingTargets | ShuffledTargets
+
+
+def shuffled(
+    targets: ClassTargets | FindingTargets, source: Sequence[Mapping[str, Any]], *, seed: int
+) -> ShuffledTargets:
+    """The targets of a split, dealt out anew among its records."""
+    records = [source[i] for i in range(len(source))]
+    order = np.random.default_rng(seed).permutation(len(records))
+    return ShuffledTargets(
+        targets.names,
+        {
+            record["id"]: targets(records[other])
+            for record, other in zip(records, order, strict=True)
+        },
+    )
 
 
 def make_targets(

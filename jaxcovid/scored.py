@@ -1,0 +1,246 @@
+"""What a trained network says about a split, and what follows for it alone."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.images import decode_gray
+from jaxcovid.evaluation import bootstrap, calibration, metrics
+from jaxcovid.evaluation.controls import CONTROLS, Control, mask_of, mass_inside
+from jaxcovid.predictor import Predictor
+from jaxcovid.training.loop import predict_source
+from jaxcovid.training.targets import ClassTargets, FindingTargets, shuffled
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A network's answers for every image of a split, once.
+
+    Attributes:
+      predictor: the network.
+      dataset: that was asked about; not always the run's own.
+      split: its name.
+      source: the records.
+      predictions: calibrated.
+      uncalibrated: probabilities of the positive class before the temperature, float [n].
+    """
+
+    predictor: Predictor
+    dataset: Dataset
+    split: str
+    source: Sequence[Mapping[str, Any]]
+    predictions: metrics.Predictions
+    uncalibrated: np.ndarray
+
+    @property
+    def positive(self) -> np.ndarray:
+        """True where an image is of the positive class, bool [n]."""
+        return self.predictions.targets[:, 0]
+
+
+def score_split(predictor: Predictor, dataset: Dataset, split: str, *, workers: int = 0) -> Scored:
+    """Asks a network about a split.
+
+    Raises:
+      ValueError: no such split, images of another modality, or classes or findings that the network
+        was not trained for.
+    """
+    facts = predictor.facts
+    if dataset.name != facts["dataset"]["name"]:
+        _check_external(dataset, predictor)
+    elif dataset.digest != facts["dataset"]["digest"]:
+        logging.warning(
+            "The data set %s has changed since training: its digest is %s, the run's %s",
+            dataset.name,
+            dataset.digest,
+            facts["dataset"]["digest"],
+        )
+    source = dataset.source(split)
+    probabilities = _ask(predictor, source, control=predictor.control, workers=workers)
+    # Where the other classes have other names, only the positive one can be told from the rest.
+    known = set(predictor.outputs) <= {*dataset.class_names, *dataset.finding_names}
+    outputs = predictor.outputs if known else predictor.outputs[:1]
+    if predictor.screening:
+        targets: Any = ClassTargets(outputs, dataset.class_names)
+    else:
+        uncertain = facts["config"]["uncertain"]
+        targets = FindingTargets(outputs, tuple(uncertain["ones"]), tuple(uncertain["ignore"]))
+    if facts["config"]["control"] == "shuffled_labels":
+        targets = shuffled(targets, source, seed=facts["config"]["seed"])
+    records = [source[i] for i in range(len(source))]
+    wanted = np.stack([targets(record) for record in records])
+    calibrated = predictor.calibrate(probabilities)[:, : len(outputs)]
+    predictions = metrics.Predictions(
+        ids=[record["id"] for record in records],
+        patients=[record["patient"] for record in records],
+        targets=wanted > 0.5,
+        probabilities=calibrated,
+        outputs=outputs,
+        known=None if predictor.screening else wanted >= 0,
+    )
+    return Scored(predictor, dataset, split, source, predictions, probabilities[:, 0])
+
+
+def _ask(
+    predictor: Predictor,
+    source: Sequence[Mapping[str, Any]],
+    *,
+    control: Control | None,
+    workers: int,
+) -> np.ndarray:
+    """Uncalibrated probabilities float32 [n, outputs] of all records."""
+    return predict_source(
+        predictor.weights,
+        source,
+        forward=predictor.forward,
+        preprocessing=predictor.preprocessing,
+        batch_size=predictor.batch_size,
+        mesh=predictor.mesh,
+        control=control,
+        workers=workers,
+    )
+
+
+def _check_external(dataset: Dataset, predictor: Predictor) -> None:
+    if dataset.modality and predictor.modality and dataset.modality != predictor.modality:
+        raise ValueError(
+            f"{dataset.name} holds {dataset.modality} images, this network was trained on "
+            f"{predictor.modality}"
+        )
+    told = {*dataset.class_names, *dataset.finding_names}
+    needed = predictor.outputs[:1] if predictor.screening else predictor.outputs
+    if absent := [name for name in needed if name not in told]:
+        raise ValueError(
+            f"{dataset.name} does not tell of {' and '.join(absent)}, which this network does; "
+            f"it tells of {', '.join(sorted(told))}"
+        )
+
+
+def calibration_section(scored: Scored) -> dict[str, Any]:
+    """Temperature, and the scores of calibration before and after it."""
+    probability = scored.predictions.probabilities[:, 0].astype(np.float64)
+    return {
+        "temperature": scored.predictor.temperature,
+        "before": calibration.calibration(scored.positive, scored.uncalibrated),
+        "after": calibration.calibration(scored.positive, probability),
+        "reliability": calibration.reliability(scored.positive, probability),
+    }
+
+
+def controls_section(scored: Scored, *, workers: int = 0) -> list[dict[str, Any]]:
+    """The AUC on altered images, beside that on the same images unaltered.
+
+    `lungs_only` is of the images that have a mask.
+    """
+    rows = []
+    masked = [i for i in range(len(scored.source)) if scored.source[i].get("lung_mask")]
+    for name in CONTROLS:
+        chosen = masked if name == "lungs_only" else list(range(len(scored.source)))
+        positive = scored.positive[chosen]
+        if not 0 < positive.sum() < positive.size:
+            continue
+        altered = _ask(
+            scored.predictor,
+            [scored.source[i] for i in chosen],
+            control=Control(name),
+            workers=workers,
+        )
+        found = bootstrap.intervals(
+            [scored.predictions.patients[i] for i in chosen],
+            aucs={
+                "auc": (positive, altered[:, 0].astype(np.float64)),
+                "unaltered": (positive, scored.uncalibrated[chosen].astype(np.float64)),
+            },
+            ratios={},
+        )
+        rows.append({"control": name, "n": len(chosen), **found})
+    return rows
+
+
+def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
+    """Share of the heatmaps' mass inside the masks, beside the masks' share of the area.
+
+    Of the images that are of the positive class and have a mask; `randomised` is that of the same
+    network with new weights, which looks nowhere (Adebayo et al. 2018, arXiv:1810.03292). None
+    without such images.
+    """
+    chosen, masks = [], []
+    for index in np.flatnonzero(scored.positive):
+        mask = mask_of(scored.source[int(index)])
+        if mask is not None and mask.any():
+            chosen.append(int(index))
+            masks.append(mask)
+    if not chosen:
+        return None
+    images = [decode_gray(scored.source[i]["image"]) for i in chosen]
+    shares = {}
+    for name, network in (
+        ("mass", scored.predictor),
+        ("randomised", scored.predictor.with_new_weights()),
+    ):
+        inside = [
+            mass_inside(heatmap, mask)
+            for heatmap, mask in zip(network.heatmaps(images), masks, strict=True)
+        ]
+        shares[name] = float(np.nanmean(inside)) if not np.isnan(inside).all() else float("nan")
+        shares[f"{name}_empty"] = int(np.isnan(inside).sum())
+    area = float(np.mean([mask.mean() for mask in masks]))
+    lesion = "mask" in scored.source[chosen[0]]
+    return {"n": len(chosen), "of": "lesion" if lesion else "lungs", "area": area, **shares}
+
+
+def gallery(scored: Scored) -> dict[str, Any]:
+    """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps."""
+    positive, probability = scored.positive, scored.predictions.probabilities[:, 0]
+    called = probability >= scored.predictor.thresholds["youden"]
+    chosen: list[tuple[int, str]] = []
+    for kind, group, descending in (
+        ("hit", positive & called, True),
+        ("miss", positive & ~called, False),
+        ("false alarm", ~positive & called, True),
+        ("correct rejection", ~positive & ~called, False),
+    ):
+        members = np.flatnonzero(group)
+        order = members[np.argsort(probability[members], kind="stable")]
+        chosen += [(int(i), kind) for i in (order[::-1] if descending else order)[:2]]
+    records = [scored.source[i] for i, _ in chosen]
+    images = [decode_gray(record["image"]) for record in records]
+    masks = [mask_of(record) for record in records]
+    captions = [
+        f"{kind}, p = {probability[i]:.2f}: {record['id']}"
+        for (i, kind), record in zip(chosen, records, strict=True)
+    ]
+    sizes = zip(images, masks, strict=True)
+    return {
+        "images": images,
+        "heatmaps": list(scored.predictor.heatmaps(images)),
+        "captions": captions,
+        "masks": [m if m is None else _fitted(m, image.shape) for image, m in sizes],
+    }
+
+
+def _fitted(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    height, width = shape
+    return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+
+
+def against_section(scored: Scored, other: Scored) -> dict[str, Any]:
+    """How much better another network is on the same images, resampled together.
+
+    Raises:
+      ValueError: the two were asked about other images.
+    """
+    if list(scored.predictions.ids) != list(other.predictions.ids):
+        raise ValueError("the two networks were asked about other images; give the same data set")
+    found = [s.predictions.probabilities[:, 0].astype(np.float64) for s in (other, scored)]
+    return {
+        "auc": metrics.auc(scored.positive, found[0]),
+        "difference": bootstrap.auc_difference(
+            scored.predictions.patients, scored.positive, (found[0], found[1])
+        ),
+    }
