@@ -192,3 +192,34 @@ def test_ten_thousand_images_take_seconds():
         resamples=2000,
     )
     assert time.perf_counter() - start < 20  # about one on a quiet machine
+
+
+def test_the_difference_of_two_networks_is_that_of_their_aucs():
+    rng = np.random.default_rng(0)
+    positive = rng.random(200) < 0.5
+    good = positive + rng.normal(size=200)
+    bad = 0.2 * positive + rng.normal(size=200)
+    patients = [str(i // 2) for i in range(200)]
+    found = bootstrap.auc_difference(patients, positive, (bad, good), resamples=500)
+    ones = np.ones((1, 200))
+    expected = (bootstrap.weighted_auc(positive, s, ones)[0] for s in (good, bad))
+    assert found["value"] == pytest.approx(next(expected) - next(expected))
+    assert 0 < found["low"] < found["value"] < found["high"]
+    same = bootstrap.auc_difference(patients, positive, (good, good), resamples=50)
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    # Paired: two networks that err together differ less surely than two that do not.
+    near = good + 0.01 * rng.normal(size=200)
+    close = bootstrap.auc_difference(patients, positive, (good, near), resamples=500)
+    assert close["high"] - close["low"] < 0.2 * (found["high"] - found["low"])
+
+
+def test_what_is_not_known_does_not_count():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(80) < 0.5, rng.random(80)
+    known = rng.random(80) < 0.7
+    patients = np.array([str(i) for i in range(80)])
+    masked = bootstrap.intervals(
+        patients, aucs={"a": (positive, score)}, ratios={}, known={"a": known}, resamples=50
+    )["a"]
+    alone = bootstrap.weighted_auc(positive[known], score[known], np.ones((1, known.sum())))[0]
+    assert masked["value"] == pytest.approx(alone)

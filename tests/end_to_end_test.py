@@ -167,6 +167,52 @@ def test_evaluation_prediction_and_python_agree(trained, data_dir, command, tmp_
     assert np.abs(found - float(good[path.name]["probability"])).max() <= 1e-5
 
 
+def test_controls_comparison_and_an_ensemble(trained, data_dir, command, tmp_path):
+    other = tmp_path / "other"
+    more = ("--config.seed=1", "--config.epochs=8")
+    command("train", *arguments(other, data_dir, *more))
+    command(
+        "evaluate",
+        f"--workdir={trained},{other}",
+        f"--data_dir={data_dir}",
+        f"--against={other}",
+        "--controls",
+    )
+    metrics = json.loads((trained / "evaluation" / "test" / "metrics.json").read_text())
+    names = [row["control"] for row in metrics["controls"]]
+    assert names == ["border_only", "centre_only", "thumbnail", "flipped", "brighter", "darker"]
+    assert metrics["controls"][0]["unaltered"]["value"] == metrics["auc"]["value"]
+    difference = metrics["against"]["difference"]["value"]
+    assert difference == pytest.approx(metrics["auc"]["value"] - metrics["against"]["auc"])
+    assert metrics["calibration"]["temperature"] > 0
+    folder = trained / "evaluation" / "test-ensemble"
+    joined = json.loads((folder / "metrics.json").read_text())
+    assert joined["runs"]["aucs"] == [metrics["auc"]["value"], metrics["against"]["auc"]]
+    assert "Research use only" in (folder / "model_card.md").read_text()
+
+
+def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir, command):
+    for control in ("shuffled_labels", "border_only"):
+        workdir = tmp_path / control
+        more = (f"--config.control={control}", "--config.epochs=3", "--config.workers=0")
+        command("train", *arguments(workdir, data_dir, *more))
+        command("evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=train")
+        with (workdir / "evaluation" / "train" / "predictions.csv").open() as file:
+            labels = {row["id"]: int(row["label"]) for row in csv.DictReader(file)}
+        source = open_dataset("folder/blobs", data_dir).source("train")
+        names = open_dataset("folder/blobs", data_dir).class_names
+        true = {
+            r["id"]: int(names[r["label"]] == "COVID-19")
+            for r in map(source.__getitem__, range(24))
+        }
+        assert sum(labels.values()) == sum(true.values())
+        assert (labels == true) == (control == "border_only")
+    process = command(
+        "train", *arguments(tmp_path / "no", data_dir, "--config.control=lungs"), check=False
+    )
+    assert "control is 'lungs'; use one of none" in process.stderr
+
+
 def test_a_nan_loss_names_its_step_and_the_last_good_checkpoint(tmp_path, data_dir, command):
     process = command(
         "train",

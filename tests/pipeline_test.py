@@ -62,6 +62,13 @@ def test_batches_are_a_function_of_seed_and_step():
     assert first[0]["image"].dtype == np.float32
 
 
+def test_batches_of_one_image():
+    one, two = train(records(5), batch_size=1), train(records(5), batch_size=2)
+    pair = next(two)
+    for row in range(2):
+        np.testing.assert_array_equal(next(one)["image"][0], pair["image"][row])
+
+
 def test_every_epoch_holds_every_record_once_in_another_order_and_augmentation():
     source = records(8)
     marked = [{**r, "label": i} for i, r in enumerate(source)]

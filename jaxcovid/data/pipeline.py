@@ -20,6 +20,7 @@ from jaxcovid.data import on_device
 from jaxcovid.data.images import ImageError, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 
+_EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
 PREPROCESS_ON = ("host", "device")
 Record = Mapping[str, Any]  # see `datasets.Source`
 Target = Callable[[Record], np.ndarray]  # float32 [outputs] of a record
@@ -200,7 +201,7 @@ def train_batches(
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(_EPOCHS)
         .random_map(_LoadForTraining(preprocessing, target, preprocess_on == "device", control))
     )
     batches = _batches(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 BINS = 15
-_CLIP = 1e-6
+_CLIP = 1e-7
 _LOG_RANGE = (-3.0, 3.0)  # of the temperature: 0.05 to 20
 
 

@@ -1,0 +1,96 @@
+"""Calibration beside scikit-learn and by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, log_loss
+
+from jaxcovid.evaluation import calibration
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def drawn(n=20_000, temperature=1.0, seed=0):
+    """Labels that follow the probabilities of logits, and those of logits times a temperature."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, n)
+    positive = rng.random(n) < sigmoid(logits)
+    return positive, sigmoid(temperature * logits).astype(np.float32)
+
+
+def test_scores_equal_scikit_learns():
+    positive, probability = drawn(500)
+    found = calibration.calibration(positive, probability)
+    assert found["nll"] == pytest.approx(log_loss(positive, probability.astype(float)), rel=1e-5)
+    assert found["brier"] == pytest.approx(brier_score_loss(positive, probability), rel=1e-5)
+
+
+def test_calibration_error_of_equal_bins_by_hand():
+    probability = np.array([0.1, 0.1, 0.8, 0.8])
+    positive = np.array([False, True, True, True])
+    bins = calibration.reliability(positive, probability, bins=2)
+    assert bins == [
+        {"n": 2, "probability": pytest.approx(0.1), "share": 0.5},
+        {"n": 2, "probability": pytest.approx(0.8), "share": 1.0},
+    ]
+    many = calibration.calibration(*drawn())
+    assert many["ece"] < 0.02
+    assert calibration.calibration(*drawn(temperature=4))["ece"] > 0.1
+    assert len(calibration.reliability(*drawn(1000))) == calibration.BINS
+    assert {part["n"] for part in calibration.reliability(*drawn(1000))} == {66, 67}
+    assert calibration.calibration(positive[:1], probability[:1])["ece"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_a_fitted_temperature_undoes_one(temperature):
+    positive, probability = drawn(temperature=temperature)
+    found = calibration.fit_temperature(
+        probability[:, None], positive[:, None].astype(np.float32), exclusive=False
+    )
+    assert found == pytest.approx(temperature, rel=0.05)
+    mended = calibration.apply_temperature(probability[:, None], found, exclusive=False)
+    assert calibration.calibration(positive, mended[:, 0])["ece"] < 0.02
+    assert np.array_equal(
+        np.argsort(mended[:, 0], kind="stable"), np.argsort(probability, kind="stable")
+    )
+
+
+def test_a_softmax_stays_one_and_unknown_targets_do_not_count():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 3)) * 2
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    label = np.array([rng.choice(3, p=p) for p in shares])
+    sharp = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
+    targets = np.eye(3, dtype=np.float32)[label]
+    found = calibration.fit_temperature(sharp, targets, exclusive=True)
+    assert found == pytest.approx(3, rel=0.1)
+    mended = calibration.apply_temperature(sharp, found, exclusive=True)
+    np.testing.assert_allclose(mended.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(mended, shares, atol=0.05)
+
+    positive, probability = drawn(2000, temperature=2)
+    known = positive[:, None].astype(np.float32)
+    padded = np.concatenate([known, np.full((500, 1), -1, np.float32)])
+    more = np.concatenate([probability, np.full(500, 0.99, np.float32)])[:, None]
+    assert calibration.fit_temperature(more, padded, exclusive=False) == pytest.approx(
+        calibration.fit_temperature(probability[:, None], known, exclusive=False), rel=1e-6
+    )
+
+
+def test_separated_validation_images_give_a_bounded_temperature():
+    probability = np.array([[0.2], [0.4], [0.6], [0.9]], np.float32)
+    targets = np.array([[0], [0], [1], [1]], np.float32)
+    found = calibration.fit_temperature(probability, targets, exclusive=False)
+    assert 0.04 < found < 1
+    assert np.isfinite(calibration.apply_temperature(probability, found, exclusive=False)).all()
+    same = calibration.apply_temperature(probability, 1.0, exclusive=False)
+    assert same is probability
+
+
+def test_predictive_values_by_bayes_rule():
+    found = calibration.predictive_values(0.9, 0.8, (0.01, 0.5))
+    assert found["0.01"]["ppv"] == pytest.approx(0.009 / (0.009 + 0.198))
+    assert found["0.01"]["npv"] == pytest.approx(0.792 / (0.792 + 0.001))
+    assert found["0.5"]["ppv"] == pytest.approx(0.45 / 0.55)
+    assert np.isnan(calibration.predictive_values(0, 1, (0.1,))["0.1"]["ppv"])

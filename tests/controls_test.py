@@ -1,0 +1,105 @@
+"""Controls: what is left of an image, and how much of a heatmap lies in a mask."""
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxcovid.data import pipeline
+from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.evaluation import subgroups
+from jaxcovid.evaluation.controls import CONTROLS, Control, mask_of, mass_inside
+from jaxcovid.evaluation.metrics import Predictions
+
+GRAY = np.random.default_rng(0).integers(1, 256, (100, 200), np.uint8)
+
+
+def png(mask):
+    return cv2.imencode(".png", 255 * mask.astype(np.uint8))[1].tobytes()
+
+
+def altered(name, record=None):
+    return Control(name)(GRAY, record or {})
+
+
+def test_border_and_centre_share_the_image_out():
+    border, centre = altered("border_only"), altered("centre_only")
+    np.testing.assert_array_equal(border.astype(int) + centre, GRAY)
+    assert not border[15:85, 30:170].any()
+    assert (centre[15:85, 30:170] == GRAY[15:85, 30:170]).all()
+    assert not centre[:15].any()
+    assert (centre > 0).mean() == pytest.approx(0.49)
+
+
+def test_lungs_only_keeps_what_the_mask_has():
+    mask = np.zeros(GRAY.shape, bool)
+    mask[20:60, 50:90] = True
+    found = altered("lungs_only", {"lung_mask": png(mask)})
+    np.testing.assert_array_equal(found, np.where(mask, GRAY, 0))
+
+
+def test_thumbnail_flip_and_shift():
+    small = cv2.resize(altered("thumbnail"), (16, 16), interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(GRAY, (16, 16), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - expected).mean() < 10
+    np.testing.assert_array_equal(altered("flipped")[:, ::-1], GRAY)
+    np.testing.assert_array_equal(altered("brighter"), np.minimum(GRAY.astype(int) + 30, 255))
+    np.testing.assert_array_equal(altered("darker"), np.maximum(GRAY.astype(int) - 30, 0))
+    for name in CONTROLS:
+        mask = png(np.ones(GRAY.shape, bool))
+        found = altered(name, {"lung_mask": mask})
+        assert (found.shape, found.dtype) == (GRAY.shape, np.uint8)
+    with pytest.raises(ValueError, match="control is 'lungs'; use one of border_only"):
+        Control("lungs")
+
+
+def test_batches_are_made_of_altered_images():
+    record = {"id": "a", "image": cv2.imencode(".png", GRAY)[1].tobytes()}
+    five = Preprocessing(size=64, rotation_deg=0.0, translation_fraction=0.0)
+    options = {"preprocessing": five, "batch_size": 1, "control": Control("border_only")}
+    expected = five(altered("border_only"))
+    (batch,) = pipeline.eval_batches([record], **options)
+    options["batch_size"] = 2
+    np.testing.assert_array_equal(batch["image"][0], expected)
+    trained = next(
+        pipeline.train_batches(
+            [record], target=lambda record: np.zeros(1, np.float32), seed=0, **options
+        )
+    )
+    np.testing.assert_allclose(trained["image"][0], expected, atol=1e-5)
+
+
+def test_mass_inside_a_mask():
+    mask = np.zeros((64, 64), bool)
+    mask[:, 32:] = True
+    assert mass_inside(np.ones((8, 8)), mask) == pytest.approx(0.5)
+    right = np.zeros((8, 8))
+    right[:, 6:] = 1
+    assert mass_inside(right, mask) == pytest.approx(1)
+    assert np.isnan(mass_inside(np.zeros((8, 8)), mask))
+    np.testing.assert_array_equal(mask_of({"mask": png(mask)}), mask)
+    assert mask_of({"lung_mask": b""}) is None
+
+
+def test_subgroups_need_ten_of_each_class():
+    rng = np.random.default_rng(0)
+    n = 120
+    positive = rng.random(n) < 0.5
+    view = np.array(["PA"] * 100 + ["AP"] * 20)
+    predictions = Predictions(
+        ids=[str(i) for i in range(n)],
+        patients=[str(i) for i in range(n)],
+        targets=positive[:, None],
+        probabilities=np.clip(0.5 * positive + rng.random(n) / 2, 0, 1)[:, None],
+        outputs=("COVID-19",),
+    )
+    image = b"\x89PNG"
+    groups = [subgroups.groups_of({"image": image, "view": v, "age": 41, "sex": ""}) for v in view]
+    assert groups[0] == {"format": "PNG", "view": "PA", "age": "40 to 59"}
+    rows = subgroups.subgroup_scores(predictions, groups, threshold=0.5, resamples=50)
+    # All are PNG and of one age: only the views are groups.
+    assert [(row["value"], row["n"]) for row in rows] == [("AP", 20), ("PA", 100)]
+    few, many = rows
+    enough = min(few["n_positive"], 20 - few["n_positive"]) >= 10
+    assert (few["auc"] is not None) == enough
+    assert many["auc"]["low"] < many["auc"]["value"] <= 1
+    assert many["n_positive"] == positive[:100].sum()
