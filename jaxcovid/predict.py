@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import app
+from absl import app, logging
 from absl.flags import argparse_flags
 
 from jaxcovid import command
@@ -64,7 +64,8 @@ def run(
     Yields:
       Rows of the same columns: `id`; of DICOM `patient` and `series`; `images`, how many it is
       about; `probability` of the positive class and `decision` (not of a network for findings);
-      `probability_NAME` of the other outputs; `error`, else empty. First a row for each image, then
+      `probability_NAME` of the other outputs; `warning` of an image that is not of the kind that
+      the network was trained on; `error`, else empty. First a row for each image, then
       one for each DICOM series and patient of several.
 
     Raises:
@@ -111,13 +112,13 @@ def run(
             if path not in found:
                 yield row(str(path), error=str(gray))
                 continue
-            header = dicom.header_of(path)
+            header, warning = dicom.header_of(path), predictor.warning(path)
             patient, series = (header.patient, header.series) if header else ("", "")
             if series:
                 groups[patient, series].append(found[path])
             if patient:
                 groups[patient, ""].append(found[path])
-            yield row(str(path), found[path], patient=patient, series=series)
+            yield row(str(path), found[path], patient=patient, series=series, warning=warning)
     for (patient, series), several in sorted(groups.items()):
         if len(several) > 1:
             name = f"series {series}" if series else f"patient {patient}"
@@ -134,6 +135,7 @@ def _row(
     patient: str = "",
     series: str = "",
     images: int = 1,
+    warning: str = "",
     error: str = "",
 ) -> dict[str, Any]:
     """A row of `run`; without a limit the network is one for findings."""
@@ -146,7 +148,7 @@ def _row(
     if limit is not None:
         called = probabilities is not None and probabilities[0] >= limit
         row["decision"] = "" if probabilities is None else ("" if called else "not ") + outputs[0]
-    return {**row, "error": error}
+    return {**row, "warning": warning, "error": error}
 
 
 def _one_ahead(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
@@ -188,6 +190,11 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="youden (default), sensitivity_90, sensitivity_95, all chosen on validation, or a "
         "number in 0 to 1",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with an error if an image is not of the kind that the network was trained on",
+    )
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--heatmaps", action="store_true", help="draw an overlay of each image")
     parser.add_argument(
@@ -199,7 +206,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Screens what the command line names."""
-    failed = 0
+    failed, warned = 0, 0
     with command.user_errors(), contextlib.ExitStack() as files:
         command.start()
         output = Path(args.output or "predictions") if args.output or args.heatmaps else None
@@ -224,8 +231,13 @@ def main(args: argparse.Namespace) -> None:
             for writer in writers:
                 writer.writerow(row)
             failed += bool(row["error"])
+            warned += bool(row["warning"])
     if failed:
         sys.exit(f"error: {failed} images could not be used; see the column error")
+    if warned and args.strict:
+        sys.exit(f"error: {warned} images are of another kind; see the column warning")
+    if warned:
+        logging.warning("%d images are of another kind; see the column warning", warned)
 
 
 if __name__ == "__main__":

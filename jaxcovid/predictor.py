@@ -21,11 +21,12 @@ from jax.sharding import Mesh
 
 from jaxcovid import network
 from jaxcovid import workdir as workdirs
-from jaxcovid.data.images import as_gray, decode_gray
+from jaxcovid.data.images import as_gray, colour_of, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import calibration
 from jaxcovid.evaluation.cam import grad_cam
 from jaxcovid.evaluation.controls import CONTROLS, Control
+from jaxcovid.evaluation.guard import Guard, load_guard
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import checkpoints
 from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
@@ -49,6 +50,7 @@ class Predictor:
       mesh: the devices.
       forward: compiled, see `step.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
+      guard: knows what training images look like; None if the training was not finished.
     """
 
     facts: Mapping[str, Any]
@@ -61,6 +63,7 @@ class Predictor:
     mesh: Mesh
     forward: Any
     batch_size: int
+    guard: Guard | None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -112,6 +115,13 @@ class Predictor:
         return calibration.apply_temperature(
             probabilities, self.temperature, exclusive=self.model.exclusive
         )
+
+    def warning(self, image: Image) -> str:
+        """Why an image should not be screened, empty if the guard sees nothing."""
+        if self.guard is None:
+            return "no guard: the training was not finished"
+        data = image if isinstance(image, bytes | np.ndarray) else Path(image).read_bytes()
+        return self.guard.warning(self.read_gray(data), colour_of(data))
 
     def heatmaps(self, images: Sequence[Image]) -> np.ndarray:
         """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of the positive class.
@@ -186,4 +196,5 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
         mesh=mesh,
         forward=jit_forward(mesh, model=model),
         batch_size=-(-batch_size // mesh.size) * mesh.size,
+        guard=load_guard(workdir),
     )

@@ -52,6 +52,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.data.pipeline import check_preprocess_on
     from jaxcovid.data.preprocessing import Preprocessing
+    from jaxcovid.evaluation import guard as guards
     from jaxcovid.evaluation.controls import CONTROLS, Control
     from jaxcovid.training import loop, losses, sharding
     from jaxcovid.training.optimizer import make_optimizer, make_schedule
@@ -155,6 +156,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
         draw_heatmaps=_heatmap_drawer(validation, validation_targets, preprocessing, model),
     )
+    if not result.terminated and not (workdir / guards.FILE).exists():
+        guard = guards.guard_of_sources(source, validation)
+        if guard:
+            guard.save(workdir)
     best = max(result.history, key=lambda entry: (entry["auc"], entry["step"]), default=None)
     if best and not result.terminated:
         logging.info(

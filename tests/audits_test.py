@@ -1,46 +1,16 @@
 """The audits find what is planted, on made-up and on real data sets, and nothing else."""
 
 import json
-import os
-import pathlib
 
 import cv2
 import numpy as np
 import pytest
+from conftest import REAL, open_real
 from xray_trees import make_covid_chestxray
 
 from jaxcovid import audit, prepare
 from jaxcovid.audits import duplicates, items
-from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.images import decode_gray
-
-REAL = {
-    "covid_ct": ("COVID-CT", {}),
-    "covid_chestxray": ("covid-chestxray-dataset", {"allow_missing": True}),
-    "chest_xray_pneumonia": ("chest_xray", {}),
-    "chestxray14": ("ChestX-ray14", {}),
-}
-
-
-@pytest.fixture(scope="module")
-def real_data(tmp_path_factory):
-    """Prepared real data sets; those that are not there are not prepared."""
-    root = os.environ.get("JAXCOVID_DATA")
-    if not root:
-        pytest.skip("JAXCOVID_DATA is not set")
-    directory = tmp_path_factory.mktemp("real")
-    for name, (folder, options) in REAL.items():
-        source = pathlib.Path(root) / folder
-        if source.is_dir():
-            prepare.build(name, directory, source=str(source), **options)
-    return directory
-
-
-def opened(name, directory):
-    try:
-        return open_dataset(name, directory)
-    except FileNotFoundError:
-        pytest.skip(f"JAXCOVID_DATA has no {REAL[name][0]}/")
 
 
 def copies(gray):
@@ -61,7 +31,7 @@ def copies(gray):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_planted_copies_are_found_in_every_real_data_set(name, real_data):
-    dataset = opened(name, real_data)
+    dataset = open_real(name, real_data)
     source = dataset.source("train")
     rng = np.random.default_rng(0)
     found = dict.fromkeys(("re-encoded", "resized", "cropped", "brightened"), 0)
@@ -82,7 +52,7 @@ def checks_of(result):
 
 @pytest.mark.slow
 def test_covid_ct_is_audited_as_known(real_data, tmp_path):
-    opened("covid_ct", real_data)
+    open_real("covid_ct", real_data)
     result = audit.run("covid_ct", data_dir=real_data, report=tmp_path)
     checks = checks_of(result)
     documents = checks["source documents in one split each"]
@@ -116,7 +86,7 @@ def test_covid_ct_is_audited_as_known(real_data, tmp_path):
 
 @pytest.mark.slow
 def test_real_covid_chestxray_shares_films_between_patients(real_data):
-    opened("covid_chestxray", real_data)
+    open_real("covid_chestxray", real_data)
     checks = checks_of(audit.run("covid_chestxray", data_dir=real_data))
     assert checks["patients in one split each"]["verdict"] == "passed"
     assert len(checks["patients of one class each"]["rows"]) == 9

@@ -55,6 +55,38 @@ def data_dir(tmp_path_factory):
     return directory
 
 
+REAL = {
+    "covid_ct": ("COVID-CT", {}),
+    "covid_chestxray": ("covid-chestxray-dataset", {"allow_missing": True}),
+    "chest_xray_pneumonia": ("chest_xray", {}),
+    "chestxray14": ("ChestX-ray14", {}),
+}
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory):
+    """Prepared real data sets; those that are not there are not prepared."""
+    root = os.environ.get("JAXCOVID_DATA")
+    if not root:
+        pytest.skip("JAXCOVID_DATA is not set")
+    directory = tmp_path_factory.mktemp("real")
+    for name, (folder, options) in REAL.items():
+        source = pathlib.Path(root) / folder
+        if source.is_dir():
+            prepare.build(name, directory, source=str(source), **options)
+    return directory
+
+
+def open_real(name, directory):
+    """A data set of `real_data`; skips the test without it."""
+    from jaxcovid.data.datasets import open_dataset
+
+    try:
+        return open_dataset(name, directory)
+    except FileNotFoundError:
+        pytest.skip(f"JAXCOVID_DATA has no {REAL[name][0]}/")
+
+
 @pytest.fixture
 def command():
     """Runs `python -m jaxcovid.NAME ARGUMENTS` on one device; returns the finished process."""

@@ -135,6 +135,7 @@ def test_evaluation_prediction_and_python_agree(trained, data_dir, command, tmp_
     for i in range(len(source)):
         (images / source[i]["id"].replace("/", "_")).write_bytes(source[i]["image"])
     (images / "bad.png").write_text("no image")
+    cv2.imwrite(str(images / "blank.png"), np.full((80, 80), 128, np.uint8))
     process = command(
         "predict",
         f"--workdir={trained}",
@@ -151,13 +152,19 @@ def test_evaluation_prediction_and_python_agree(trained, data_dir, command, tmp_
     assert bad["id"].endswith("bad.png")
     assert not bad["probability"]
     good = {row["id"].rsplit("/")[-1]: row for row in rows if not row["error"]}
+    assert good.pop("blank.png")["warning"] == "a blank image"
     assert len(good) == len(evaluated) == 11
     threshold = metrics["operating_points"]["youden"]["threshold"]
     for name, probability in evaluated.items():
         row = good[name.replace("/", "_")]
         assert abs(float(row["probability"]) - probability) <= 1e-5
         assert (row["decision"] == "COVID-19") == (probability >= threshold)
-    assert len(list((tmp_path / "out" / "heatmaps").iterdir())) == 11
+    assert len(list((tmp_path / "out" / "heatmaps").iterdir())) == 12
+    for strict, status in (((), 0), (("--strict",), 1)):
+        process = command(
+            "predict", f"--workdir={trained}", *strict, images / "blank.png", check=False
+        )
+        assert process.returncode == status
 
     network = predictor.load(trained)
     path = images / next(iter(good))

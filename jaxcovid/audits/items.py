@@ -15,7 +15,7 @@ import tqdm
 from PIL import Image
 
 from jaxcovid.data.datasets import Dataset, Record
-from jaxcovid.data.images import decode_gray
+from jaxcovid.data.images import colour_of, decode_gray
 
 SIDE_PX = 128  # of the small copies that are compared
 HASH_SIZE = 16  # of the perceptual hash: 256 bits
@@ -80,6 +80,7 @@ def _facts(data: bytes, gray: np.ndarray, small: np.ndarray) -> dict[str, dict[s
     header = Image.open(io.BytesIO(data))
     width, height = header.size
     thumbnail = cv2.resize(small, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float64)
+    red, green, blue = np.asarray(header.convert("RGB").resize((64, 64)), float).mean((0, 1))
     ring = np.ones((16, 16), bool)
     ring[1:-1, 1:-1] = False
     return {
@@ -90,7 +91,7 @@ def _facts(data: bytes, gray: np.ndarray, small: np.ndarray) -> dict[str, dict[s
             "log aspect": float(np.log(width / height)),
             "log bytes per pixel": float(np.log(len(data) / (width * height))),
         },
-        "colour": {"colour": _colour(header)},
+        "colour": {"colour": colour_of(data), "red": red - green, "blue": blue - green},
         "gray values": {
             "mean": float(gray.mean()),
             "deviation": float(gray.std()),
@@ -105,12 +106,3 @@ def _facts(data: bytes, gray: np.ndarray, small: np.ndarray) -> dict[str, dict[s
         },
         "border": {f"border {i}": float(v) for i, v in enumerate(thumbnail[ring])},
     }
-
-
-def _colour(header: Image.Image) -> float:
-    """Mean difference between the colour channels, 0 for gray."""
-    if header.mode in ("L", "I;16", "I", "1"):
-        return 0.0
-    header.draft("RGB", (256, 256))
-    rgb = np.asarray(header.convert("RGB").resize((64, 64)), np.float64)
-    return float((rgb.max(-1) - rgb.min(-1)).mean())

@@ -98,6 +98,29 @@ def decode_gray(
     return _gray(image, {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY})
 
 
+def colour_of(image: bytes | np.ndarray) -> float:
+    """How much colour an image has, in levels of 255: 0 of gray, and of gray that is tinted.
+
+    The root mean square distance of its colours from a straight line, of which gray is one.
+
+    Args:
+      image: an encoded image, or an array as in `as_gray`.
+    """
+    if isinstance(image, bytes):
+        if is_dicom(image):
+            return 0.0
+        picture = Image.open(io.BytesIO(image))
+        if picture.mode not in ("P", "RGB", "RGBA", "CMYK", "YCbCr"):
+            return 0.0
+        picture.draft("RGB", (256, 256))  # a JPEG is decoded at about this size
+        image = np.asarray(picture.convert("RGB").resize((64, 64)))
+    if image.ndim == 2 or image.shape[2] == 1:
+        return 0.0
+    colours = image[..., :3].reshape(-1, 3) * (255 / np.iinfo(image.dtype).max)
+    spread = np.linalg.svd(np.cov(colours, rowvar=False), compute_uv=False)  # variances
+    return float(np.sqrt(spread[1] + spread[2]))
+
+
 def is_dicom(data: bytes) -> bool:
     """True if the bytes are those of a DICOM file (PS3.10: "DICM" after 128 others)."""
     return data[128:132] == b"DICM"

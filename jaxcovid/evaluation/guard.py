@@ -1,0 +1,168 @@
+"""Is an image of the kind that the network was trained on?
+
+A network answers for every image, a photograph of a cat too. The guard knows what the training
+images look like as a whole: a thumbnail, gray values, and where edges run in which direction (as in
+Dalal & Triggs 2005). It measures the Mahalanobis distance to them, with Ledoit and Wolf's shrunk
+covariance, and flags what is farther than all but 2 % of held-out images. It does not know whether
+an image is of the quality that a diagnosis needs.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from jaxcovid import files
+
+FILE = "guard.npz"
+KEPT = 0.98  # of held-out images
+MOST_IMAGES = 2000  # that it is made of
+_FOLDS = 5
+_LEAST_IMAGES = 20
+_CELLS, _DIRECTIONS = 4, 8
+_LEAST_DEVIATION = 2.0  # gray levels; an image of less is blank
+_LEAST_COLOUR = 16.0  # see `images.colour_of`; scans with coloured marks have up to 15
+
+
+def features(gray: np.ndarray) -> np.ndarray:
+    """What the guard looks at, float64 [393].
+
+    Args:
+      gray: uint8 [h, w].
+    """
+    height, width = gray.shape
+    equalised = cv2.resize(cv2.equalizeHist(gray), (16, 16), interpolation=cv2.INTER_AREA) / 255
+    values = [gray.mean(), gray.std(), *np.quantile(gray, (0.05, 0.25, 0.5, 0.75, 0.95))]
+    medium = cv2.resize(gray, (128, 128), interpolation=cv2.INTER_AREA)
+    sharpness = np.log1p(cv2.Laplacian(medium, cv2.CV_64F).std())
+    small = cv2.resize(gray, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    right, down = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
+    turns = np.arctan2(down, right) / (2 * np.pi)
+    direction = np.floor(turns * _DIRECTIONS).astype(int) % _DIRECTIONS
+    place = np.arange(64) * _CELLS // 64
+    cell = place[:, None] * _CELLS + place
+    edges = np.bincount(
+        (cell * _DIRECTIONS + direction).ravel(),
+        np.hypot(right, down).ravel(),
+        _CELLS * _CELLS * _DIRECTIONS,
+    )
+    edges /= max(float(np.linalg.norm(edges)), 1e-9)
+    return np.concatenate(
+        [equalised.ravel(), np.array(values) / 255, [sharpness, np.log(width / height)], edges]
+    )
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What training images look like.
+
+    Attributes:
+      mean: of the features, float64 [393].
+      scale: their standard deviation, 1 where it is 0.
+      location: mean of the scaled features.
+      precision: inverse of their covariance, float64 [393, 393].
+      limit: squared Mahalanobis distance above which an image is flagged.
+      colour_limit: of `images.colour_of`, above which it is.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    location: np.ndarray
+    precision: np.ndarray
+    limit: float
+    colour_limit: float
+
+    def distance(self, found: np.ndarray) -> np.ndarray:
+        """Squared distances float64 [n] of features [n, 393]."""
+        off = (found - self.mean) / self.scale - self.location
+        return ((off @ self.precision) * off).sum(1)
+
+    def warning(self, gray: np.ndarray, colour: float = 0.0) -> str:
+        """What is wrong with an image, empty if nothing is.
+
+        Args:
+          gray: uint8 [h, w].
+          colour: see `images.colour_of`.
+        """
+        if gray.std() < _LEAST_DEVIATION:
+            return "a blank image"
+        if colour > self.colour_limit:
+            return "a colour image, unlike those of the training"
+        if (distance := self.distance(features(gray)[None])[0]) > self.limit:
+            return f"unlike the training images ({np.sqrt(distance / self.limit):.1f} of the limit)"
+        return ""
+
+    def save(self, workdir: Path) -> None:
+        """Writes `guard.npz`."""
+        content = io.BytesIO()
+        np.savez(content, **vars(self))
+        files.write_atomically(Path(workdir) / FILE, content.getvalue())
+
+
+def load_guard(workdir: Path) -> Guard | None:
+    """The guard of a workdir; None if its training was not finished."""
+    path = Path(workdir) / FILE
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as found:
+        arrays = dict(found)
+    return Guard(**{k: v if v.ndim else float(v) for k, v in arrays.items()})
+
+
+def fit_guard(
+    trained: Sequence[np.ndarray], held_out: Sequence[np.ndarray], colours: Sequence[float]
+) -> Guard | None:
+    """Makes a guard; None of fewer than 20 images.
+
+    Args:
+      trained: features of training images.
+      held_out: of validation images.
+      colours: of all of them.
+    """
+    from sklearn.model_selection import KFold
+
+    if len(trained) < _LEAST_IMAGES:
+        return None
+    found, others = np.stack(trained), np.stack(held_out)
+    parts = KFold(_FOLDS, shuffle=True, random_state=0).split(found)
+    # Distances of images that a guard was not made of.
+    distances = [_fit(found[rest]).distance(found[part]) for rest, part in parts]
+    whole = _fit(found)
+    limit = np.quantile(np.concatenate([*distances, whole.distance(others)]), KEPT)
+    return Guard(
+        **{
+            **vars(whole),
+            "limit": float(limit),
+            "colour_limit": float(max(_LEAST_COLOUR, *colours)),
+        }
+    )
+
+
+def _fit(found: np.ndarray) -> Guard:
+    from sklearn.covariance import LedoitWolf
+
+    mean, deviation = found.mean(0), found.std(0)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    model = LedoitWolf().fit((found - mean) / scale)
+    return Guard(mean, scale, model.location_, model.precision_, 0.0, 0.0)
+
+
+def guard_of_sources(training: Any, validation: Any) -> Guard | None:
+    """A guard of the records of two splits, of at most `MOST_IMAGES` of each."""
+    from jaxcovid.data.images import colour_of, decode_gray
+
+    rng = np.random.default_rng(0)
+    found: list[list[np.ndarray]] = []
+    colours = []
+    for source in (training, validation):
+        chosen = rng.permutation(len(source))[:MOST_IMAGES].tolist()
+        found.append([])
+        for index in chosen:
+            data = source[index]["image"]
+            found[-1].append(features(decode_gray(data)))
+            colours.append(colour_of(data))
+    return fit_guard(*found, colours)
