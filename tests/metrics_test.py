@@ -277,3 +277,57 @@ def test_the_module_starts_fast():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_three_classes_equal_scikit_learns_report():
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    rng = np.random.default_rng(0)
+    names = ("COVID-19", "other pneumonia", "normal")
+    truth = rng.integers(0, 3, 90)
+    probabilities = rng.random((90, 3))
+    probabilities[np.arange(45), truth[:45]] += 1
+    found = metrics.class_report(np.eye(3, dtype=bool)[truth], probabilities, names)
+    called = probabilities.argmax(1)
+    expected = classification_report(truth, called, target_names=names, output_dict=True)
+    for row, name in zip(confusion_matrix(truth, called), names, strict=True):
+        assert list(found[name]["called"].values()) == row.tolist()
+        for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f", "f1-score")):
+            assert found[name][key] == pytest.approx(expected[name][theirs])
+    one = metrics.class_report(np.eye(3, dtype=bool)[:1], np.eye(3)[:1], names)
+    assert np.isnan(one["normal"]["recall"])
+    assert one["COVID-19"]["f"] == 1
+
+
+def test_average_precision_equals_scikit_learns():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(50) < 0.3, np.round(rng.random(50), 1)
+    expected = average_precision_score(positive, score)
+    assert metrics.average_precision(positive, score) == pytest.approx(expected)
+    assert np.isnan(metrics.average_precision(np.zeros(3, bool), score[:3]))
+
+
+def test_findings_leave_out_what_is_not_known():
+    rng = np.random.default_rng(0)
+    targets, probabilities = rng.random((60, 2)) < 0.4, rng.random((60, 2))
+    known = rng.random((60, 2)) < 0.8
+    predictions = metrics.Predictions(
+        ids=[str(i) for i in range(60)],
+        patients=[str(i // 2) for i in range(60)],
+        targets=targets & known,
+        probabilities=probabilities,
+        outputs=("Edema", "Mass"),
+        known=known,
+    )
+    found = metrics.evaluate_findings(predictions, resamples=50)
+    for column, name in enumerate(predictions.outputs):
+        of = known[:, column]
+        expected = metrics.auc(targets[of, column], probabilities[of, column])
+        assert found["auc_per_output"][name]["value"] == pytest.approx(expected)
+        counts = found["counts"][name]
+        assert counts["unknown"] == (~of).sum()
+        assert counts["positive"] + counts["negative"] == of.sum()
+    values = [score["value"] for score in found["auc_per_output"].values()]
+    assert found["auc"]["value"] == pytest.approx(np.mean(values))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxcovid import files
-from jaxcovid.evaluation import figures, metrics, report
+from jaxcovid.evaluation import figures, metrics, published, report
 
 THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
 OUTPUTS = ("COVID-19", "other pneumonia", "normal")
@@ -103,11 +103,12 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
     assert found["undefined"] == {}
 
     source, page = parse(folder)
-    assert len(page.loads) == 2
+    assert len(page.loads) == 3
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert not re.search(r"url\(|@import", source)
     embedded = [base64.b64decode(load.partition(",")[2]) for load in page.loads]
-    assert embedded == [(folder / name).read_bytes() for name in ("roc.png", "heatmaps.png")]
+    shown = ("roc.png", "pr.png", "heatmaps.png")
+    assert embedded == [(folder / name).read_bytes() for name in shown]
     assert "Research use only" in page.text
     for unit in (found, found["per_patient"]):
         for score in (unit["auc"], *(p["f"] for p in unit["operating_points"].values())):
@@ -115,6 +116,100 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
             assert f"{score['low']:.3f}–{score['high']:.3f}" in page.text  # noqa: RUF001
     for text in ("phantom", "0123abcd", "model.head", "flatten", RUN["commands"][0], "40"):
         assert text in page.text
+
+
+SCORE = {"value": 0.615, "low": 0.513, "high": 0.707, "left_out": 0}
+MORE = {
+    "calibration": {
+        "temperature": 1.25,
+        "before": {"nll": 0.711, "brier": 0.222, "ece": 0.133},
+        "after": {"nll": 0.611, "brier": 0.212, "ece": 0.103},
+        "reliability": [{"n": 4, "probability": 0.2, "share": 0.25}] * 3,
+    },
+    "subgroups": [
+        {"group": "view", "value": "PA", "n": 77, "n_positive": 33}
+        | dict.fromkeys(("auc", "recall", "specificity"), SCORE),
+        {"group": "sex", "value": "F", "n": 9, "n_positive": 3}
+        | dict.fromkeys(("auc", "recall", "specificity")),
+    ],
+    "heatmaps": {
+        "n": 21,
+        "of": "lungs",
+        "area": 0.31,
+        "mass": 0.47,
+        "mass_empty": 0,
+        "randomised": float("nan"),
+        "randomised_empty": 21,
+    },
+    "controls": [{"control": "border_only", "n": 60, "auc": SCORE, "unaltered": SCORE}],
+    "against": {"name": "plain", "auc": 0.555, "difference": SCORE},
+    "runs": {"names": ["a", "b"], "aucs": [0.81, 0.79], "mean": 0.8, "deviation": 0.0141},
+    "published": published.published_scores(trained_on="covid_ct", tested_on="covid_ct"),
+}
+
+
+def test_everything_that_was_found_is_on_the_page(tmp_path):
+    found = write(tmp_path, more=MORE, curves={"plain": (np.eye(3, dtype=bool)[0], np.arange(3))})
+    _, page = parse(tmp_path)
+    for text in (
+        "Logits are divided by 1.250",
+        "0.103",
+        "view: PA",
+        "too few",
+        "Over 21 images of COVID-19 with a mask, 47 % of the heatmap lies inside the lungs, which "
+        "are 31 % of the area; with new weights, an undefined number of %",
+        "border only",
+        "Against plain",
+        "0.800, 0.014",
+        "Table V, COVID-CT",
+        "xDNN",
+    ):
+        assert text in page.text, text
+    assert found["undefined"]["heatmaps/randomised"] == "all heatmaps are empty"
+    assert (tmp_path / "calibration.png").exists()
+    card = (tmp_path / "model_card.md").read_text()
+    assert "| AUC, control border only | 0.615 (0.513 to 0.707) |" in card
+    write(tmp_path)
+    assert not (tmp_path / "calibration.png").exists(), "of an earlier report"
+
+
+def test_a_network_for_findings_has_a_page_of_its_own(tmp_path):
+    rng = np.random.default_rng(0)
+    known = rng.random((40, 2)) < 0.9
+    predictions = metrics.Predictions(
+        ids=[str(i) for i in range(40)],
+        patients=[str(i) for i in range(40)],
+        targets=(rng.random((40, 2)) < 0.5) & known,
+        probabilities=rng.random((40, 2)),
+        outputs=("Edema", "Pleural Effusion"),
+        known=known,
+    )
+    found = write(tmp_path, predictions, thresholds=None)
+    _, page = parse(tmp_path)
+    for name, score in found["auc_per_output"].items():
+        assert name in page.text
+        assert f"{score['value']:.3f}" in page.text
+    assert "Youden" not in page.text.split("Sources")[0]
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label_Pleural_Effusion"] != "" for row in rows] == known[:, 1].tolist()
+
+
+def test_the_papers_tables_stand_beside_the_right_data_sets():
+    get = published.published_scores
+    assert get(trained_on="ct_cov19/grouped", tested_on="covid_ct")["title"].startswith("Table IV")
+    assert get(trained_on="covid_chestxray/paper", tested_on="covid_chestxray/paper")["rows"][
+        -1
+    ] == {
+        "method": "Deep-CXR-Net",
+        "precision": 0.987,
+        "recall": 0.982,
+        "f": 0.984,
+        "auc": 0.983,
+        "accuracy": 0.983,
+    }
+    assert get(trained_on="phantom", tested_on="covid_ct") is None
+    assert get(trained_on="phantom", tested_on="phantom") is None
 
 
 def test_predictions_read_back_give_the_same_numbers(tmp_path):

@@ -228,7 +228,8 @@ def evaluate(
       'auc_macro' (a score) and 'auc_per_output' (name -> score), 'operating_points' (name ->
       'threshold', 'accuracy', 'precision', 'recall', 'f', 'specificity' (scores), 'confusion' and
       'predictive_values', see `calibration`), 'average_precision',
-      'averages' (of precision, recall and F over the two classes, at Youden's threshold),
+      'averages' (of precision, recall and F over the two classes, at Youden's threshold), for three
+      exclusive classes 'classes' (see `class_report`),
       'intervals' (method, level, resamples, seed) and 'per_patient' (the same structure). A score
       is {'value', 'low', 'high', 'left_out'}; see `bootstrap.intervals`.
 
@@ -340,7 +341,41 @@ def _scores(
             ),
         }
     result["averages"] = _averages(positive, probability >= points["youden"])
+    if len(predictions.outputs) > 2 and (targets.sum(1) == 1).all():
+        result["classes"] = class_report(targets, probabilities, predictions.outputs)
     return result
+
+
+def class_report(
+    targets: np.ndarray, probabilities: np.ndarray, outputs: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Each class against what was called: the output of highest probability.
+
+    Args:
+      targets: bool [n, k], one True a row.
+      probabilities: float [n, k].
+      outputs: k names.
+
+    Returns:
+      For each class 'n', 'called' (name -> how often it was called so), 'precision', 'recall' and
+      'f'; 0/0 is NaN.
+    """
+    called = np.eye(len(outputs), dtype=bool)[probabilities.argmax(1)]
+    report = {}
+    for column, output in enumerate(outputs):
+        of_class = targets[:, column]
+        parts = _ratio_parts(of_class, called[:, column])
+        report[output] = {
+            "n": int(of_class.sum()),
+            "called": {
+                other: int((of_class & called[:, k]).sum()) for k, other in enumerate(outputs)
+            },
+            **{
+                name: _divide(*(part.sum() for part in parts[name]))
+                for name in ("precision", "recall", "f")
+            },
+        }
+    return report
 
 
 def _averages(positive: np.ndarray, called: np.ndarray) -> dict[str, dict[str, float]]:

@@ -245,6 +245,8 @@ def _why_undefined(keys: tuple[str, ...]) -> str:
         return f"the {keys[-1]} of one of the two classes is undefined"
     if keys[-1] in ("low", "high"):
         return "the value is undefined, or the resamples of patients do not differ"
+    if "classes" in keys:
+        return "the class is absent, or never called"
     if "predictive_values" in keys:
         return "nothing is called so"
     if "randomised" in keys or "mass" in keys:
