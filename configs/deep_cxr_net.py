@@ -5,7 +5,8 @@ r"""Deep-CXR-Net on covid-chestxray-dataset (the paper's Table VI): two frozen p
 trains all three, or this one alone from the workdirs of the other two:
 
     python -m jaxcovid.train --config=configs/deep_cxr_net.py --workdir=runs/deep_cxr_net \
-        --config.parts.part1=runs/cxr_part1 --config.parts.part2=runs/cxr_part2
+        --config.parts.part1.workdir=runs/cxr_part1 \
+        --config.parts.part2.workdir=runs/cxr_part2
 
 The workdir gets a copy of both. A part is switched off by leaving it out. The paper's split by film
 is `--config.dataset=covid_chestxray/paper`. Variant `:scratch` has the rate and schedule for random
@@ -25,8 +26,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "covid_chestxray"
     config.network = "deep_cxr_net"
-    config.parts.part1_outputs = cxr_part1.FINDINGS
-    config.parts.part2_outputs = ("pneumonia", "normal")
+    config.parts.part1.outputs = cxr_part1.FINDINGS
+    config.parts.part2.outputs = ("pneumonia", "normal")
     if "scratch" in chosen:
         default.make_scratch(config)
     if "debug" in chosen:

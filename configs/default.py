@@ -57,10 +57,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
 
     config.parts = ml_collections.ConfigDict()  # deep_cxr_net: its frozen parts
-    config.parts.part1 = ""  # workdir of the network for findings; empty: without
-    config.parts.part1_outputs = ()  # what it must tell of, in order
-    config.parts.part2 = ""  # workdir of the network for pneumonia; empty: without
-    config.parts.part2_outputs = ()
+    for part in ("part1", "part2"):  # the network for findings, and that for pneumonia
+        config.parts[part] = ml_collections.ConfigDict()
+        config.parts[part].workdir = ""  # of its training; empty: without it
+        config.parts[part].outputs = ()  # what it must tell of, in order
     config.fusion = ml_collections.ConfigDict()  # deep_cxr_net: how the parts are joined
     config.fusion.reduced = 128  # features left of part 3's; 0 keeps all (the paper's flatten)
     config.fusion.width = 64  # of the layer after the join

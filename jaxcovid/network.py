@@ -73,27 +73,26 @@ def part_facts(
       ValueError: a part that is missing, has no validated checkpoint, tells of other outputs or
         was trained on other images or on images prepared in another way.
     """
+    named = {name: part for name, part in config["parts"].items() if part["workdir"]}
     if config["network"] != "deep_cxr_net":
-        if named := [name for name in _names(config) if config["parts"][name]]:
+        if named:
             raise ValueError(
-                f"parts.{named[0]} is given, but network is {config['network']}; use "
+                f"parts.{min(named)}.workdir is given, but network is {config['network']}; use "
                 "--config.network=deep_cxr_net"
             )
         return {}
     found = {}
-    for name in _names(config):
-        if not config["parts"][name]:
-            continue
+    for name, part in sorted(named.items()):
         carried = Path(workdir) / FOLDER / name
-        source = carried if carried.is_dir() else Path(config["parts"][name])
+        source = carried if carried.is_dir() else Path(part["workdir"])
         facts = workdirs.read(source)
         if facts["config"]["network"] != "deep_ct_net":
             raise ValueError(f"parts.{name}: {source} holds a {facts['config']['network']}")
-        wanted = list(config["parts"][f"{name}_outputs"])
+        wanted = list(part["outputs"])
         if facts["outputs"] != wanted:
             raise ValueError(
                 f"parts.{name}: {source} tells of {', '.join(facts['outputs'])}, not of "
-                f"{', '.join(wanted)}; give another workdir or set --config.parts.{name}_outputs"
+                f"{', '.join(wanted)}; give another workdir or set --config.parts.{name}.outputs"
             )
         if modality and facts["dataset"]["modality"] not in ("", modality):
             raise ValueError(
@@ -112,10 +111,6 @@ def part_facts(
     return found
 
 
-def _names(config: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in config["parts"] if not name.endswith("_outputs"))
-
-
 def carry_parts(
     workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -128,7 +123,7 @@ def carry_parts(
         target = Path(workdir) / FOLDER / name
         if target.is_dir():
             continue
-        source = Path(config["parts"][name])
+        source = Path(config["parts"][name]["workdir"])
         target.parent.mkdir(exist_ok=True)
         # Renamed when it is whole: a part that exists can be used.
         unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))

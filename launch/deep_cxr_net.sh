@@ -34,5 +34,6 @@ variant=${VARIANT:-}
 stage cxr_part1 "configs/cxr_part1.py:${PART1:-chestxray14}${variant:+,$variant}" "$@"
 stage cxr_part2 "configs/cxr_part2.py:$variant" "$@"
 stage deep_cxr_net "configs/deep_cxr_net.py:$variant" \
-  --config.parts.part1="$root/cxr_part1" --config.parts.part2="$root/cxr_part2" "$@"
+  --config.parts.part1.workdir="$root/cxr_part1" \
+  --config.parts.part2.workdir="$root/cxr_part2" "$@"
 echo "Done. The report: $root/deep_cxr_net/evaluation/test/report.html"

@@ -238,7 +238,7 @@ def config_of(stages, **overrides):
     config = deep_cxr_net.get_config("debug")
     config.epochs = 2.0
     for part in ("part1", "part2"):
-        config.parts[part] = str(stages / f"cxr_{part}")
+        config.parts[part].workdir = str(stages / f"cxr_{part}")
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -248,7 +248,7 @@ def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     stages, xray_data, command, tmp_path
 ):
     part1 = json.loads((stages / "cxr_part1/evaluation/test/metrics.json").read_text())
-    assert list(part1["auc_per_output"]) == list(config_of(stages).parts.part1_outputs)
+    assert list(part1["auc_per_output"]) == list(config_of(stages).parts.part1.outputs)
     assert all(c["positive"] and c["negative"] for c in part1["counts"].values())
     with (stages / "cxr_part1/evaluation/test/predictions.csv").open() as file:
         assert len(next(csv.reader(file))) == 2 + 2 * 6
@@ -329,15 +329,15 @@ def test_a_run_resumes_without_the_workdirs_of_its_parts(stages, xray_data, tmp_
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"parts.part1_outputs": ("Edema",)}, "tells of Atelectasis.*not of Edema"),
+        ({"parts.part1.outputs": ("Edema",)}, "tells of Atelectasis.*not of Edema"),
         ({"preprocessing.size": 96}, "another preprocessing: size 64, here 96"),
-        ({"parts.part2": "deep_cxr_net"}, "holds a deep_cxr_net"),
-        ({"parts.part2": "nowhere"}, "nowhere is not a workdir"),
+        ({"parts.part2.workdir": "deep_cxr_net"}, "holds a deep_cxr_net"),
+        ({"parts.part2.workdir": "nowhere"}, "nowhere is not a workdir"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(overrides, message, stages, xray_data, tmp_path):
-    if "parts.part2" in overrides:
-        overrides = {"parts.part2": str(stages / overrides["parts.part2"])}
+    if name := overrides.get("parts.part2.workdir"):
+        overrides = {"parts.part2.workdir": str(stages / name)}
     config = config_of(stages, **overrides)
     with pytest.raises(ValueError, match=message):
         train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
@@ -353,6 +353,6 @@ def test_a_part_of_another_modality_is_refused(stages, tmp_path):
 
 @pytest.mark.slow
 def test_a_part_switched_off(stages, xray_data, tmp_path):
-    config = config_of(stages, **{"parts.part1": "", "epochs": 0.3})
+    config = config_of(stages, **{"parts.part1.workdir": "", "epochs": 0.3})
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
     assert list(predictor.load(tmp_path / "run").weights["frozen"]) == ["part2"]
