@@ -4,8 +4,8 @@ python -m jaxcovid.audit covid_ct
 python -m jaxcovid.audit covid_chestxray --report=DIR
 
 Are patients and source documents in one split each? Does a picture stand in two splits, or under
-two classes? Do format, size, border or view tell the class? Writes audit.json and audit.html into
---report; the exit status is 1 if a check failed.
+two classes? Do format, size, border or view tell the class? audit.json and audit.html go beside the
+data set, or into --report; the exit status is 1 if a check failed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from absl.flags import argparse_flags
 import jaxcovid
 from jaxcovid import command
 
+FILE = "audit.json"
 _SHOWN = 60  # pairs and rows on the page; audit.json has all
 
 
@@ -38,11 +39,11 @@ def run(
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       positive: the class or finding to tell from the rest; None is COVID-19, else pneumonia, else
         the first.
-      report: folder of the report; None writes none.
+      report: folder of the report; None is that of the data set, where evaluations find it.
 
     Returns:
-      The content of `audit.json`: `dataset`, `digest`, `positive`, `verdict` (the worst) and
-      `checks`, see `audits.check.Check`.
+      The content of `audit.json`: `dataset`, `digest`, `positive`, `verdict` (the worst), `report`
+      (path of the page) and `checks`, see `audits.check.Check`.
 
     Raises:
       ValueError: no such class or finding.
@@ -60,8 +61,8 @@ def run(
 
     dataset = open_dataset(name, data_dir)
     positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
-    if report:
-        report.mkdir(parents=True, exist_ok=True)
+    report = report or Path(dataset.directory)
+    report.mkdir(parents=True, exist_ok=True)
     items = read_items(dataset)
     pairs = find_pairs(items)
     checks = [
@@ -76,35 +77,34 @@ def run(
         "positive": positive,
         "version": jaxcovid.__version__,
         "verdict": next(v for v in (FAILED, WARNING, PASSED) if v in verdicts),
+        "report": str(report / "audit.html"),
         "checks": [dataclasses.asdict(check) for check in checks],
     }
-    if report:
-        suspected = [
-            pair
-            for pair in pairs
-            if items[pair.first].split != items[pair.second].split
-            or items[pair.first].record["patient"] != items[pair.second].record["patient"]
-        ][:_SHOWN]
-        page = files.render_page(
-            "audit.html.jinja",
-            {str(i): side_by_side(items, pair) for i, pair in enumerate(suspected)},
-            audit=audit,
-            shown=_SHOWN,
-            pairs=[
-                {
-                    "kind": pair.kind,
-                    "correlation": pair.correlation,
-                    "names": [
-                        f"{items[i].split}: {items[i].record['id']}"
-                        for i in (pair.first, pair.second)
-                    ],
-                }
-                for pair in suspected
-            ],
-        )
-        files.write_atomically(report / "audit.html", page.encode())
-        content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        files.write_atomically(report / "audit.json", content.encode())
+    suspected = [
+        pair
+        for pair in pairs
+        if items[pair.first].split != items[pair.second].split
+        or items[pair.first].record["patient"] != items[pair.second].record["patient"]
+    ][:_SHOWN]
+    page = files.render_page(
+        "audit.html.jinja",
+        {str(i): side_by_side(items, pair) for i, pair in enumerate(suspected)},
+        audit=audit,
+        shown=_SHOWN,
+        pairs=[
+            {
+                "kind": pair.kind,
+                "correlation": pair.correlation,
+                "names": [
+                    f"{items[i].split}: {items[i].record['id']}" for i in (pair.first, pair.second)
+                ],
+            }
+            for pair in suspected
+        ],
+    )
+    files.write_atomically(report / "audit.html", page.encode())
+    content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    files.write_atomically(report / FILE, content.encode())
     return audit
 
 
@@ -122,7 +122,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", metavar="DATASET", help="a prepared data set")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="gets audit.json and audit.html")
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="for audit.json and audit.html (default: beside the data)",
+    )
     parser.add_argument("--positive", metavar="NAME", help="class or finding told from the rest")
     parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
     return parser.parse_args(argv[1:])
@@ -137,8 +142,7 @@ def main(args: argparse.Namespace) -> None:
         )
     for check in audit["checks"]:
         print(f"{check['verdict']:>8}  {check['name']}: {check['summary']}")
-    if args.report:
-        print(f"report: {args.report / 'audit.html'}")
+    print(f"report: {audit['report']}")
     if audit["verdict"] == "failed":
         sys.exit(1)
 

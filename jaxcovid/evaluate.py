@@ -10,6 +10,7 @@ one run: each is evaluated, and the mean of their probabilities in the first, un
 """
 
 import argparse
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -231,6 +232,7 @@ def _write(
         },
         more={
             **more,
+            "audit": _audit_of(dataset),
             "published": published_scores(
                 trained_on=facts["dataset"]["name"], tested_on=dataset.name
             ),
@@ -268,6 +270,18 @@ def _write(
         directory / "report.html",
     )
     return metrics
+
+
+def _audit_of(dataset: Any) -> dict[str, Any] | None:
+    """The verdicts of an audit of the data as they are; None if there was none."""
+    from jaxcovid import audit
+
+    path = dataset.directory / audit.FILE
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("digest") != dataset.digest:
+        return None
+    checks = [{k: c[k] for k in ("name", "verdict", "summary")} for c in found["checks"]]
+    return {"verdict": found["verdict"], "checks": checks}
 
 
 def _with_interval(score: Mapping[str, float | None]) -> str:

@@ -79,6 +79,7 @@ def test_covid_ct_is_audited_as_known(real_data, tmp_path):
     assert checks["patients in one split each"]["verdict"] == "passed"
     assert result["verdict"] == "failed"
     assert json.loads((tmp_path / "audit.json").read_text()) == json.loads(json.dumps(result))
+    assert not (real_data / "covid_ct" / "original" / "1.0.0" / "audit.json").exists()
     page = (tmp_path / "audit.html").read_text()
     assert page.count("<figure>") == len(pairs)
     assert 'src="http' not in page

@@ -120,6 +120,10 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
 
 SCORE = {"value": 0.615, "low": 0.513, "high": 0.707, "left_out": 0}
 MORE = {
+    "audit": {
+        "verdict": "failed",
+        "checks": [{"name": "no copies", "verdict": "failed", "summary": "2 suspected pairs"}],
+    },
     "calibration": {
         "temperature": 1.25,
         "before": {"nll": 0.711, "brier": 0.222, "ece": 0.133},
@@ -152,6 +156,8 @@ def test_everything_that_was_found_is_on_the_page(tmp_path):
     found = write(tmp_path, more=MORE, curves={"plain": (np.eye(3, dtype=bool)[0], np.arange(3))})
     _, page = parse(tmp_path)
     for text in (
+        "The audit of the data: failed.",
+        "✗ no copies: 2 suspected pairs",
         "Logits are divided by 1.250",
         "0.103",
         "view: PA",

@@ -53,8 +53,9 @@ def write_report(
       run: facts of the run. 'dataset' and 'digest' stand under the data, 'commands' (a list) under
         how to reproduce, 'config' (nested) in a table of its own, everything else ('step',
         'version', ...) under what was run.
-      more: what else was found: 'calibration', 'subgroups', 'heatmaps', 'controls', 'against',
-        'runs' and 'published'; see `scored` and `evaluation.published`. None has no section.
+      more: what else was found: 'audit', 'calibration', 'subgroups', 'heatmaps', 'controls',
+        'against', 'runs' and 'published'; see `scored` and `evaluation.published`. None has no
+        section.
       curves: ROC curves of other runs: name -> (positive bool [n], score float [n]).
       gallery: arguments of `figures.heatmap_gallery` after the path.
       resamples: bootstrap resamples of patients.
