@@ -45,7 +45,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-5  # Adam's (paper, section 4.2); peak of one_cycle
     config.optimizer.schedule = "constant"  # constant | one_cycle
-    config.optimizer.head_rate_factor = 1.0  # times the learning rate, for the classifier alone
+    config.optimizer.head_rate_factor = 1.0  # times the learning rate, for the head alone
     config.optimizer.weight_decay = 0.0  # decoupled, per update, on kernels only
     config.optimizer.accumulate_steps = 1  # batches whose gradients make one update
 

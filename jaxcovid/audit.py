@@ -5,7 +5,7 @@ python -m jaxcovid.audit covid_chestxray --report=DIR
 
 Are patients and source documents in one split each? Does a picture stand in two splits, or under
 two classes? Do format, size, border or view tell the class? audit.json and audit.html go beside the
-data set, or into --report; the exit status is 1 if a check failed.
+data set, where evaluations find them, and into --report; the exit status is 1 if a check failed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from absl.flags import argparse_flags
 import jaxcovid
 from jaxcovid import command
 
-FILE = "audit.json"
+FILE, PAGE = "audit.json", "audit.html"
 _SHOWN = 60  # pairs and rows on the page; audit.json has all
 
 
@@ -39,7 +39,7 @@ def run(
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       positive: the class or finding to tell from the rest; None is COVID-19, else pneumonia, else
         the first.
-      report: folder of the report; None is that of the data set, where evaluations find it.
+      report: folder of another copy of the report, beside that in the data set's own.
 
     Returns:
       The content of `audit.json`: `dataset`, `digest`, `positive`, `verdict` (the worst), `report`
@@ -61,8 +61,9 @@ def run(
 
     dataset = open_dataset(name, data_dir)
     positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
-    report = report or Path(dataset.directory)
-    report.mkdir(parents=True, exist_ok=True)
+    folders = [Path(dataset.directory), *([report] if report else [])]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     items = read_items(dataset)
     pairs = find_pairs(items)
     checks = [
@@ -77,7 +78,7 @@ def run(
         "positive": positive,
         "version": jaxcovid.__version__,
         "verdict": next(v for v in (FAILED, WARNING, PASSED) if v in verdicts),
-        "report": str(report / "audit.html"),
+        "report": str(folders[-1] / PAGE),
         "checks": [dataclasses.asdict(check) for check in checks],
     }
     suspected = [
@@ -102,9 +103,10 @@ def run(
             for pair in suspected
         ],
     )
-    files.write_atomically(report / "audit.html", page.encode())
     content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    files.write_atomically(report / FILE, content.encode())
+    for folder in folders:
+        files.write_atomically(folder / PAGE, page.encode())
+        files.write_atomically(folder / FILE, content.encode())
     return audit
 
 
@@ -126,7 +128,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--report",
         metavar="DIR",
         type=Path,
-        help="for audit.json and audit.html (default: beside the data)",
+        help="gets another copy of audit.json and audit.html",
     )
     parser.add_argument("--positive", metavar="NAME", help="class or finding told from the rest")
     parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)

@@ -58,8 +58,11 @@ def run(
     from jaxcovid import scored as scoring
     from jaxcovid.evaluation.subgroups import groups_of, subgroup_scores
 
+    facts = _facts_of(workdir)
+    if (controls or against) and facts["config"]["outputs"] == "findings":
+        raise ValueError("a network for findings has no controls and is compared with no other")
     scored = _score(workdir, split, dataset=dataset, data_dir=data_dir, step=step, workers=workers)
-    predictor, options = scored.predictor, ""
+    predictor, options = scored.predictor, f" --step={step}" if step is not None else ""
     more: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     if predictor.screening:
@@ -76,10 +79,8 @@ def run(
         if against:
             other = _score(against, split, dataset=dataset, data_dir=data_dir, workers=workers)
             more["against"] = {"name": against.name, **scoring.against_section(scored, other)}
-            curves[against.name] = other.positive, other.predictions.probabilities[:, 0]
+            curves[str(against)] = other.positive, other.predictions.probabilities[:, 0]
             options += f" --against={against}"
-    elif controls or against:
-        raise ValueError("a network for findings has no controls and is compared with no other")
     return _write(
         scored,
         _directory(workdir, split, scored, dataset),
@@ -101,7 +102,7 @@ def run_ensemble(
       The content of `metrics.json`; `runs` has the scores of each.
 
     Raises:
-      ValueError: runs of different data sets or outputs, or networks for findings.
+      ValueError: runs of different data sets, classes or labels.
     """
     import dataclasses
 
@@ -110,17 +111,11 @@ def run_ensemble(
     from jaxcovid import scored as scoring
     from jaxcovid.evaluation.metrics import auc, choose_thresholds
 
-    names = [
-        {"data set": f["dataset"]["name"], "outputs": f["outputs"]}
-        for f in map(_facts_of, workdirs)
-    ]
-    if any(name != names[0] for name in names):
-        raise ValueError(f"the runs are not seeds of one: {names}")
     options = {"data_dir": data_dir, "workers": workers}
     tested = [_score(w, split, dataset=dataset, **options) for w in workdirs]
+    for other in tested[1:]:
+        scoring.check_same(tested[0], other)
     validated = [_score(w, "validation", **options) for w in workdirs]
-    if not tested[0].predictor.screening:
-        raise ValueError("networks for findings make no ensemble")
 
     def mean(of: Sequence[scoring.Scored]) -> Any:
         probabilities = np.mean([s.predictions.probabilities for s in of], 0)
@@ -137,7 +132,7 @@ def run_ensemble(
         uncalibrated=predictions.probabilities[:, 0],
     )
     runs = {
-        "names": [w.name for w in workdirs],
+        "names": [str(w) for w in workdirs],
         "aucs": aucs,
         "mean": float(np.mean(aucs)),
         "deviation": float(np.std(aucs, ddof=1)),
@@ -147,11 +142,40 @@ def run_ensemble(
         _directory(workdirs[0], f"{split}-ensemble", first, dataset),
         more={"runs": runs},
         curves={
-            w.name: (s.positive, s.predictions.probabilities[:, 0])
+            str(w): (s.positive, s.predictions.probabilities[:, 0])
             for w, s in zip(workdirs, tested, strict=True)
         },
         gallery=None,
         commands=_commands(first, workdirs, split, dataset, ""),
+    )
+
+
+def _check_seeds(workdirs: Sequence[Path], step: int | None) -> None:
+    """Checks that workdirs are seeds of one run; before anything is computed."""
+    if step is not None:
+        raise ValueError("--step is of one run; leave it out with several workdirs")
+    found = [_facts_of(workdir) for workdir in workdirs]
+    names = [(facts["dataset"]["name"], tuple(facts["outputs"])) for facts in found]
+    if len(set(names)) > 1:
+        raise ValueError(f"the runs are not seeds of one: {names}")
+    if found[0]["config"]["outputs"] == "findings":
+        raise ValueError("networks for findings make no ensemble; evaluate them one by one")
+
+
+def _log_mean(aucs: Sequence[float]) -> None:
+    """Logs the mean AUC of runs on shuffled labels, each on labels of its own: no ensemble."""
+    import numpy as np
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(aucs) - 1) * np.std(aucs, ddof=1) / np.sqrt(len(aucs))
+    mean = float(np.mean(aucs))
+    logging.info(
+        "AUCs of %d shuffles: %s; mean %.3f (95 %% interval %.3f to %.3f)",
+        len(aucs),
+        ", ".join(f"{value:.3f}" for value in aucs),
+        mean,
+        mean - half,
+        mean + half,
     )
 
 
@@ -175,8 +199,12 @@ def _score(
     from jaxcovid.data.datasets import open_dataset
 
     predictor = predictors.load(workdir, step=step)
-    opened = open_dataset(dataset or predictor.facts["dataset"]["name"], data_dir)
-    return scoring.score_split(predictor, opened, split, workers=workers)
+    own = predictor.facts["dataset"]["name"]
+    opened = open_dataset(dataset or own, data_dir)
+    scored = scoring.score_split(predictor, opened, split, workers=workers)
+    if opened.name != own and opened.name.partition("/")[0] == own.partition("/")[0]:
+        scoring.check_held_out(scored, open_dataset(own, data_dir))
+    return scored
 
 
 def _directory(workdir: Path, split: str, scored: Any, dataset: str | None) -> Path:
@@ -192,9 +220,12 @@ def _commands(
     runs = ",".join(map(str, workdirs))
     external = f" --dataset={dataset}" if dataset else ""
     return [
-        *(f"python -m jaxcovid.prepare {name} ..." for name in names),
+        *(f"python -m jaxcovid.prepare {name} --source=DIR" for name in names),
         *(f"python -m jaxcovid.audit {name}" for name in names),
-        *(f"python -m jaxcovid.train --config=... --workdir={workdir}" for workdir in workdirs),
+        *(
+            f"python -m jaxcovid.train --config=FILE --workdir={workdir}  # with the options below"
+            for workdir in workdirs
+        ),
         f"python -m jaxcovid.evaluate --workdir={runs} --split={split}{external}{options}",
     ]
 
@@ -213,7 +244,8 @@ def _write(
 
     predictor, dataset = scored.predictor, scored.dataset
     facts, positive = predictor.facts, predictor.outputs[0]
-    classes = {name: positive if name == positive else "the rest" for name in dataset.class_names}
+    told = scored.predictions.outputs if len(scored.predictions.outputs) > 1 else [positive]
+    classes = {name: name if name in told else "the rest" for name in dataset.class_names}
     metrics = write_report(
         directory,
         split=scored.split,
@@ -235,7 +267,9 @@ def _write(
             "audit": _audit_of(dataset),
             "published": published_scores(
                 trained_on=facts["dataset"]["name"], tested_on=dataset.name
-            ),
+            )
+            if scored.split == "test" and facts["config"]["control"] == "none"
+            else None,
         },
         curves=curves,
         gallery=gallery,
@@ -334,7 +368,9 @@ def main(args: argparse.Namespace) -> None:
             "data_dir": args.data_dir,
             "workers": args.workers,
         }
-        for workdir in workdirs:
+        if len(workdirs) > 1:
+            _check_seeds(workdirs, args.step)
+        found = [
             run(
                 workdir,
                 step=args.step,
@@ -342,7 +378,11 @@ def main(args: argparse.Namespace) -> None:
                 against=args.against,
                 **options,
             )
-        if len(workdirs) > 1:
+            for workdir in workdirs
+        ]
+        if len(workdirs) > 1 and _facts_of(workdirs[0])["config"]["control"] == "shuffled_labels":
+            _log_mean([metrics["auc"]["value"] for metrics in found])
+        elif len(workdirs) > 1:
             run_ensemble(workdirs, **options)
 
 

@@ -100,7 +100,8 @@ def part_facts(
                 f"these are {modality}"
             )
         theirs, ours = facts["config"]["preprocessing"], config["preprocessing"]
-        if different := [key for key in _INPUT if theirs[key] != ours[key]]:
+        keys = (*_INPUT, "fill") if ours["keep_ratio"] else _INPUT
+        if different := [key for key in keys if theirs[key] != ours[key]]:
             raise ValueError(
                 f"parts.{name}: {source} was trained with another preprocessing: "
                 + ", ".join(f"{key} {theirs[key]}, here {ours[key]}" for key in different)

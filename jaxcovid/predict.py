@@ -76,43 +76,52 @@ def run(
 
     from jaxcovid import predictor as predictors
     from jaxcovid.data import dicom
-    from jaxcovid.data.images import ImageError
+    from jaxcovid.data.images import ImageError, colour_of
     from jaxcovid.evaluation.figures import overlay
 
     images = find_images(paths)
     predictor = predictors.load(workdir, step=step)
+    if not predictor.screening and threshold != "youden":
+        raise ValueError("a network for findings has no thresholds; leave --threshold out")
     limit = _threshold(threshold, predictor.thresholds) if predictor.screening else None
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
 
     def read(paths: Sequence[Path]) -> dict[Path, Any]:
-        """The gray image of each path, or what is wrong with it."""
+        """Of each path the gray image, its colour and DICOM header, or what is wrong with it."""
         found: dict[Path, Any] = {}
         for path in paths:
             try:
-                found[path] = predictor.read_gray(path)
+                data = path.read_bytes()
+                gray = predictor.read_gray(data)
+                found[path] = gray, colour_of(data), dicom.header_of(path)
             except (ImageError, OSError) as error:
                 found[path] = error
         return found
 
+    # Of findings, a heatmap each.
+    drawn = [""] if predictor.screening else [f"_{name}" for name in predictor.outputs]
     row = partial(_row, outputs=predictor.outputs, limit=limit)
     size = predictor.batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     groups: dict[tuple[str, str], list[Any]] = collections.defaultdict(list)
     for opened in _one_ahead(read, batches):
-        grays = {p: gray for p, gray in opened.items() if not isinstance(gray, Exception)}
+        grays = {p: of[0] for p, of in opened.items() if not isinstance(of, Exception)}
         usable = list(grays.values())
         found = dict(zip(grays, predictor.probabilities(usable), strict=True)) if usable else {}
         if heatmaps and usable:
-            for path, cam in zip(grays, predictor.heatmaps(usable), strict=True):
-                name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))
-                picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
-                cv2.imwrite(str(heatmaps / f"{name}.png"), picture)
-        for path, gray in opened.items():
+            for output, outputs_name in enumerate(drawn):
+                cams = predictor.heatmaps(usable, output=output)
+                for path, cam in zip(grays, cams, strict=True):
+                    name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))
+                    picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
+                    cv2.imwrite(str(heatmaps / f"{name}{outputs_name}.png"), picture)
+        for path, of in opened.items():
             if path not in found:
-                yield row(str(path), error=str(gray))
+                yield row(str(path), error=str(of))
                 continue
-            header, warning = dicom.header_of(path), predictor.warning(path)
+            gray, colour, header = of
+            warning = predictor.warning(gray, colour)
             patient, series = (header.patient, header.series) if header else ("", "")
             if series:
                 groups[patient, series].append(found[path])

@@ -10,7 +10,6 @@ Evaluation and prediction both go through it, so they agree.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,19 @@ from jax.sharding import Mesh
 
 from jaxcovid import network
 from jaxcovid import workdir as workdirs
-from jaxcovid.data.images import as_gray, colour_of, decode_gray
+from jaxcovid.data.images import as_gray, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import calibration
 from jaxcovid.evaluation.cam import grad_cam
 from jaxcovid.evaluation.controls import CONTROLS, Control
+from jaxcovid.evaluation.guard import FILE as GUARD_FILE
 from jaxcovid.evaluation.guard import Guard, load_guard
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import checkpoints
 from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
 from jaxcovid.training.step import jit_forward
 
+_grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
 Image = str | Path | bytes | np.ndarray
 
 
@@ -50,7 +51,7 @@ class Predictor:
       mesh: the devices.
       forward: compiled, see `step.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
-      guard: knows what training images look like; None if the training was not finished.
+      guard: knows what training images look like; None if the workdir has none.
     """
 
     facts: Mapping[str, Any]
@@ -116,27 +117,34 @@ class Predictor:
             probabilities, self.temperature, exclusive=self.model.exclusive
         )
 
-    def warning(self, image: Image) -> str:
-        """Why an image should not be screened, empty if the guard sees nothing."""
-        if self.guard is None:
-            return "no guard: the training was not finished"
-        data = image if isinstance(image, bytes | np.ndarray) else Path(image).read_bytes()
-        return self.guard.warning(self.read_gray(data), colour_of(data))
+    def warning(self, gray: np.ndarray, colour: float) -> str:
+        """Why an image should not be screened, empty if the guard sees nothing.
 
-    def heatmaps(self, images: Sequence[Image]) -> np.ndarray:
-        """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of the positive class.
-
-        Args and errors: as those of `probabilities`.
+        Args:
+          gray: see `read_gray`.
+          colour: see `images.colour_of`.
         """
-        compiled = jax.jit(partial(grad_cam, model=self.model))
+        if self.guard is None:
+            return (
+                f"not checked: the workdir has no {GUARD_FILE}; finish the training (it needs 20 "
+                "images or more)"
+            )
+        return self.guard.warning(gray, colour)
+
+    def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
+        """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of an output.
+
+        Args and errors: as those of `probabilities`; output 0 is the positive class.
+        """
         return self._in_batches(
             [self.preprocess(image) for image in images],
-            lambda batch: compiled(self.weights, batch),
+            lambda batch: _grad_cam(self.weights, batch, model=self.model, output=output),
         )
 
     def preprocess(self, image: Image) -> np.ndarray:
         """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
-        return self.preprocessing(self.read_gray(image))
+        gray = self.read_gray(image)
+        return self.preprocessing(self.control(gray, {}) if self.control else gray)
 
     def read_gray(self, image: Image) -> np.ndarray:
         """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
@@ -171,7 +179,7 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
 
     Raises:
       WorkdirError: not a workdir.
-      CheckpointError: no such checkpoint, or it is damaged or of another network.
+      CheckpointError: no such checkpoint, or it is damaged, of another network or not validated.
     """
     workdir = Path(workdir)
     facts = workdirs.read(workdir)
@@ -185,13 +193,18 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
     if parts:
         weights["frozen"] = network.load_parts(workdir, model, mesh, size=preprocessing.size)
     validation = checkpoints.validation_of(checkpoints.read_facts(workdir, step))
+    if validation is None:
+        raise checkpoints.CheckpointError(
+            f"checkpoint {step} of {workdir} was not validated, so it has no thresholds; leave "
+            "--step out for the best one"
+        )
     return Predictor(
         facts=facts,
         model=model,
         weights=weights,
         step=step,
-        temperature=validation["temperature"] if validation else 1.0,
-        thresholds=validation["thresholds"] if validation else {},
+        temperature=validation["temperature"],
+        thresholds=validation["thresholds"],
         preprocessing=preprocessing,
         mesh=mesh,
         forward=jit_forward(mesh, model=model),

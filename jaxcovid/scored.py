@@ -63,7 +63,7 @@ def score_split(predictor: Predictor, dataset: Dataset, split: str, *, workers: 
     source = dataset.source(split)
     probabilities = _ask(predictor, source, control=predictor.control, workers=workers)
     # Where the other classes have other names, only the positive one can be told from the rest.
-    known = set(predictor.outputs) <= {*dataset.class_names, *dataset.finding_names}
+    known = set(predictor.outputs) <= set(_told(dataset, predictor))
     outputs = predictor.outputs if known else predictor.outputs[:1]
     if predictor.screening:
         targets: Any = ClassTargets(outputs, dataset.class_names)
@@ -72,7 +72,9 @@ def score_split(predictor: Predictor, dataset: Dataset, split: str, *, workers: 
         targets = FindingTargets(outputs, tuple(uncertain["ones"]), tuple(uncertain["ignore"]))
     if facts["config"]["control"] == "shuffled_labels":
         targets = shuffled(targets, source, seed=facts["config"]["seed"])
-    records = [source[i] for i in range(len(source))]
+    records = [
+        {k: v for k, v in source[i].items() if not isinstance(v, bytes)} for i in range(len(source))
+    ]
     wanted = np.stack([targets(record) for record in records])
     calibrated = predictor.calibrate(probabilities)[:, : len(outputs)]
     predictions = metrics.Predictions(
@@ -112,13 +114,32 @@ def _check_external(dataset: Dataset, predictor: Predictor) -> None:
             f"{dataset.name} holds {dataset.modality} images, this network was trained on "
             f"{predictor.modality}"
         )
-    told = {*dataset.class_names, *dataset.finding_names}
+    told = _told(dataset, predictor)
     needed = predictor.outputs[:1] if predictor.screening else predictor.outputs
     if absent := [name for name in needed if name not in told]:
         raise ValueError(
             f"{dataset.name} does not tell of {' and '.join(absent)}, which this network does; "
-            f"it tells of {', '.join(sorted(told))}"
+            f"it tells of {', '.join([*dataset.class_names, *dataset.finding_names])}"
         )
+
+
+def _told(dataset: Dataset, predictor: Predictor) -> tuple[str, ...]:
+    """What a data set tells of that a network can be compared with."""
+    return dataset.class_names if predictor.screening else dataset.finding_names
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part(Sequence[Any]):
+    """Some records of a source, read when they are asked for."""
+
+    source: Sequence[Any]
+    chosen: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[self.chosen[index]]
 
 
 def calibration_section(scored: Scored) -> dict[str, Any]:
@@ -136,17 +157,29 @@ def controls_section(scored: Scored, *, workers: int = 0) -> list[dict[str, Any]
     """The AUC on altered images, beside that on the same images unaltered.
 
     `lungs_only` is of the images that have a mask.
+
+    Raises:
+      ValueError: the network was trained on altered images.
     """
+    if scored.predictor.facts["config"]["control"] != "none":
+        raise ValueError("--controls alters the images of a network that was trained on others")
     rows = []
-    masked = [i for i in range(len(scored.source)) if scored.source[i].get("lung_mask")]
+    masked = [
+        i
+        for i in range(len(scored.source))
+        if (m := mask_of(scored.source[i])) is not None and m.any()
+    ]
+    lesions = "mask" in scored.source[0]
     for name in CONTROLS:
+        if name == "lungs_only" and lesions:
+            continue
         chosen = masked if name == "lungs_only" else list(range(len(scored.source)))
         positive = scored.positive[chosen]
         if not 0 < positive.sum() < positive.size:
             continue
         altered = _ask(
             scored.predictor,
-            [scored.source[i] for i in chosen],
+            _Part(scored.source, chosen),
             control=Control(name),
             workers=workers,
         )
@@ -165,12 +198,13 @@ def controls_section(scored: Scored, *, workers: int = 0) -> list[dict[str, Any]
 def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
     """Share of the heatmaps' mass inside the masks, beside the masks' share of the area.
 
-    Of the images that are of the positive class and have a mask; `randomised` is that of the same
-    network with new weights, which looks nowhere (Adebayo et al. 2018, arXiv:1810.03292). None
-    without such images.
+    Of all images with a mask of the lungs, or of those of the positive class with one of the
+    lesion; `randomised` is that of the same network with new weights, which looks nowhere (Adebayo
+    et al. 2018, arXiv:1810.03292). None without such images.
     """
+    lesion = "mask" in scored.source[0]
     chosen, masks = [], []
-    for index in np.flatnonzero(scored.positive):
+    for index in np.flatnonzero(scored.positive) if lesion else range(len(scored.source)):
         mask = mask_of(scored.source[int(index)])
         if mask is not None and mask.any():
             chosen.append(int(index))
@@ -190,7 +224,6 @@ def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
         shares[name] = float(np.nanmean(inside)) if not np.isnan(inside).all() else float("nan")
         shares[f"{name}_empty"] = int(np.isnan(inside).sum())
     area = float(np.mean([mask.mean() for mask in masks]))
-    lesion = "mask" in scored.source[chosen[0]]
     return {"n": len(chosen), "of": "lesion" if lesion else "lungs", "area": area, **shares}
 
 
@@ -230,13 +263,12 @@ def _fitted(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def against_section(scored: Scored, other: Scored) -> dict[str, Any]:
-    """How much better another network is on the same images, resampled together.
+    """How much better this network is than another on the same images, resampled together.
 
     Raises:
-      ValueError: the two were asked about other images.
+      ValueError: the two were asked about other images, or for another class.
     """
-    if list(scored.predictions.ids) != list(other.predictions.ids):
-        raise ValueError("the two networks were asked about other images; give the same data set")
+    check_same(scored, other)
     found = [s.predictions.probabilities[:, 0].astype(np.float64) for s in (other, scored)]
     return {
         "auc": metrics.auc(scored.positive, found[0]),
@@ -244,3 +276,40 @@ def against_section(scored: Scored, other: Scored) -> dict[str, Any]:
             scored.predictions.patients, scored.positive, (found[0], found[1])
         ),
     }
+
+
+def check_same(scored: Scored, other: Scored) -> None:
+    """Checks that two networks were asked the same about the same images.
+
+    Raises:
+      ValueError: they were not.
+    """
+    one, two = scored.predictions, other.predictions
+    if list(one.ids) != list(two.ids) or one.outputs[0] != two.outputs[0]:
+        raise ValueError(
+            f"the networks were asked about {one.outputs[0]} on {len(one.ids)} images and about "
+            f"{two.outputs[0]} on {len(two.ids)}; compare runs of one data set and class"
+        )
+    if not np.array_equal(scored.positive, other.positive):
+        raise ValueError("the networks have other labels of the same images (shuffled ones?)")
+
+
+def check_held_out(scored: Scored, trained_on: Dataset) -> None:
+    """Checks that no image of an external test was trained on.
+
+    Args:
+      scored: on another data set than the run's own.
+      trained_on: the run's own.
+
+    Raises:
+      ValueError: some were, as where one data set has two splits.
+    """
+    used = set()
+    for split in ("train", "validation"):
+        source = trained_on.source(split)
+        used |= {source[i]["id"] for i in range(len(source))}
+    if seen := used & set(scored.predictions.ids):
+        raise ValueError(
+            f"{len(seen)} of {len(scored.predictions.ids)} images of {scored.dataset.name} were in "
+            f"the training or validation of this network ({trained_on.name}); that is no test"
+        )

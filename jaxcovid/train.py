@@ -119,6 +119,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         },
     )
     network.carry_parts(workdir, options, parts)
+    control = Control(config.control) if config.control in CONTROLS else None
     source, validation = dataset.source("train"), dataset.source("validation")
     validation_targets_of = targets
     if config.control == "shuffled_labels":
@@ -152,9 +153,11 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         preprocess_on=config.preprocess_on,
         workers=config.workers,
         identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
-        control=Control(config.control) if config.control in CONTROLS else None,
+        control=control,
         frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
-        draw_heatmaps=_heatmap_drawer(validation, validation_targets, preprocessing, model),
+        draw_heatmaps=_heatmap_drawer(
+            validation, validation_targets, preprocessing, model, control
+        ),
     )
     if not result.terminated and not (workdir / guards.FILE).exists():
         guard = guards.guard_of_sources(source, validation)
@@ -191,11 +194,14 @@ def _sides(dataset: Any, targets: Any, split: str) -> Any:
         if not count
     ]
     if absent:
-        raise ValueError(f"the {split} split of {dataset.name} has {' and '.join(absent)}")
+        fix = "leave it out of --config.findings" if dataset.finding_names else "add some"
+        raise ValueError(f"the {split} split of {dataset.name} has {' and '.join(absent)}; {fix}")
     return sides
 
 
-def _heatmap_drawer(validation: Any, targets: Any, preprocessing: Any, model: Any) -> Any:
+def _heatmap_drawer(
+    validation: Any, targets: Any, preprocessing: Any, model: Any, control: Any
+) -> Any:
     """Of the first few positives: variables of the network -> overlays uint8 [n, size, size, 3]."""
     import cv2
     import jax
@@ -210,6 +216,8 @@ def _heatmap_drawer(validation: Any, targets: Any, preprocessing: Any, model: An
 
     def draw(weights: Mapping[str, Any]) -> Any:
         grays = [decode_gray(validation[i]["image"]) for i in positives]
+        if control:
+            grays = [control(gray, {}) for gray in grays]
         inputs = np.stack([preprocessing(gray) for gray in grays])
         cams = np.asarray(compiled(jax.device_get(weights), inputs))
         size = (preprocessing.size, preprocessing.size)

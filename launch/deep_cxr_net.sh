@@ -13,27 +13,38 @@ fi
 mkdir -p "$1"
 root=$(cd "$1" && pwd)
 shift
+options=()
+data=()
+for option in "$@"; do
+  case $option in
+    --data_dir=*)  # as the caller means it, not from the folder that is entered below
+      mkdir -p "${option#*=}"
+      option=--data_dir=$(cd "${option#*=}" && pwd)
+      data=("$option")
+      ;;
+  esac
+  options+=("$option")
+done
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 
 # stage NAME CONFIG [OPTIONS]
 stage() {
-  local workdir=$root/$1 config=$2 option data=()
+  local workdir=$root/$1 config=$2
   shift 2
-  for option in "$@"; do case $option in --data_dir=*) data=("$option") ;; esac; done
   if [ -e "$workdir/evaluation/test/metrics.json" ]; then
     echo "$workdir is finished"
     return
   fi
-  python -m jaxcovid.train --config="$config" --workdir="$workdir" "$@"
-  python -m jaxcovid.evaluate --workdir="$workdir" --split=test "${data[@]}"
+  python -m jaxcovid.train --config="$config" --workdir="$workdir" ${options[@]+"${options[@]}"} "$@"
+  python -m jaxcovid.evaluate --workdir="$workdir" --split=test ${data[@]+"${data[@]}"}
 }
 
 environment requirements.txt
 variant=${VARIANT:-}
-stage cxr_part1 "configs/cxr_part1.py:${PART1:-chestxray14}${variant:+,$variant}" "$@"
-stage cxr_part2 "configs/cxr_part2.py:$variant" "$@"
+stage cxr_part1 "configs/cxr_part1.py:${PART1:-chestxray14}${variant:+,$variant}"
+stage cxr_part2 "configs/cxr_part2.py:$variant"
 stage deep_cxr_net "configs/deep_cxr_net.py:$variant" \
   --config.parts.part1.workdir="$root/cxr_part1" \
-  --config.parts.part2.workdir="$root/cxr_part2" "$@"
+  --config.parts.part2.workdir="$root/cxr_part2"
 echo "Done. The report: $root/deep_cxr_net/evaluation/test/report.html"

@@ -82,10 +82,22 @@ def test_separated_validation_images_give_a_bounded_temperature():
     probability = np.array([[0.2], [0.4], [0.6], [0.9]], np.float32)
     targets = np.array([[0], [0], [1], [1]], np.float32)
     found = calibration.fit_temperature(probability, targets, exclusive=False)
-    assert 0.04 < found < 1
+    assert 0.04 < found < 20
     assert np.isfinite(calibration.apply_temperature(probability, found, exclusive=False)).all()
     same = calibration.apply_temperature(probability, 1.0, exclusive=False)
-    assert same is probability
+    np.testing.assert_allclose(same, probability, rtol=1e-6)
+
+
+def test_a_few_separated_images_do_not_make_it_sure():
+    rng = np.random.default_rng(0)
+    few = sigmoid(np.array([-3, -2.5, -2, -1.5, -1, 1, 1.5, 2, 2.5, 3]))[:, None]
+    targets = (few > 0.5).astype(np.float32)
+    found = calibration.fit_temperature(few.astype(np.float32), targets, exclusive=False)
+    assert found > 0.5
+    many = sigmoid(rng.normal(0, 4, (400, 1))).astype(np.float32)
+    mended = calibration.apply_temperature(many, found, exclusive=False)
+    order = np.argsort(many[:, 0], kind="stable")
+    assert (np.diff(mended[order, 0])[np.diff(many[order, 0]) > 0] > 0).all(), "no ranking changes"
 
 
 def test_predictive_values_by_bayes_rule():

@@ -80,6 +80,7 @@ def test_parameters_that_are_trained():
     )
     part3 = 6_953_856 + 2_153_607 + 2 * 1024
     assert count(shapes["params"]) == part3 + (65_536 + 1) * 128 + (136 + 1) * 64 + 65
+    assert count(shapes["params"]) == 17_507_080
     assert set(shapes) == {"params", "batch_stats"}
 
 

@@ -59,6 +59,7 @@ def test_a_table_gives_patients_and_splits(tmp_path):
         "patient": "p2",
         "split": "validation",
         "modality": "",
+        "series": "",
     }
     assert [row["split"] for row in rows] == ["train", "train", "validation", "test"]
 

@@ -294,6 +294,10 @@ def test_three_classes_equal_scikit_learns_report():
         assert list(found[name]["called"].values()) == row.tolist()
         for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f", "f1-score")):
             assert found[name][key] == pytest.approx(expected[name][theirs])
+    averages = metrics.class_averages(found)
+    for ours, theirs in (("macro", "macro avg"), ("weighted", "weighted avg")):
+        assert averages[ours]["f"] == pytest.approx(expected[theirs]["f1-score"])
+    assert averages["pooled"]["recall"] == pytest.approx(expected["accuracy"])
     one = metrics.class_report(np.eye(3, dtype=bool)[:1], np.eye(3)[:1], names)
     assert np.isnan(one["normal"]["recall"])
     assert one["COVID-19"]["f"] == 1

@@ -162,7 +162,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path):
         "0.103",
         "view: PA",
         "too few",
-        "Over 21 images of COVID-19 with a mask, 47 % of the heatmap lies inside the lungs, which "
+        "Over 21 images with a mask, 47 % of the heatmap lies inside the lungs, which "
         "are 31 % of the area; with new weights, an undefined number of %",
         "border only",
         "Against plain",

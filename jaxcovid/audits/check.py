@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-PASSED, WARNING, FAILED = "passed", "warning", "failed"
+PASSED, WARNING, FAILED, NOT_TOLD = "passed", "warning", "failed", "not told"
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,8 @@ class Check:
 
     Attributes:
       name: short, the same in every audit.
-      verdict: `passed`, `warning` (know it when you read a score) or `failed` (a score on this
-        split cannot be believed as it stands).
+      verdict: `passed`, `warning` (know it when you read a score), `failed` (a score on this split
+        cannot be believed as it stands) or `not told` (the data set does not say).
       summary: the answer in a sentence, with its numbers.
       rows: the cases in full, one mapping of the same keys each.
     """

@@ -101,10 +101,10 @@ def check_duplicates(dataset: Dataset, items: Sequence[Item], pairs: Sequence[Pa
     across_patients = [
         p
         for p in pairs
-        if p not in across_splits
+        if items[p.first].split == items[p.second].split
         and items[p.first].record["patient"] != items[p.second].record["patient"]
     ]
-    same = len(pairs) - len({*across_splits, *across_patients})
+    same = len(pairs) - len(across_splits) - len(across_patients)
     return [
         _verdict("no picture in two splits", FAILED, dataset, items, across_splits),
         _verdict("no picture of two classes", FAILED, dataset, items, across_classes),

@@ -4,7 +4,7 @@ import collections
 import re
 from collections.abc import Callable, Sequence
 
-from jaxcovid.audits.check import FAILED, PASSED, WARNING, Check
+from jaxcovid.audits.check import FAILED, NOT_TOLD, PASSED, WARNING, Check
 from jaxcovid.audits.items import Item
 from jaxcovid.data.datasets import Dataset
 
@@ -47,7 +47,9 @@ def _disjoint(name: str, items: Sequence[Item], key: Callable[[Item], str]) -> C
             groups[value][item.split] += 1
     title = f"{name} in one split each"
     if not groups:
-        return Check(title, PASSED, f"the data set tells of no {name}")
+        return Check(title, NOT_TOLD, f"the data set tells of no {name}")
+    if name == "patients" and all(item.record["patient"] == item.record["id"] for item in items):
+        return Check(title, WARNING, "no patient ids are known: every image counts as a patient")
     rows = [
         {"which": value, **counts, "images": counts.total()}
         for value, counts in sorted(groups.items())
@@ -65,7 +67,7 @@ def _disjoint(name: str, items: Sequence[Item], key: Callable[[Item], str]) -> C
 def _classes_of_patients(dataset: Dataset, items: Sequence[Item]) -> Check:
     title = "patients of one class each"
     if not dataset.class_names:
-        return Check(title, PASSED, "the data set tells of findings, not of classes")
+        return Check(title, NOT_TOLD, "the data set tells of findings, not of classes")
     labels: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for item in items:
         labels[item.record["patient"]][dataset.class_names[item.record["label"]]] += 1
@@ -84,6 +86,6 @@ def _counts(dataset: Dataset) -> Check:
     title = "as many images as published"
     total = sum(dataset.split_sizes.values())
     if not dataset.published_images:
-        return Check(title, PASSED, f"{total} images; no published count is known")
+        return Check(title, NOT_TOLD, f"{total} images; no published count is known")
     summary = f"{total} images of the published {dataset.published_images}"
     return Check(title, PASSED if total == dataset.published_images else WARNING, summary)

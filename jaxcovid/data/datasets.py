@@ -21,6 +21,16 @@ from jaxcovid.data.images import LUNG_WINDOW
 
 DIGEST_FILE = "digest.json"
 CARD_FILE = "card.html"
+_STORED = (
+    "digest",
+    "modality",
+    "window",
+    "published_images",
+    "class_counts",
+    "finding_counts",
+    "patient_counts",
+    "crossing_patients",
+)
 
 Record = dict[str, Any]
 
@@ -130,6 +140,7 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: If it was not prepared (to its end); says the command that does it.
+        ValueError: If it was prepared by an older version.
     """
     import tensorflow_datasets as tfds
 
@@ -142,6 +153,11 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         )
     info = tfds.builder_from_directory(directory).info
     stored = json.loads((directory / DIGEST_FILE).read_text())
+    if absent := [key for key in _STORED if key not in stored]:
+        raise ValueError(
+            f"{directory} was prepared by an older version (no {', '.join(absent)}); delete it and "
+            f"run\n  {prepare_command(name, data_dir)}"
+        )
     several = "findings" in info.features
     return Dataset(
         name=info.full_name.removesuffix(f"/{info.version}"),

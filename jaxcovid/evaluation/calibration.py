@@ -1,7 +1,8 @@
 """Do probabilities mean what they say? Temperature, likelihood, Brier score and calibration error.
 
 A temperature divides the logits of all outputs (Guo et al. 2017, arXiv:1706.04599): it changes no
-ranking. It is fitted on validation and never on what is scored.
+ranking. It is fitted on validation and never on what is scored, against targets that are smoothed
+as Platt did (1999), so that a few images which happen to be told apart do not make it sure.
 """
 
 from collections.abc import Sequence
@@ -21,24 +22,25 @@ def _logits(probabilities: np.ndarray, *, exclusive: bool) -> np.ndarray:
 def apply_temperature(
     probabilities: np.ndarray, temperature: float, *, exclusive: bool
 ) -> np.ndarray:
-    """Probabilities float32 [n, outputs] after dividing the logits.
+    """Probabilities float64 [n, outputs] after dividing the logits.
 
     Args:
       probabilities: float [n, outputs].
       temperature: above 0; 1 returns them as they are.
       exclusive: the outputs are one softmax; else independent sigmoids.
     """
-    if temperature == 1:
-        return probabilities
     logits = _logits(probabilities, exclusive=exclusive) / temperature
     if exclusive:
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        return (exponentials / exponentials.sum(1, keepdims=True)).astype(np.float32)
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        return exponentials / exponentials.sum(1, keepdims=True)
+    return 1 / (1 + np.exp(-logits))
 
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, *, exclusive: bool) -> float:
-    """The temperature of highest likelihood, between 0.05 and 20.
+    """The temperature of highest likelihood of smoothed targets, between 0.05 and 20.
+
+    Of n positive images a target is (n + 1) / (n + 2) instead of 1, of n negative ones 1 / (n + 2)
+    instead of 0.
 
     Args:
       probabilities: float [n, outputs] of validation images.
@@ -47,9 +49,15 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, *, exclusive
     """
     from scipy.optimize import minimize_scalar
 
+    positives, negatives = ((targets == side).sum(0) for side in (1, 0))
+    smooth = np.where(targets > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    if exclusive:
+        smooth = smooth / smooth.sum(1, keepdims=True)
+    smooth = np.where(targets < 0, targets, smooth)
+
     def loss(log_temperature: float) -> float:
         found = apply_temperature(probabilities, np.exp(log_temperature), exclusive=exclusive)
-        return _loss(found, targets, exclusive=exclusive)
+        return _loss(found, smooth, exclusive=exclusive)
 
     return float(np.exp(minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded").x))
 

@@ -26,7 +26,7 @@ class Predictions:
       ids: n image ids, all different.
       patients: n patient ids.
       targets: bool [n, k], one column an output; column 0 is the positive class.
-      probabilities: float [n, k] in [0, 1], independent sigmoids.
+      probabilities: float [n, k] in [0, 1].
       outputs: k names, the positive class first.
       known: bool [n, k], False where a target is not known and does not count; None for all.
 
@@ -229,7 +229,7 @@ def evaluate(
       'threshold', 'accuracy', 'precision', 'recall', 'f', 'specificity' (scores), 'confusion' and
       'predictive_values', see `calibration`), 'average_precision',
       'averages' (of precision, recall and F over the two classes, at Youden's threshold), for three
-      exclusive classes 'classes' (see `class_report`),
+      exclusive classes 'classes' and 'class_averages' (see `class_report`),
       'intervals' (method, level, resamples, seed) and 'per_patient' (the same structure). A score
       is {'value', 'low', 'high', 'left_out'}; see `bootstrap.intervals`.
 
@@ -260,13 +260,20 @@ def evaluate_findings(
       seed: of the resamples.
 
     Returns:
-      'n', 'n_patients', 'auc' (the mean over the findings, a score), 'auc_per_output' (name ->
-      score), 'counts' (name -> 'positive', 'negative', 'unknown') and 'intervals', each as in
-      `evaluate`.
+      'n', 'n_patients', 'auc' (the mean over the findings that are both present and absent, a
+      score), 'auc_per_output' (name -> score), 'counts' (name -> 'positive', 'negative',
+      'unknown') and 'intervals', each as in `evaluate`.
     """
     targets, probabilities = predictions.targets, predictions.probabilities.astype(np.float64)
     known = np.ones_like(targets) if predictions.known is None else predictions.known
-    aucs, counted, counts = {"": (targets, probabilities)}, {"": known}, {}
+    both = [
+        column
+        for column in range(targets.shape[1])
+        if _two_sides(targets[:, column], known[:, column])
+    ]
+    both = both or list(range(targets.shape[1]))
+    aucs = {"": (targets[:, both], probabilities[:, both])}
+    counted, counts = {"": known[:, both]}, {}
     for column, output in enumerate(predictions.outputs):
         target, of = targets[:, column], known[:, column]
         aucs[output], counted[output] = (target, probabilities[:, column]), of
@@ -286,6 +293,10 @@ def evaluate_findings(
         "counts": counts,
         "intervals": _method(resamples, seed),
     }
+
+
+def _two_sides(target: np.ndarray, known: np.ndarray) -> bool:
+    return bool(target[known].any() and not target[known].all())
 
 
 def _method(resamples: int, seed: int) -> dict[str, Any]:
@@ -343,7 +354,24 @@ def _scores(
     result["averages"] = _averages(positive, probability >= points["youden"])
     if len(predictions.outputs) > 2 and (targets.sum(1) == 1).all():
         result["classes"] = class_report(targets, probabilities, predictions.outputs)
+        result["class_averages"] = class_averages(result["classes"])
     return result
+
+
+def class_averages(report: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Precision, recall and F of a `class_report`: pooled, their mean, and weighted by class size.
+
+    Pooled all three are the accuracy: every image has one call.
+    """
+    sizes = np.array([row["n"] for row in report.values()])
+    right = sum(row["called"][name] for name, row in report.items())
+    averages = {"pooled": dict.fromkeys(("precision", "recall", "f"), float(right / sizes.sum()))}
+    averages |= {"macro": {}, "weighted": {}}
+    for name in ("precision", "recall", "f"):
+        values = np.array([row[name] for row in report.values()])
+        averages["macro"][name] = float(values.mean())
+        averages["weighted"][name] = float((values * sizes).sum() / sizes.sum())
+    return averages
 
 
 def class_report(

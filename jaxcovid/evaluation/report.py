@@ -1,7 +1,7 @@
 """Writes what an evaluation found: numbers for programs, one page for people.
 
-A folder holds `predictions.csv`, `metrics.json`, `roc.png`, `heatmaps.png` (with a gallery) and
-`report.html`, which carries its pictures and style inside and opens without a network.
+A folder holds `predictions.csv`, `metrics.json`, the figures, `model_card.md` and `report.html`,
+which carries its pictures and style inside and opens without a network.
 `metrics.json` is written last: where it stands, the rest is complete.
 """
 
@@ -242,14 +242,14 @@ def _nulls(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 def _why_undefined(keys: tuple[str, ...]) -> str:
     """Why the number at the path of `metrics.json` is null."""
-    if "averages" in keys:
-        return f"the {keys[-1]} of one of the two classes is undefined"
+    if "averages" in keys or "class_averages" in keys:
+        return f"the {keys[-1]} of one of the classes is undefined"
     if keys[-1] in ("low", "high"):
         return "the value is undefined, or the resamples of patients do not differ"
     if "classes" in keys:
         return "the class is absent, or never called"
     if "predictive_values" in keys:
-        return "nothing is called so"
+        return "nothing is called so, or a class is absent"
     if "randomised" in keys or "mass" in keys:
         return "all heatmaps are empty"
     known = [key for key in keys if key in _WHY_UNDEFINED]

@@ -33,7 +33,7 @@ class DeepCXRNet(DeepCTNet):
 
     It is part 3, a Deep-CT-Net whose head also reads what the frozen parts say. They run in
     inference mode, and no gradient goes through them. With six and two likelihoods, the other
-    defaults and 256x256 images, 17,506,441 parameters are trained.
+    defaults and 256x256 images, 17,507,080 parameters are trained.
 
     Attributes:
       parts: the frozen ones; their variables are the collection `frozen`, by name. May be empty.

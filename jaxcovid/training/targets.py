@@ -84,14 +84,11 @@ def shuffled(
     targets: ClassTargets | FindingTargets, source: Sequence[Mapping[str, Any]], *, seed: int
 ) -> ShuffledTargets:
     """The targets of a split, dealt out anew among its records."""
-    records = [source[i] for i in range(len(source))]
-    order = np.random.default_rng(seed).permutation(len(records))
+    records = (source[i] for i in range(len(source)))
+    ids, found = zip(*((record["id"], targets(record)) for record in records), strict=True)
+    order = np.random.default_rng(seed).permutation(len(found))
     return ShuffledTargets(
-        targets.names,
-        {
-            record["id"]: targets(records[other])
-            for record, other in zip(records, order, strict=True)
-        },
+        targets.names, {name: found[other] for name, other in zip(ids, order, strict=True)}
     )
 
 

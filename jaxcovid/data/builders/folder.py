@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -19,6 +19,7 @@ class Folder(ImageBuilder):
     """Builder of a user's own images; the config's name is the name the user gives."""
 
     description = "A user's own images, stored as they are."
+    more_features: ClassVar = {"series": tfds.features.Text()}  # of DICOM files, else empty
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
 
     Returns:
         A row for each image: `path`, `id` (the path in the folder or the table), `label` (class
-        name), `patient`, `split`, `modality` (of DICOM files, else empty).
+        name), `patient`, `split`, `modality` and `series` (of DICOM files, else empty).
 
     Raises:
         FileNotFoundError: If the folder, the table or images of the table are not there.
@@ -97,6 +98,7 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
         )
     for row, header in zip(rows, headers, strict=True):
         row["modality"] = header.modality if header else ""
+        row["series"] = header.series if header else ""
     if "patient" not in rows[0]:
         rows = [
             {**row, "patient": header and (header.patient or header.series or None)}
