@@ -81,6 +81,7 @@ def test_records_hold_plain_values_and_the_bytes_of_the_files(dataset, places):
             "id": str,
             "patient": str,
             "label": int,
+            "series": str,
         }
         assert record["image"] == (places[0] / record["id"]).read_bytes()
         assert dataset.class_names[record["label"]] == record["id"].split("/")[0]
