@@ -285,10 +285,15 @@ def check_same(scored: Scored, other: Scored) -> None:
       ValueError: they were not.
     """
     one, two = scored.predictions, other.predictions
-    if list(one.ids) != list(two.ids) or one.outputs[0] != two.outputs[0]:
+    if list(one.ids) != list(two.ids):
         raise ValueError(
-            f"the networks were asked about {one.outputs[0]} on {len(one.ids)} images and about "
-            f"{two.outputs[0]} on {len(two.ids)}; compare runs of one data set and class"
+            f"the networks were asked about other images ({len(one.ids)} and {len(two.ids)}); "
+            "compare runs of one data set, or give --dataset"
+        )
+    if one.outputs[0] != two.outputs[0]:
+        raise ValueError(
+            f"one network looks for {one.outputs[0]}, the other for {two.outputs[0]}; compare runs "
+            "of one class"
         )
     if not np.array_equal(scored.positive, other.positive):
         raise ValueError("the networks have other labels of the same images (shuffled ones?)")
