@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -77,16 +76,19 @@ class Predictor:
         name = self.facts["config"]["control"]
         return Control(name) if name in CONTROLS else None
 
-    def with_new_weights(self) -> "Predictor":
-        """The same network before it was trained, to compare heatmaps with."""
-        size = self.preprocessing.size
-        image = jnp.zeros((1, size, size, 1))
-        new = jax.jit(self.model.init)(jax.random.key(0), image)
-        weights = jax.device_put(
-            {name: new[name] for name in ("params", "batch_stats")},
-            replicated_sharding(self.mesh),
+    def with_shuffled_weights(self, seed: int) -> "Predictor":
+        """The same network, the numbers of each parameter dealt out anew, to compare heatmaps with.
+
+        They keep their size, so that activations do too; of newly drawn ones, in inference mode, no
+        heatmap is left.
+        """
+        rng = np.random.default_rng(seed)
+        shuffled = jax.tree.map(
+            lambda x: rng.permutation(np.asarray(x).ravel()).reshape(x.shape),
+            self.weights["params"],
         )
-        return dataclasses.replace(self, weights={**self.weights, **weights})
+        placed = jax.device_put(shuffled, replicated_sharding(self.mesh))
+        return dataclasses.replace(self, weights={**self.weights, "params": placed})
 
     @property
     def screening(self) -> bool:

@@ -16,6 +16,8 @@ from jaxcovid.predictor import Predictor
 from jaxcovid.training.loop import predict_source
 from jaxcovid.training.targets import ClassTargets, FindingTargets, shuffled
 
+_SHUFFLES = 5  # of weights, to compare heatmaps with
+
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
@@ -199,8 +201,8 @@ def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
     """Share of the heatmaps' mass inside the masks, beside the masks' share of the area.
 
     Of all images with a mask of the lungs, or of those of the positive class with one of the
-    lesion; `randomised` is that of the same network with new weights, which looks nowhere (Adebayo
-    et al. 2018, arXiv:1810.03292). None without such images.
+    lesion; `randomised` is that of the same network with its weights shuffled, which looks nowhere
+    (Adebayo et al. 2018, arXiv:1810.03292). None without such images.
     """
     lesion = "mask" in scored.source[0]
     chosen, masks = [], []
@@ -212,19 +214,27 @@ def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
     if not chosen:
         return None
     images = [decode_gray(scored.source[i]["image"]) for i in chosen]
-    shares = {}
-    for name, network in (
-        ("mass", scored.predictor),
-        ("randomised", scored.predictor.with_new_weights()),
-    ):
-        inside = [
-            mass_inside(heatmap, mask)
-            for heatmap, mask in zip(network.heatmaps(images), masks, strict=True)
-        ]
-        shares[name] = float(np.nanmean(inside)) if not np.isnan(inside).all() else float("nan")
-        shares[f"{name}_empty"] = int(np.isnan(inside).sum())
+
+    def shares(network: Predictor) -> list[float]:
+        pairs = zip(network.heatmaps(images), masks, strict=True)
+        return [mass_inside(heatmap, mask) for heatmap, mask in pairs]
+
+    inside = shares(scored.predictor)
+    # Many heatmaps of a network with shuffled weights are empty: several shuffles.
+    networks = map(scored.predictor.with_shuffled_weights, range(_SHUFFLES))
+    shuffled_inside = [share for network in networks for share in shares(network)]
     area = float(np.mean([mask.mean() for mask in masks]))
-    return {"n": len(chosen), "of": "lesion" if lesion else "lungs", "area": area, **shares}
+    return {"n": len(chosen), "of": "lesion" if lesion else "lungs", "area": area} | {
+        "mass": _mean(inside),
+        "empty": int(np.isnan(inside).sum()),
+        "randomised": _mean(shuffled_inside),
+    }
+
+
+def _mean(shares: Sequence[float]) -> float:
+    """The mean of those that are defined; NaN if none is."""
+    defined = [share for share in shares if not np.isnan(share)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def gallery(scored: Scored) -> dict[str, Any]:
