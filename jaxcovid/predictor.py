@@ -2,7 +2,7 @@
 
     from jaxcovid import predictor
     network = predictor.load("runs/covid_ct")
-    probabilities = network.probabilities(["scan.png", array])  # float32 [2, outputs]
+    probabilities = network.probabilities(["scan.png", array])  # float64 [2, outputs]
 
 Evaluation and prediction both go through it, so they agree.
 """
@@ -101,7 +101,7 @@ class Predictor:
         return self.facts["dataset"]["modality"]
 
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
-        """Calibrated probabilities float32 [n, outputs] of images, in their order.
+        """Calibrated probabilities float64 [n, outputs] of images, in their order.
 
         Args:
           images: paths, encoded bytes, or arrays uint8 or uint16 [h, w] gray, [h, w, 3] RGB.
