@@ -114,7 +114,7 @@ class Predictor:
         return self.calibrate(self._in_batches(inputs, self._forward))
 
     def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
-        """What `forward` gives, float32 [n, outputs], after the temperature."""
+        """What `forward` gives, float32 [n, outputs], after the temperature: float64."""
         return calibration.apply_temperature(
             probabilities, self.temperature, exclusive=self.model.exclusive
         )
