@@ -55,14 +55,21 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, *, exclusive
         smooth = smooth / smooth.sum(1, keepdims=True)
     smooth = np.where(targets < 0, targets, smooth)
 
-    def loss(log_temperature: float) -> float:
+    def misfit(log_temperature: float) -> float:
         found = apply_temperature(probabilities, np.exp(log_temperature), exclusive=exclusive)
-        return _loss(found, smooth, exclusive=exclusive)
+        return loss(found, smooth, exclusive=exclusive)
 
-    return float(np.exp(minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded").x))
+    return float(np.exp(minimize_scalar(misfit, bounds=_LOG_RANGE, method="bounded").x))
 
 
-def _loss(probabilities: np.ndarray, targets: np.ndarray, *, exclusive: bool) -> float:
+def loss(probabilities: np.ndarray, targets: np.ndarray, *, exclusive: bool) -> float:
+    """Mean negative log-likelihood, nats, of known targets (of images, if exclusive).
+
+    Args:
+      probabilities: float [n, outputs].
+      targets: float [n, outputs], 1, 0 or below 0 where not known.
+      exclusive: see `apply_temperature`.
+    """
     clipped = np.clip(probabilities.astype(np.float64), _CLIP, 1 - _CLIP)
     if exclusive:
         return float(-(targets * np.log(clipped)).sum(1).mean())
@@ -101,7 +108,7 @@ def calibration(positive: np.ndarray, probability: np.ndarray) -> dict[str, floa
     probability = np.asarray(probability, np.float64)
     parts = reliability(positive, probability)
     return {
-        "nll": _loss(probability[:, None], positive[:, None].astype(float), exclusive=False),
+        "nll": loss(probability[:, None], positive[:, None].astype(float), exclusive=False),
         "brier": float(np.square(probability - positive).mean()),
         "ece": sum(part["n"] * abs(part["probability"] - part["share"]) for part in parts)
         / positive.size,

@@ -73,6 +73,11 @@ class Predictions:
                 f"{counts[counts > 1][0]} times; every image counts once, so leave padding out"
             )
 
+    @property
+    def counted(self) -> np.ndarray:
+        """`known` in full, bool [n, k]."""
+        return np.ones_like(self.targets) if self.known is None else self.known
+
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:
     """Area under the ROC curve; tied scores count half, as in `sklearn.metrics.roc_auc_score`.
@@ -243,9 +248,11 @@ def evaluate(
             raise ValueError(f"threshold {name} is {threshold}, not in [0, 1]")
     points = {**thresholds, "0.5": 0.5}
     return {
-        **_scores(predictions, points, resamples, seed),
+        **unit_scores(predictions, points, resamples=resamples, seed=seed),
         "intervals": _method(resamples, seed),
-        "per_patient": _scores(per_patient(predictions), points, resamples, seed),
+        "per_patient": unit_scores(
+            per_patient(predictions), points, resamples=resamples, seed=seed
+        ),
     }
 
 
@@ -265,7 +272,7 @@ def evaluate_findings(
       'unknown') and 'intervals', each as in `evaluate`.
     """
     targets, probabilities = predictions.targets, predictions.probabilities.astype(np.float64)
-    known = np.ones_like(targets) if predictions.known is None else predictions.known
+    known = predictions.counted
     both = [
         column
         for column in range(targets.shape[1])
@@ -308,10 +315,10 @@ def _method(resamples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _scores(
-    predictions: Predictions, points: Mapping[str, float], resamples: int, seed: int
+def unit_scores(
+    predictions: Predictions, points: Mapping[str, float], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """The scores of `evaluate` for one unit, image or patient."""
+    """The scores of `evaluate` for one unit, image or patient; points need 'youden'."""
     targets = predictions.targets
     # float64: a threshold between two float32 neighbours would round to one of them.
     probabilities = predictions.probabilities.astype(np.float64)
@@ -389,6 +396,13 @@ def class_report(
       'f'; 0/0 is NaN.
     """
     called = np.eye(len(outputs), dtype=bool)[probabilities.argmax(1)]
+    return _report(targets, called, outputs)
+
+
+def _report(
+    targets: np.ndarray, called: np.ndarray, outputs: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """`class_report` of calls, bool [n, k] with one True a row."""
     report = {}
     for column, output in enumerate(outputs):
         of_class = targets[:, column]
@@ -407,17 +421,9 @@ def class_report(
 
 
 def _averages(positive: np.ndarray, called: np.ndarray) -> dict[str, dict[str, float]]:
-    """Precision, recall and F over both classes: pooled, their mean, and weighted by class size."""
-    classes = [_ratio_parts(positive, called), _ratio_parts(~positive, ~called)]
-    sizes = np.array([positive.sum(), (~positive).sum()])
-    pooled = float((positive == called).mean())  # every image has one call: P = R = F = accuracy
-    averages = {"pooled": dict.fromkeys(("precision", "recall", "f"), pooled)}
-    averages |= {"macro": {}, "weighted": {}}
-    for name in ("precision", "recall", "f"):
-        values = np.array([_divide(*(part.sum() for part in parts[name])) for parts in classes])
-        averages["macro"][name] = float(values.mean())
-        averages["weighted"][name] = float((values * sizes).sum() / sizes.sum())
-    return averages
+    """`class_averages` over the positive class and the rest."""
+    sides = [np.stack([column, ~column], axis=1) for column in (positive, called)]
+    return class_averages(_report(*sides, ("positive", "rest")))
 
 
 def _ratio_parts(

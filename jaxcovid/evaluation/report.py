@@ -153,8 +153,8 @@ def _screening_roc(
 def _findings_roc(
     path: Path, predictions: metrics_lib.Predictions, scores: Mapping[str, Any], split: str
 ) -> None:
-    known = np.ones_like(predictions.targets) if predictions.known is None else predictions.known
-    columns = zip(predictions.targets.T, predictions.probabilities.T, known.T, strict=True)
+    arrays = predictions.targets, predictions.probabilities, predictions.counted
+    columns = zip(*(array.T for array in arrays), strict=True)
     figures.roc_figure(
         path,
         {
@@ -173,8 +173,7 @@ def _findings_csv(predictions: metrics_lib.Predictions) -> bytes:
     names = [name.replace(" ", "_") for name in predictions.outputs]
     columns = [f"{kind}_{name}" for name in names for kind in ("label", "probability")]
     writer.writerow(["id", "patient", *columns])
-    known = np.ones_like(predictions.targets) if predictions.known is None else predictions.known
-    arrays = predictions.targets, known, predictions.probabilities
+    arrays = predictions.targets, predictions.counted, predictions.probabilities
     for name, patient, *of in zip(predictions.ids, predictions.patients, *arrays, strict=True):
         row = [name, patient]
         for target, counts, probability in zip(*of, strict=True):

@@ -66,9 +66,7 @@ def subgroup_scores(
             probabilities=predictions.probabilities[chosen],
             outputs=predictions.outputs,
         )
-        found = metrics.evaluate(
-            part, thresholds={"youden": threshold}, resamples=resamples, seed=seed
-        )
+        found = metrics.unit_scores(part, {"youden": threshold}, resamples=resamples, seed=seed)
         point = found["operating_points"]["youden"]
         scores = {"auc": found["auc"], **{k: point[k] for k in ("recall", "specificity")}}
         rows.append({**row, **scores})

@@ -172,8 +172,6 @@ def _validation(
     The AUC is that of the first output if it screens for a class; else, of findings, the mean over
     those that are both present and absent in the split. Targets below 0 are not known.
     """
-    clipped = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
-    losses = -(targets * np.log(clipped) + (1 - targets) * np.log(1 - clipped))
     known = targets >= 0
     aucs = [
         metrics.auc(target[of] > 0.5, probability[of])
@@ -183,7 +181,7 @@ def _validation(
     calibrated = calibration.apply_temperature(probabilities, temperature, exclusive=exclusive)
     return {
         "auc": float(aucs[0] if screening else np.nanmean(aucs)),
-        "loss": float(losses.mean(where=known)),
+        "loss": calibration.loss(probabilities, targets, exclusive=exclusive),
         "temperature": temperature,
         "thresholds": metrics.choose_thresholds(targets[:, 0] > 0.5, calibrated[:, 0])
         if screening
