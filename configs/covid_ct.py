@@ -22,8 +22,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "covid_ct"
-    if "scratch" in chosen:
-        default.make_scratch(config)
-    if "debug" in chosen:
-        default.make_debug(config)
+    default.apply_variants(config, chosen)
     return config

@@ -22,6 +22,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "ct_cov19"
     config.outputs = "binary" if "binary" in chosen else "three_way"
-    if "debug" in chosen:
-        default.make_debug(config)
+    default.apply_variants(config, chosen)
     return config

@@ -33,8 +33,5 @@ def get_config(variant: str = "chexpert") -> ml_collections.ConfigDict:
     config.findings = FINDINGS
     config.uncertain.ones = ("Atelectasis", "Edema")
     config.uncertain.ignore = ("Pneumonia",)
-    if "scratch" in chosen:
-        default.make_scratch(config)
-    if "debug" in chosen:
-        default.make_debug(config)
+    default.apply_variants(config, chosen)
     return config

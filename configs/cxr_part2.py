@@ -22,8 +22,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "chest_xray_pneumonia"
     config.outputs = "two_way"
     config.positive_class = "pneumonia"
-    if "scratch" in chosen:
-        default.make_scratch(config)
-    if "debug" in chosen:
-        default.make_debug(config)
+    default.apply_variants(config, chosen)
     return config

@@ -28,8 +28,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.network = "deep_cxr_net"
     config.parts.part1.outputs = cxr_part1.FINDINGS
     config.parts.part2.outputs = ("pneumonia", "normal")
-    if "scratch" in chosen:
-        default.make_scratch(config)
-    if "debug" in chosen:
-        default.make_debug(config)
+    default.apply_variants(config, chosen)
     return config

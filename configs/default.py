@@ -75,8 +75,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.preprocessing.mean = ml_collections.config_dict.placeholder(float)
     config.preprocessing.std = ml_collections.config_dict.placeholder(float)
 
-    if "debug" in chosen(variant, ("debug",)):
-        make_debug(config)
+    apply_variants(config, chosen(variant, ("debug",)))
     return config
 
 
@@ -90,6 +89,14 @@ def chosen(variant: str, known: Sequence[str]) -> list[str]:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(known)}")
     return names
+
+
+def apply_variants(config: ml_collections.ConfigDict, chosen: Sequence[str]) -> None:
+    """The variants that several experiments share: `scratch`, then `debug`."""
+    if "scratch" in chosen:
+        make_scratch(config)
+    if "debug" in chosen:
+        make_debug(config)
 
 
 def make_scratch(config: ml_collections.ConfigDict) -> None:

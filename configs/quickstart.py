@@ -26,6 +26,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.preprocessing.rotation_deg = 5.0  # a slice is seen once or twice only
     # Gray corners would change the histogram that the next step equalises; this air is black.
     config.preprocessing.fill = 0
-    if "debug" in default.chosen(variant, ("debug",)):
-        default.make_debug(config)
+    default.apply_variants(config, default.chosen(variant, ("debug",)))
     return config

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, logging
-from absl.flags import argparse_flags
 
 import jaxcovid
 from jaxcovid import command
@@ -57,13 +56,12 @@ def run(
     from jaxcovid.audits.duplicates import check_duplicates, find_pairs, side_by_side
     from jaxcovid.audits.items import read_items
     from jaxcovid.audits.splits import check_splits
-    from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data import datasets
 
-    dataset = open_dataset(name, data_dir)
+    dataset = datasets.open_dataset(name, data_dir)
     positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
-    folders = [Path(dataset.directory), *([report] if report else [])]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
     items = read_items(dataset)
     pairs = find_pairs(items)
     checks = [
@@ -78,7 +76,7 @@ def run(
         "positive": positive,
         "version": jaxcovid.__version__,
         "verdict": next(v for v in (FAILED, WARNING, PASSED) if v in verdicts),
-        "report": str(folders[-1] / PAGE),
+        "report": str((report or dataset.directory) / PAGE),
         "checks": [dataclasses.asdict(check) for check in checks],
     }
     suspected = [
@@ -104,9 +102,10 @@ def run(
         ],
     )
     content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    for folder in folders:
-        files.write_atomically(folder / PAGE, page.encode())
-        files.write_atomically(folder / FILE, content.encode())
+    for name, text in ((PAGE, page), (FILE, content)):
+        datasets.write_whole(dataset.directory / name, text)
+        if report:
+            files.write_atomically(report / name, text.encode())
     return audit
 
 
@@ -118,11 +117,7 @@ def _positive(names: Sequence[str], wanted: str | None) -> str:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse_flags.ArgumentParser(
-        prog="python -m jaxcovid.audit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.make_parser("audit", __doc__)
     parser.add_argument("dataset", metavar="DATASET", help="a prepared data set")
     parser.add_argument(
         "--report",

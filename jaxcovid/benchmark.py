@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import app
-from absl.flags import argparse_flags
 
 from jaxcovid import command
 from jaxcovid.benchmarks import growth_figures, rounds
@@ -230,11 +229,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse_flags.ArgumentParser(
-        prog="python -m jaxcovid.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.make_parser("benchmark", __doc__)
     parser.add_argument("mode", choices=("train", "infer", "input", "start", "growth"))
     parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")

@@ -1,5 +1,6 @@
 """What the commands share: the log, the devices, the compilation cache, errors as one message."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import absl.logging
+from absl.flags import argparse_flags
 
 DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 
@@ -43,6 +45,15 @@ def use_huge_pages() -> None:
         return
     environment = {**os.environ, "GLIBC_TUNABLES": _HUGE_PAGES}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def make_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a command: its help is the docstring of its module, as it is written."""
+    return argparse_flags.ArgumentParser(
+        prog=f"python -m jaxcovid.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 @contextlib.contextmanager

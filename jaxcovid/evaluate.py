@@ -10,21 +10,18 @@ one run: each is evaluated, and the mean of their probabilities in the first, un
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app
-from absl.flags import argparse_flags
 
-import jaxcovid
 from jaxcovid import command
 
 
 def run(
-    workdir: Path,
+    workdirs: Sequence[Path],
     *,
     split: str = "test",
     dataset: str | None = None,
@@ -33,11 +30,11 @@ def run(
     controls: bool = False,
     against: Path | None = None,
     workers: int = 0,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Evaluates one split and writes its report.
 
     Args:
-      workdir: of a training run.
+      workdirs: of a training run, or of several seeds of one.
       split: `train`, `validation` or `test`.
       dataset: another data set than the run's own, for an external test without tuning: the
         class of the run's positive class's name is positive, all others are the rest.
@@ -48,53 +45,65 @@ def run(
       workers: processes that prepare images; 0 uses threads.
 
     Returns:
-      The content of `metrics.json`.
+      The content of each `metrics.json`: of every run, and of several runs their ensemble's.
 
     Raises:
       ValueError: not a workdir, an unknown split, a checkpoint that cannot be used, a data set
-        without the positive class.
+        without the positive class, runs that are not seeds of one.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
-    from jaxcovid import scored as scoring
-    from jaxcovid.evaluation.subgroups import groups_of, subgroup_scores
+    from jaxcovid import results, sections
 
-    facts = _facts_of(workdir)
-    if (controls or against) and facts["config"]["outputs"] == "findings":
+    facts = [_facts_of(w) for w in workdirs]
+    if (controls or against) and any(f["config"]["outputs"] == "findings" for f in facts):
         raise ValueError("a network for findings has no controls and is compared with no other")
-    scored = _score(workdir, split, dataset=dataset, data_dir=data_dir, step=step, workers=workers)
-    predictor, options = scored.predictor, f" --step={step}" if step is not None else ""
-    more: dict[str, Any] = {}
-    curves: dict[str, Any] = {}
-    if predictor.screening:
-        more["calibration"] = scoring.calibration_section(scored)
-        more["subgroups"] = subgroup_scores(
-            scored.predictions,
-            [groups_of(scored.source[i]) for i in range(len(scored.source))],
-            threshold=predictor.thresholds["youden"],
-        )
-        more["heatmaps"] = scoring.heatmaps_section(scored)
+    if len(workdirs) > 1:
+        _check_seeds(facts, step)
+    opened = {"dataset": dataset, "data_dir": data_dir, "workers": workers}
+    other = _score(against, split, **opened) if against else None
+    tested = [_score(w, split, step=step, **opened) for w in workdirs]
+    options = f" --step={step}" if step is not None else ""
+    options += (" --controls" if controls else "") + (f" --against={against}" if against else "")
+    found = []
+    for workdir, scored in zip(workdirs, tested, strict=True):
+        more: dict[str, Any] = {}
+        curves: dict[str, Any] = {}
+        if scored.predictor.screening:
+            more = sections.usual_sections(scored)
         if controls:
-            more["controls"] = scoring.controls_section(scored, workers=workers)
-            options += " --controls"
-        if against:
-            other = _score(against, split, dataset=dataset, data_dir=data_dir, workers=workers)
-            more["against"] = {"name": against.name, **scoring.against_section(scored, other)}
-            curves[str(against)] = other.positive, other.predictions.probabilities[:, 0]
-            options += f" --against={against}"
-    return _write(
-        scored,
-        _directory(workdir, split, scored, dataset),
-        more=more,
-        curves=curves,
-        gallery=scoring.gallery(scored) if predictor.screening else None,
-        commands=_commands(scored, [workdir], split, dataset, options),
-    )
+            more["controls"] = sections.controls_section(scored, workers=workers)
+        if other:
+            more["against"] = {"name": against.name, **sections.against_section(scored, other)}
+            curves[str(against)] = other.curve
+        metrics = results.write_results(
+            scored,
+            _directory(workdir, split, scored, dataset),
+            more=more,
+            curves=curves,
+            gallery=sections.gallery(scored) if scored.predictor.screening else None,
+            commands=results.commands_of(scored, [workdir], split, dataset, options),
+        )
+        found.append(metrics)
+    if len(workdirs) > 1 and facts[0]["config"]["control"] == "shuffled_labels":
+        _log_mean([metrics["auc"]["value"] for metrics in found])
+    elif len(workdirs) > 1:
+        validated = tested
+        if split != "validation" or dataset:
+            own = {"data_dir": data_dir, "workers": workers}
+            validated = [_score(w, "validation", **own) for w in workdirs]
+        found.append(_ensemble(workdirs, tested, validated, split=split, dataset=dataset))
+    return found
 
 
-def run_ensemble(
-    workdirs: Sequence[Path], *, split: str, dataset: str | None, data_dir: str | None, workers: int
+def _ensemble(
+    workdirs: Sequence[Path],
+    tested: Sequence[Any],
+    validated: Sequence[Any],
+    *,
+    split: str,
+    dataset: str | None,
 ) -> dict[str, Any]:
-    """Evaluates the mean of the probabilities of several runs; see `run`.
+    """Evaluates the mean of the probabilities of several runs.
 
     Thresholds are chosen on the mean over the validation split.
 
@@ -102,22 +111,20 @@ def run_ensemble(
       The content of `metrics.json`; `runs` has the scores of each.
 
     Raises:
-      ValueError: runs of different data sets, classes or labels.
+      ValueError: runs of different images, classes or labels.
     """
     import dataclasses
 
     import numpy as np
 
-    from jaxcovid import scored as scoring
+    from jaxcovid import results
     from jaxcovid.evaluation.metrics import auc, choose_thresholds
+    from jaxcovid.scored import check_same
 
-    options = {"data_dir": data_dir, "workers": workers}
-    tested = [_score(w, split, dataset=dataset, **options) for w in workdirs]
     for other in tested[1:]:
-        scoring.check_same(tested[0], other)
-    validated = [_score(w, "validation", **options) for w in workdirs]
+        check_same(tested[0], other)
 
-    def mean(of: Sequence[scoring.Scored]) -> Any:
+    def mean(of: Sequence[Any]) -> Any:
         probabilities = np.mean([s.predictions.probabilities for s in of], 0)
         return dataclasses.replace(of[0].predictions, probabilities=probabilities)
 
@@ -137,24 +144,20 @@ def run_ensemble(
         "mean": float(np.mean(aucs)),
         "deviation": float(np.std(aucs, ddof=1)),
     }
-    return _write(
+    return results.write_results(
         first,
         _directory(workdirs[0], f"{split}-ensemble", first, dataset),
         more={"runs": runs},
-        curves={
-            str(w): (s.positive, s.predictions.probabilities[:, 0])
-            for w, s in zip(workdirs, tested, strict=True)
-        },
+        curves={str(w): s.curve for w, s in zip(workdirs, tested, strict=True)},
         gallery=None,
-        commands=_commands(first, workdirs, split, dataset, ""),
+        commands=results.commands_of(first, workdirs, split, dataset, ""),
     )
 
 
-def _check_seeds(workdirs: Sequence[Path], step: int | None) -> None:
-    """Checks that workdirs are seeds of one run; before anything is computed."""
+def _check_seeds(found: Sequence[Mapping[str, Any]], step: int | None) -> None:
+    """Checks that runs of these facts are seeds of one; before anything is computed."""
     if step is not None:
         raise ValueError("--step is of one run; leave it out with several workdirs")
-    found = [_facts_of(workdir) for workdir in workdirs]
     names = [(facts["dataset"]["name"], tuple(facts["outputs"])) for facts in found]
     if len(set(names)) > 1:
         raise ValueError(f"the runs are not seeds of one: {names}")
@@ -211,128 +214,8 @@ def _directory(workdir: Path, split: str, scored: Any, dataset: str | None) -> P
     return workdir / "evaluation" / (scored.dataset.name if dataset else "") / split
 
 
-def _commands(
-    scored: Any, workdirs: Sequence[Path], split: str, dataset: str | None, options: str
-) -> list[str]:
-    """The commands that lead to a report."""
-    trained = scored.predictor.facts["dataset"]["name"]
-    names = dict.fromkeys([trained, scored.dataset.name])
-    runs = ",".join(map(str, workdirs))
-    external = f" --dataset={dataset}" if dataset else ""
-    return [
-        *(f"python -m jaxcovid.prepare {name} --source=DIR" for name in names),
-        *(f"python -m jaxcovid.audit {name}" for name in names),
-        *(
-            f"python -m jaxcovid.train --config=FILE --workdir={workdir}  # with the options below"
-            for workdir in workdirs
-        ),
-        f"python -m jaxcovid.evaluate --workdir={runs} --split={split}{external}{options}",
-    ]
-
-
-def _write(
-    scored: Any,
-    directory: Path,
-    *,
-    more: Mapping[str, Any],
-    curves: Mapping[str, Any],
-    gallery: Mapping[str, Any] | None,
-    commands: Sequence[str],
-) -> dict[str, Any]:
-    from jaxcovid.evaluation.published import published_scores
-    from jaxcovid.evaluation.report import write_report
-
-    predictor, dataset = scored.predictor, scored.dataset
-    facts, positive = predictor.facts, predictor.outputs[0]
-    told = scored.predictions.outputs if len(scored.predictions.outputs) > 1 else [positive]
-    classes = {name: name if name in told else "the rest" for name in dataset.class_names}
-    metrics = write_report(
-        directory,
-        split=scored.split,
-        predictions=scored.predictions,
-        thresholds=predictor.thresholds if predictor.screening else None,
-        run={
-            "dataset": dataset.name,
-            "digest": dataset.digest,
-            "citation": dataset.citation,
-            "trained on": facts["dataset"]["name"],
-            **({"classes": classes} if classes else {}),
-            "step": predictor.step,
-            "version": jaxcovid.__version__,
-            "config": facts["config"],
-            "commands": list(commands),
-        },
-        more={
-            **more,
-            "audit": _audit_of(dataset),
-            "published": published_scores(
-                trained_on=facts["dataset"]["name"], tested_on=dataset.name
-            )
-            if scored.split == "test" and facts["config"]["control"] == "none"
-            else None,
-        },
-        curves=curves,
-        gallery=gallery,
-    )
-    scores = {"AUC": metrics["auc"]}
-    if predictor.screening:
-        point = metrics["operating_points"]["youden"]
-        names = ("accuracy", "precision", "recall", "f", "specificity")
-        scores |= {name: point[name] for name in names}
-    else:
-        scores |= metrics["auc_per_output"]
-    scores |= {f"AUC, {row['control']}": row["auc"] for row in metrics.get("controls", ())}
-    if "against" in metrics:
-        scores[f"AUC beyond {metrics['against']['name']}"] = metrics["against"]["difference"]
-    if "runs" in metrics:
-        runs = metrics["runs"]
-        logging.info(
-            "AUCs of %d runs: %s; mean %.3f, deviation %.3f",
-            len(runs["aucs"]),
-            ", ".join(f"{value:.3f}" for value in runs["aucs"]),
-            runs["mean"],
-            runs["deviation"],
-        )
-    logging.info(
-        "%s on %s, %d images of %d patients, checkpoint %d:\n%s\n  report: %s",
-        scored.split,
-        dataset.name,
-        metrics["n"],
-        metrics["n_patients"],
-        predictor.step,
-        "\n".join(f"  {name:<16} {_with_interval(score)}" for name, score in scores.items()),
-        directory / "report.html",
-    )
-    return metrics
-
-
-def _audit_of(dataset: Any) -> dict[str, Any] | None:
-    """The verdicts of an audit of the data as they are; None if there was none."""
-    from jaxcovid import audit
-
-    path = dataset.directory / audit.FILE
-    found = json.loads(path.read_text()) if path.exists() else {}
-    if found.get("digest") != dataset.digest:
-        return None
-    checks = [{k: c[k] for k in ("name", "verdict", "summary")} for c in found["checks"]]
-    return {"verdict": found["verdict"], "checks": checks}
-
-
-def _with_interval(score: Mapping[str, float | None]) -> str:
-    value, low, high = score["value"], score["low"], score["high"]
-    if value is None:
-        return "undefined"
-    if low is None or high is None:
-        return f"{value:.3f}"
-    return f"{value:.3f}  (95 % interval {low:.3f} to {high:.3f})"
-
-
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse_flags.ArgumentParser(
-        prog="python -m jaxcovid.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.make_parser("evaluate", __doc__)
     parser.add_argument(
         "--workdir",
         required=True,
@@ -361,29 +244,16 @@ def main(args: argparse.Namespace) -> None:
     """Evaluates what the command line names."""
     with command.user_errors():
         command.start()
-        workdirs = [Path(name) for name in args.workdir.split(",")]
-        options = {
-            "split": args.split,
-            "dataset": args.dataset,
-            "data_dir": args.data_dir,
-            "workers": args.workers,
-        }
-        if len(workdirs) > 1:
-            _check_seeds(workdirs, args.step)
-        found = [
-            run(
-                workdir,
-                step=args.step,
-                controls=args.controls,
-                against=args.against,
-                **options,
-            )
-            for workdir in workdirs
-        ]
-        if len(workdirs) > 1 and _facts_of(workdirs[0])["config"]["control"] == "shuffled_labels":
-            _log_mean([metrics["auc"]["value"] for metrics in found])
-        elif len(workdirs) > 1:
-            run_ensemble(workdirs, **options)
+        run(
+            [Path(name) for name in args.workdir.split(",")],
+            split=args.split,
+            dataset=args.dataset,
+            data_dir=args.data_dir,
+            step=args.step,
+            controls=args.controls,
+            against=args.against,
+            workers=args.workers,
+        )
 
 
 if __name__ == "__main__":

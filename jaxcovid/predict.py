@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, logging
-from absl.flags import argparse_flags
 
 from jaxcovid import command
 
@@ -186,11 +185,7 @@ def _threshold(threshold: str, stored: Mapping[str, float]) -> float:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse_flags.ArgumentParser(
-        prog="python -m jaxcovid.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.make_parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
     parser.add_argument(

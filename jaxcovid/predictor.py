@@ -23,7 +23,7 @@ from jaxcovid.data.images import as_gray, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import calibration
 from jaxcovid.evaluation.cam import grad_cam
-from jaxcovid.evaluation.controls import CONTROLS, Control
+from jaxcovid.evaluation.controls import Control, trained_control
 from jaxcovid.evaluation.guard import FILE as GUARD_FILE
 from jaxcovid.evaluation.guard import Guard, load_guard
 from jaxcovid.models.deep_ct_net import DeepCTNet
@@ -73,8 +73,7 @@ class Predictor:
     @property
     def control(self) -> Control | None:
         """What altered the images that it was trained on, and alters those it is tested on."""
-        name = self.facts["config"]["control"]
-        return Control(name) if name in CONTROLS else None
+        return trained_control(self.facts["config"]["control"])
 
     def with_shuffled_weights(self, seed: int) -> "Predictor":
         """The same network, the numbers of each parameter dealt out anew, to compare heatmaps with.

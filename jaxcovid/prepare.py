@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import app, logging
-from absl.flags import argparse_flags
 from etils import epath
 
+from jaxcovid import command
 from jaxcovid.data import datasets
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
@@ -157,11 +157,7 @@ def _centre_and_width(text: str) -> tuple[float, float]:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse_flags.ArgumentParser(
-        prog="python -m jaxcovid.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.make_parser("prepare", __doc__)
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"one of {', '.join(_BUILDERS)}")
     parser.add_argument("--source", metavar="DIR", help="folder of the images, as published")
     parser.add_argument("--csv", metavar="FILE", help="folder: table of path, label, ...")
@@ -184,11 +180,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="folder: CENTRE,WIDTH for DICOM files of CT (default: -600,1500, the lung window)",
     )
     parser.add_argument("--name", metavar="NAME", help="folder: name to give the data set")
-    parser.add_argument(
-        "--data_dir",
-        metavar="DIR",
-        help="where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)",
-    )
+    parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
     logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads; --verbosity shows it.
     return parser.parse_args(argv[1:])
 

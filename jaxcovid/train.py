@@ -20,7 +20,6 @@ from ml_collections import config_flags
 import jaxcovid
 from jaxcovid import command
 
-_CONTROLS = ("none", "border_only", "centre_only", "thumbnail", "shuffled_labels")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE.py or FILE.py:variant", lock_config=True
 )
@@ -53,7 +52,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     from jaxcovid.data.pipeline import check_preprocess_on
     from jaxcovid.data.preprocessing import Preprocessing
     from jaxcovid.evaluation import guard as guards
-    from jaxcovid.evaluation.controls import CONTROLS, Control
+    from jaxcovid.evaluation.controls import trained_control
     from jaxcovid.training import loop, losses, sharding
     from jaxcovid.training.optimizer import make_optimizer, make_schedule
     from jaxcovid.training.step import check_batch_norm
@@ -68,8 +67,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
-    if config.control not in _CONTROLS:
-        raise ValueError(f"control is {config.control!r}; use one of {', '.join(_CONTROLS)}")
+    control = trained_control(config.control)
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
     dataset = open_dataset(config.dataset, data_dir)
@@ -119,7 +117,6 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         },
     )
     network.carry_parts(workdir, options, parts)
-    control = Control(config.control) if config.control in CONTROLS else None
     source, validation = dataset.source("train"), dataset.source("validation")
     validation_targets_of = targets
     if config.control == "shuffled_labels":

@@ -6,7 +6,8 @@ from xray_trees import make_covid_chestxray
 
 from jaxcovid import prepare
 from jaxcovid.evaluation.metrics import Predictions
-from jaxcovid.scored import Scored, against_section, check_held_out
+from jaxcovid.scored import Scored, check_held_out
+from jaxcovid.sections import against_section
 
 
 def scored(ids, positive, *, dataset=None, seed=0, output="COVID-19"):

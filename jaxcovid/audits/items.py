@@ -53,14 +53,15 @@ def read_items(dataset: Dataset) -> list[Item]:
         for split, source, i in tqdm.tqdm(
             places, desc="Reading images", unit=" images", leave=False
         ):
-            coming.append(executor.submit(_item, split, source[i]))
+            coming.append(executor.submit(read_item, split, source[i]))
             if len(coming) > 64:
                 found.append(coming.popleft().result())
         found += [future.result() for future in coming]
     return found
 
 
-def _item(split: str, record: Record) -> Item:
+def read_item(split: str, record: Record) -> Item:
+    """What is told of one image."""
     data = record["image"]
     gray = decode_gray(data)
     small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)

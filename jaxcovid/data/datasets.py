@@ -264,7 +264,7 @@ def write_whole(path: epath.Path, text: str) -> None:
     """Writes a file beside the data and renames it into place: one that exists is whole."""
     unfinished = path.parent / f"{path.name}.incomplete"
     unfinished.write_text(text)
-    unfinished.rename(path)
+    unfinished.replace(path)
 
 
 def compute_digest(sources: Iterable[Sequence[Record]]) -> str:

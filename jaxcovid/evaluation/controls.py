@@ -22,6 +22,8 @@ CONTROLS = (
     "brighter",
     "darker",
 )
+# What a run can be trained on; shuffled labels alter no image (see `training.targets`).
+TRAINED = ("none", "border_only", "centre_only", "thumbnail", "shuffled_labels")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ class Control:
             return np.ascontiguousarray(gray[:, ::-1])
         shift = _BRIGHTER if self.name == "brighter" else -_BRIGHTER
         return np.clip(gray.astype(np.int16) + shift, 0, 255).astype(np.uint8)
+
+
+def trained_control(name: str) -> Control | None:
+    """What alters the images of a run whose option `control` is this; None if nothing does.
+
+    Raises:
+      ValueError: it is not one of `TRAINED`.
+    """
+    if name not in TRAINED:
+        raise ValueError(f"control is {name!r}; use one of {', '.join(TRAINED)}")
+    return Control(name) if name in CONTROLS else None
 
 
 def mask_of(record: Mapping[str, Any]) -> np.ndarray | None:
