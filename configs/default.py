@@ -62,6 +62,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.parts[part].workdir = ""  # of its training; empty: without it
         config.parts[part].outputs = ()  # what it must tell of, in order
     config.fusion = ml_collections.ConfigDict()  # deep_cxr_net: how the parts are joined
+    config.fusion.part3 = True  # False: nothing but the likelihoods of the frozen parts
     config.fusion.reduced = 128  # features left of part 3's; 0 keeps all (the paper's flatten)
     config.fusion.width = 64  # of the layer after the join
 

@@ -80,7 +80,7 @@ def run(
             _directory(workdir, split, scored, dataset),
             more=more,
             curves=curves,
-            gallery=sections.gallery(scored) if scored.predictor.screening else None,
+            gallery=sections.gallery(scored),
             commands=results.commands_of(scored, [workdir], split, dataset, options),
         )
         found.append(metrics)

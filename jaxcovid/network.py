@@ -175,7 +175,7 @@ def load_weights(
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
-        {name: shapes[name] for name in ("params", "batch_stats")},
+        {name: shapes.get(name, {}) for name in ("params", "batch_stats")},
     )
     return checkpoints.restore(workdir, step, {"weights": target})["weights"]
 

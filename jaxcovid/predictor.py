@@ -95,6 +95,11 @@ class Predictor:
         return self.facts["config"]["outputs"] != "findings"
 
     @property
+    def explains(self) -> bool:
+        """True if there are heatmaps: of a network with a part of its own."""
+        return getattr(self.model, "part3", True)
+
+    @property
     def modality(self) -> str:
         """What it was trained on: "CT" or "X-ray"; empty if that is not known."""
         return self.facts["dataset"]["modality"]
@@ -135,8 +140,11 @@ class Predictor:
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
         """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of an output.
 
-        Args and errors: as those of `probabilities`; output 0 is the positive class.
+        Args and errors: as those of `probabilities`; output 0 is the positive class. A network
+        whose part 3 is switched off has none: ValueError.
         """
+        if not self.explains:
+            raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
         return self._in_batches(
             [self.preprocess(image) for image in images],
             lambda batch: _grad_cam(self.weights, batch, model=self.model, output=output),

@@ -95,8 +95,10 @@ def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
 
     Of all images with a mask of the lungs, or of those of the positive class with one of the
     lesion; `randomised` is that of the same network with its weights shuffled, which looks nowhere
-    (Adebayo et al. 2018, arXiv:1810.03292). None without such images.
+    (Adebayo et al. 2018, arXiv:1810.03292). None without such images or heatmaps.
     """
+    if not scored.predictor.explains:
+        return None
     lesion = _has_lesions(scored)
     masks = _masks(scored, np.flatnonzero(scored.positive) if lesion else range(len(scored.source)))
     if not masks:
@@ -136,8 +138,13 @@ def _mean(shares: Sequence[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def gallery(scored: Scored) -> dict[str, Any]:
-    """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps."""
+def gallery(scored: Scored) -> dict[str, Any] | None:
+    """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps.
+
+    None of a network that has no heatmaps, or none for a class.
+    """
+    if not (scored.predictor.screening and scored.predictor.explains):
+        return None
     positive, probability = scored.positive, scored.predictions.probabilities[:, 0]
     called = probability >= scored.predictor.thresholds["youden"]
     chosen: list[tuple[int, str]] = []

@@ -152,9 +152,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
         control=control,
         frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
-        draw_heatmaps=_heatmap_drawer(
-            validation, validation_targets, preprocessing, model, control
-        ),
+        draw_heatmaps=_heatmap_drawer(validation, validation_targets, preprocessing, model, control)
+        if getattr(model, "part3", True)
+        else None,
     )
     if not result.terminated and not (workdir / guards.FILE).exists():
         guard = guards.guard_of_sources(source, validation)

@@ -357,3 +357,25 @@ def test_a_part_switched_off(stages, xray_data, tmp_path):
     config = config_of(stages, **{"parts.part1.workdir": "", "epochs": 0.3})
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
     assert list(predictor.load(tmp_path / "run").weights["frozen"]) == ["part2"]
+
+
+@pytest.mark.slow
+def test_part_3_switched_off_leaves_the_frozen_ones_alone(stages, xray_data, command, tmp_path):
+    workdir = tmp_path / "run"
+    config = config_of(stages, **{"fusion.part3": False, "optimizer.learning_rate": 1e-2})
+    train.run(config, workdir=workdir, data_dir=xray_data)
+    assert train.run(config, workdir=workdir, data_dir=xray_data).step  # finished before
+    loaded = predictor.load(workdir)
+    assert set(loaded.weights["params"]) == {"fusion", "classifier"}
+    assert count(loaded.weights["params"]) == (8 + 1) * 64 + 65
+    command("evaluate", f"--workdir={workdir}", f"--data_dir={xray_data}", "--controls")
+    folder = workdir / "evaluation" / "test"
+    assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] is not None
+    assert not (folder / "heatmaps.png").exists()
+    process = command("predict", f"--workdir={workdir}", "--heatmaps", "README.md", check=False)
+    assert "part 3 of this network is switched off" in process.stderr
+
+
+def test_at_least_one_part_is_on():
+    with pytest.raises(ValueError, match="no other part is given"):
+        DeepCXRNet(part3=False)

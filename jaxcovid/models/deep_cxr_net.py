@@ -37,15 +37,17 @@ class DeepCXRNet(DeepCTNet):
 
     Attributes:
       parts: the frozen ones; their variables are the collection `frozen`, by name. May be empty.
+      part3: False joins nothing but the likelihoods: what the frozen parts tell by themselves.
       reduced: features to which those of part 3 are reduced before the join, so that they do not
         drown 8 likelihoods; 0 joins all 65,536, as the paper has it.
       width: of the layer after the join.
 
     Raises:
-      ValueError: an option is not one of those named.
+      ValueError: an option is not one of those named, or all parts are switched off.
     """
 
     parts: tuple[FrozenPart, ...] = ()
+    part3: bool = True
     reduced: int = 128
     width: int = 64
 
@@ -55,6 +57,11 @@ class DeepCXRNet(DeepCTNet):
                 f"fusion.reduced is {self.reduced} and fusion.width {self.width}; they must be 0 "
                 "or more and 1 or more"
             )
+        if not self.part3 and not self.parts:
+            raise ValueError(
+                "fusion.part3 is off and no other part is given; set --config.parts.part1.workdir "
+                "or --config.parts.part2.workdir"
+            )
         super().__post_init__()
 
     def setup(self) -> None:
@@ -62,6 +69,12 @@ class DeepCXRNet(DeepCTNet):
         if self.reduced:
             self.reduction = nn.Dense(self.reduced, kernel_init=he_normal)
         self.fusion = nn.Dense(self.width, kernel_init=he_normal)
+
+    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits float32 [b, outputs]; see `DeepCTNet`."""
+        if self.part3:
+            return super().__call__(image, train=train)
+        return self.fuse(self.likelihoods(image))
 
     def likelihoods(self, image: jax.Array) -> jax.Array:
         """What the frozen parts say, probabilities float32 [b, sum of their outputs]."""
@@ -83,4 +96,8 @@ class DeepCXRNet(DeepCTNet):
             x = nn.relu(self.reduction(x))
         if self.parts:
             x = jnp.concatenate([x, self.likelihoods(image)], -1)
+        return self.fuse(x)
+
+    def fuse(self, x: jax.Array) -> jax.Array:
+        """Logits float32 [b, outputs] of what was joined, float32 [b, n]."""
         return self.classifier(nn.relu(self.fusion(x)))

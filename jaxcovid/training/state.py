@@ -50,7 +50,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),  # none of a head alone
         opt_state=optimizer.init(params),
     )
 

@@ -50,7 +50,7 @@ def gradients(
     sown = updates.get("intermediates", {})
     for path, values in traverse_util.flatten_dict(sown).items():
         metrics[path[-1]] = values[0]
-    return grads, updates["batch_stats"], metrics
+    return grads, updates.get("batch_stats", {}), metrics
 
 
 def shared_gradients(
