@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,20 +67,41 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, RuntimeError) as error:
         absl.logging.debug("The error in full:", exc_info=True)
-        sys.exit(f"error: {error}")
+        _leave(f"error: {error}")
+    except Exception:
+        _leave(traceback.format_exc())
 
 
-def start() -> None:
-    """Opens the log on stderr, sets JAX's compilation cache and says which devices there are."""
+def _leave(message: str) -> None:
+    """Ends this process with status 1; others of the run notice and end too."""
+    print(message, file=sys.stderr, flush=True)
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        os._exit(1)  # an orderly exit would wait for processes that wait for this one
+    sys.exit(1)
+
+
+def start(
+    coordinator_address: str | None = None,
+    num_processes: int | None = 1,
+    process_id: int | None = None,
+) -> None:
+    """Opens the log on stderr, joins the other processes, sets JAX's compilation cache.
+
+    Args and errors: see `processes.start`; by default this is the only process.
+    """
     handler = _Handler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().handlers = [handler]
     absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
     import jax
 
-    from jaxcovid.training.sharding import announce_devices
+    from jaxcovid import processes
+    from jaxcovid.training.sharding import warn_of_cpu
 
+    processes.start(coordinator_address, num_processes, process_id)
+    which = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {which}%(message)s", "%H:%M:%S"))
     if not jax.config.jax_compilation_cache_dir:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "jaxcovid"))
-    announce_devices()
+    processes.announce()
+    warn_of_cpu()

@@ -5,6 +5,7 @@ python -m jaxcovid.train --config=configs/covid_ct.py:scratch --workdir=runs/b \
     --config.batch_size=32
 """
 
+import contextlib
 import json
 import math
 import signal
@@ -24,6 +25,11 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE.py or FILE.py:variant", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, figures")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of the first of several processes (default: detected)"
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes; 1 detects nothing")
+_PROCESS = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, command.DATA_DIR_HELP)
 
 
@@ -46,10 +52,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     import jax
     import numpy as np
 
-    from jaxcovid import network
+    from jaxcovid import network, processes
     from jaxcovid import workdir as workdirs
     from jaxcovid.data.datasets import open_dataset
-    from jaxcovid.data.pipeline import check_preprocess_on
+    from jaxcovid.data.pipeline import check_options
     from jaxcovid.data.preprocessing import Preprocessing
     from jaxcovid.evaluation import guard as guards
     from jaxcovid.evaluation.controls import trained_control
@@ -61,8 +67,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     # Everything that can be refused is refused before anything is written.
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
+    sharding.shard_state({}, mesh, config.fsdp)
     check_batch_norm(config.batch_norm)
-    check_preprocess_on(config.preprocess_on)
+    check_options(config.preprocess_on, config.bad_records)
     preprocessing = Preprocessing(**config.preprocessing)
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
         if not config[name] > 0:
@@ -99,24 +106,20 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         accumulate_steps=config.optimizer.accumulate_steps,
     )
     loss_weights = losses.class_weights(sides["train"], kind=config.class_weights)
-    workdirs.claim(
-        workdir,
-        {
-            "config": options,
-            "dataset": {
-                "name": dataset.name,
-                "digest": dataset.digest,
-                "modality": dataset.modality,
-                "window": dataset.window,
-                "class_names": list(dataset.class_names),
-                "citation": dataset.citation,
-            },
-            "outputs": targets.names,
-            "parts": network.part_summaries(parts),
-            "versions": {"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
+    facts = {
+        "config": options,
+        "dataset": {
+            "name": dataset.name,
+            "digest": dataset.digest,
+            "modality": dataset.modality,
+            "window": dataset.window,
+            "class_names": list(dataset.class_names),
+            "citation": dataset.citation,
         },
-    )
-    network.carry_parts(workdir, options, parts)
+        "outputs": targets.names,
+        "parts": network.part_summaries(parts),
+        "versions": {"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
+    }
     source, validation = dataset.source("train"), dataset.source("validation")
     validation_targets_of = targets
     if config.control == "shuffled_labels":
@@ -125,43 +128,55 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     validation_targets = np.stack(
         [validation_targets_of(validation[i]) for i in range(len(validation))]
     )
-    result = loop.train(
-        workdir=workdir,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        accumulate_steps=config.optimizer.accumulate_steps,
-        source=source,
-        targets=targets,
-        screening=config.outputs != "findings",
-        loss_weights=loss_weights,
-        validation_source=validation,
-        validation_targets=validation_targets,
-        preprocessing=preprocessing,
-        mesh=mesh,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        total_steps=total_steps,
-        batch_norm=config.batch_norm,
-        validate_every_steps=max(1, round(steps_per_epoch / config.validations_per_epoch)),
-        save_every_steps=config.save_every_steps,
-        log_every_steps=config.log_every_steps,
-        early_stop_validations=config.early_stop_validations,
-        preprocess_on=config.preprocess_on,
-        workers=config.workers,
-        identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
-        control=control,
-        frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
-        draw_heatmaps=_heatmap_drawer(validation, validation_targets, preprocessing, model, control)
-        if getattr(model, "part3", True)
-        else None,
-    )
-    if not result.terminated and not (workdir / guards.FILE).exists():
-        guard = guards.guard_of_sources(source, validation)
-        if guard:
-            guard.save(workdir)
+    draw_heatmaps = None
+    if getattr(model, "part3", True):
+        draw_heatmaps = _heatmap_drawer(
+            validation, validation_targets, preprocessing, model, control
+        )
+    with contextlib.ExitStack() as stack:
+        if processes.is_main():
+            stack.enter_context(workdirs.lock(workdir))
+            workdirs.claim(workdir, facts)
+            network.carry_parts(workdir, options, parts)
+        processes.wait_for_all("the workdir is claimed")
+        result = loop.train(
+            workdir=workdir,
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            accumulate_steps=config.optimizer.accumulate_steps,
+            source=source,
+            targets=targets,
+            screening=config.outputs != "findings",
+            loss_weights=loss_weights,
+            validation_source=validation,
+            validation_targets=validation_targets,
+            preprocessing=preprocessing,
+            mesh=mesh,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            total_steps=total_steps,
+            batch_norm=config.batch_norm,
+            validate_every_steps=max(1, round(steps_per_epoch / config.validations_per_epoch)),
+            save_every_steps=config.save_every_steps,
+            log_every_steps=config.log_every_steps,
+            early_stop_validations=config.early_stop_validations,
+            preprocess_on=config.preprocess_on,
+            bad_records=config.bad_records,
+            workers=config.workers,
+            fsdp=config.fsdp,
+            profile=tuple(config.profile),
+            identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
+            control=control,
+            frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
+            draw_heatmaps=draw_heatmaps,
+        )
+        if processes.is_main() and not result.terminated and not (workdir / guards.FILE).exists():
+            guard = guards.guard_of_sources(source, validation)
+            if guard:
+                guard.save(workdir)
     best = max(result.history, key=lambda entry: (entry["auc"], entry["step"]), default=None)
-    if best and not result.terminated:
+    if processes.is_main() and best and not result.terminated:
         logging.info(
             "Best validation AUC %.4f at step %d of %d. Evaluate it with\n"
             "  python -m jaxcovid.evaluate --workdir=%s --split=test",
@@ -230,7 +245,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
     with command.user_errors():
-        command.start()
+        command.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         result = run(_CONFIG.value, workdir=Path(_WORKDIR.value), data_dir=_DATA_DIR.value)
     if result.terminated:
         sys.exit(128 + signal.SIGTERM)

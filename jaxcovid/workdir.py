@@ -3,17 +3,30 @@
 With it, evaluation and prediction need nothing but `--workdir`.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from jaxcovid.files import write_atomically
 
 FILE = "run.json"
 FORMAT_VERSION = 2
 # Options that change how a run is carried out, not what it computes.
-FREE_OPTIONS = ("workers", "log_every_steps", "save_every_steps")
+FREE_OPTIONS = (
+    "workers",
+    "log_every_steps",
+    "save_every_steps",
+    "fsdp",
+    "profile",
+    "bad_records",
+)
 
 
 class WorkdirError(ValueError):
@@ -42,6 +55,37 @@ def read(workdir: Path) -> dict[str, Any]:
             "the one that wrote it"
         )
     return facts
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps a second training out of a workdir while this one is in it.
+
+    The operating system holds the lock for the process (`flock`, on NFS for its client too), so
+    that it ends with the process, however that ends.
+
+    Raises:
+      WorkdirError: another process holds it; says which, on which host.
+      OSError: the folder cannot be written.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise WorkdirError(
+                f"{workdir} is in use by {file.read().strip() or 'another training'}; wait for its "
+                "end, or give another --workdir"
+            ) from error
+        except OSError as error:
+            logging.warning("%s has no locks (%s): start no second training in it", workdir, error)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -242,9 +242,9 @@ def test_an_unknown_batch_norm_is_refused():
 def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):
     monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: name)
     monkeypatch.delenv("JAX_PLATFORMS")
-    sharding.announce_devices()
+    sharding.warn_of_cpu()
     assert "FELL BACK TO THE CPU" in caplog.text
     caplog.clear()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    sharding.announce_devices()
+    sharding.warn_of_cpu()
     assert "FELL BACK" not in caplog.text

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from jaxcovid.data.images import LUNG_WINDOW
+from jaxcovid.data.images import LUNG_WINDOW, ImageError
 
 DIGEST_FILE = "digest.json"
 CARD_FILE = "card.html"
@@ -68,7 +68,12 @@ class Source(Sequence[Record]):
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in split {self._split!r}")
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except Exception as error:  # the reader of each format raises its own kind
+            raise ImageError(
+                f"record {index} of {self!r} cannot be read ({error}); prepare the data set anew"
+            ) from error
         return {
             name: value if name in self._bytes else _plain(value) for name, value in record.items()
         }

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import grain
 import numpy as np
+from absl import logging
 
 from jaxcovid.data import on_device
 from jaxcovid.data.images import ImageError, decode_gray
@@ -22,6 +23,7 @@ from jaxcovid.data.preprocessing import Preprocessing
 
 _EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
 PREPROCESS_ON = ("host", "device")
+BAD_RECORDS = ("stop", "skip")
 Record = Mapping[str, Any]  # see `datasets.Source`
 Target = Callable[[Record], np.ndarray]  # float32 [outputs] of a record
 Control = Callable[[np.ndarray, Record], np.ndarray]  # see `evaluation.controls`
@@ -44,20 +46,33 @@ class _LoadForTraining(grain.transforms.RandomMap):
     grain's generator depends on the seed and the position only.
     """
 
+    source: Sequence[Record]
     preprocessing: Preprocessing
     target: Target
     on_device: bool
+    skip: bool
     control: Control | None
 
-    def random_map(self, record: Record, rng: np.random.Generator) -> Batch:
+    def random_map(self, position: int, rng: np.random.Generator) -> Batch:
+        if not self.skip:
+            return self._load(position, rng)
+        for index in (*range(position, len(self.source)), *range(position)):
+            try:
+                return self._load(index, rng) | {"replaced": np.bool_(index != position)}
+            except ImageError as error:
+                logging.warning("Record %d is replaced by the next one: %s", index, error)
+        raise ImageError("no record of the training split can be read")
+
+    def _load(self, index: int, rng: np.random.Generator) -> Batch:
+        record = self.source[index]
         image, target = _decode(record, self.control), self.target(record)
+        loaded = {"target": target, "replaced": np.bool_(False)}
         if not self.on_device:
-            return {"image": self.preprocessing(image, rng=rng), "target": target}
+            return loaded | {"image": self.preprocessing(image, rng=rng)}
         try:
-            packed = on_device.pack(image, preprocessing=self.preprocessing, rng=rng)
+            return loaded | on_device.pack(image, preprocessing=self.preprocessing, rng=rng)
         except ImageError as error:
             raise ImageError(f"{record['id']}: {error}") from error
-        return {**packed, "target": target}
 
 
 @dataclass(frozen=True)
@@ -143,8 +158,8 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[Batch]:
     return iter(batches)
 
 
-def check_preprocess_on(preprocess_on: str) -> None:
-    """Refuses a place of preprocessing that does not exist.
+def check_options(preprocess_on: str, bad_records: str) -> None:
+    """Refuses options of `train_batches` that do not exist.
 
     Raises:
       ValueError: naming those that do.
@@ -153,6 +168,8 @@ def check_preprocess_on(preprocess_on: str) -> None:
         raise ValueError(
             f"preprocess_on is {preprocess_on!r}; use one of {', '.join(PREPROCESS_ON)}"
         )
+    if bad_records not in BAD_RECORDS:
+        raise ValueError(f"bad_records is {bad_records!r}; use one of {', '.join(BAD_RECORDS)}")
 
 
 def train_batches(
@@ -164,6 +181,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     preprocess_on: str = "host",
+    bad_records: str = "stop",
     control: Control | None = None,
     workers: int = 0,
     process_index: int = 0,
@@ -179,6 +197,8 @@ def train_batches(
       seed: of shuffling and augmentation.
       start_step: index of the first batch.
       preprocess_on: `host`, or `device` for batches that `on_device.jit_unpack` turns into images.
+      bad_records: `stop` at a record that cannot be used, or `skip` it: the next one that can
+        stands in its place, the same in every run.
       control: alters every image before the five steps, as a control experiment.
       workers: worker processes; 0 prepares batches in threads of this process.
       process_index: this process among `process_count`.
@@ -186,23 +206,34 @@ def train_batches(
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
-      `on_device.pack` gives, and `target` float32 [rows, outputs].
+      `on_device.pack` gives, `target` float32 [rows, outputs], and `replaced` bool [rows], True
+      for a record that stands in another's place.
 
     Raises:
-      ValueError: the batch does not divide over the processes, the split is empty, or
-        `preprocess_on` is not one of `PREPROCESS_ON`.
+      ValueError: the batch does not divide over the processes, the split is empty, or an option is
+        unknown.
+      ImageError: from the iterator, names a record that cannot be used.
     """
     if not len(source):
         raise ValueError("the training split is empty")
-    check_preprocess_on(preprocess_on)
+    check_options(preprocess_on, bad_records)
     # The random step stands before the host's rows are taken, so that hosts draw different
     # numbers; repeat too, so that a split that does not divide keeps the hosts together.
     dataset = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.range(len(source))
         .seed(seed)
         .shuffle()
         .repeat(_EPOCHS)
-        .random_map(_LoadForTraining(preprocessing, target, preprocess_on == "device", control))
+        .random_map(
+            _LoadForTraining(
+                source,
+                preprocessing,
+                target,
+                preprocess_on == "device",
+                bad_records == "skip",
+                control,
+            )
+        )
     )
     batches = _batches(
         dataset, batch_size=batch_size, process_index=process_index, process_count=process_count

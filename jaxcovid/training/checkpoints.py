@@ -27,6 +27,7 @@ History = list[
     dict[str, Any]
 ]  # one entry a validation: {"step", "auc", "loss", "temperature", ...}
 
+
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
@@ -172,7 +173,8 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = _copy(_items(state))
+        # Whole on every device, so that a checkpoint fits any number of them.
+        items = jax.device_put(_copy(_items(state)), state.step.sharding)
         facts = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -200,7 +202,10 @@ class Checkpoints:
         Raises:
           CheckpointError: checkpoints exist, but none is intact.
         """
-        targets = jax.tree.map(ocp.utils.to_shape_dtype_struct, _items(target))
+        whole = target.step.sharding
+        targets = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), _items(target)
+        )
         damaged: list[int] = []
         for step in reversed(steps(self.workdir)):
             try:
@@ -211,8 +216,9 @@ class Checkpoints:
                 continue
             for bad in damaged:
                 self._manager.delete(bad)
-            count = jax.device_put(np.int32(step), target.step.sharding)
+            count = jax.device_put(np.int32(step), whole)
             history = read_facts(self.workdir, step)["history"]
+            items = jax.device_put(items, jax.tree.map(lambda x: x.sharding, _items(target)))
             state = target.replace(step=count, **items["weights"], opt_state=items["optimizer"])
             return state, history
         if damaged:

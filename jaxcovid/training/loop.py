@@ -11,13 +11,10 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import flax.linen as nn
@@ -29,14 +26,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from jaxcovid import processes
 from jaxcovid.data import on_device, pipeline
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import calibration, metrics
 from jaxcovid.training import checkpoints
 from jaxcovid.training.checkpoints import Checkpoints, History
+from jaxcovid.training.heartbeat import Heartbeat
 from jaxcovid.training.programs import compile_train_step
-from jaxcovid.training.sharding import check_batch_size, place_batch
-from jaxcovid.training.state import TrainState, jit_init_state
+from jaxcovid.training.sharding import check_batch_size, place_batch, replicated_sharding
+from jaxcovid.training.state import jit_init_state
 from jaxcovid.training.step import jit_forward
 from jaxcovid.training.targets import Targets
 from jaxcovid.training.writers import Writer
@@ -59,31 +58,6 @@ class Result:
     step: int
     history: History
     terminated: bool
-
-
-class Termination:
-    """Notes SIGTERM and a first Ctrl-C instead of dying, so that the loop can save and leave."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "Termination":
-        # Python lets only the main thread set handlers; elsewhere nothing is caught.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 class StepClock:
@@ -238,7 +212,10 @@ def train(
     log_every_steps: int,
     early_stop_validations: int,
     preprocess_on: str,
+    bad_records: str,
     workers: int,
+    fsdp: int,
+    profile: tuple[int, int],
     identity: str,
     control: pipeline.Control | None = None,
     frozen: Mapping[str, Any] | None = None,
@@ -270,7 +247,10 @@ def train(
       early_stop_validations: stop when the best AUC is so many validations old; 0 never does.
       preprocess_on: where training images are, see `pipeline.train_batches`; those of the
         validation always are on the host.
+      bad_records: see `pipeline.train_batches`.
       workers: see `pipeline.train_batches`.
+      fsdp: see `sharding.shard_state`.
+      profile: the first and the last step that are traced for TensorBoard; (0, 0) traces none.
       identity: of the train step, see `programs.compile_train_step`.
       control: see `pipeline.train_batches`; of validation images too.
       frozen: variables of the network's frozen parts, replicated over the mesh; donated.
@@ -289,15 +269,15 @@ def train(
             batch_size // mesh.size,
         )
     initialise = jit_init_state(
-        mesh, model=model, optimizer=optimizer, image_size=preprocessing.size, seed=seed
+        mesh, fsdp=fsdp, model=model, optimizer=optimizer, image_size=preprocessing.size, seed=seed
     )
     forward = jit_forward(mesh, model=model)
     unpack = on_device.jit_unpack(mesh, preprocessing=preprocessing)
-    main_process = jax.process_index() == 0
+    main_process = processes.is_main()
 
-    def validated(state: TrainState) -> dict[str, Any]:
+    def validated(variables: Mapping[str, Any]) -> dict[str, Any]:
         probabilities = predict_source(
-            state.variables,
+            variables,
             validation_source,
             forward=forward,
             preprocessing=preprocessing,
@@ -311,7 +291,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Checkpoints(workdir))
-        termination = stack.enter_context(Termination())
+        termination = stack.enter_context(processes.Termination())
         expected = initialise.eval_shape().replace(frozen=dict(frozen or {}))
         state, history = saver.restore_latest(expected) or (None, [])
         start = int(state.step) if state else 0
@@ -333,14 +313,20 @@ def train(
             seed=seed,
             start_step=start,
             preprocess_on=preprocess_on,
+            bad_records=bad_records,
             control=control,
             workers=workers,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
+        replaced = 0  # of this process's rows
+
         def next_batch() -> dict[str, jax.Array]:
-            batch = place_batch(next(batches), mesh)
+            nonlocal replaced
+            rows = next(batches)
+            replaced += int(rows.pop("replaced").sum())
+            batch = place_batch(rows, mesh)
             if preprocess_on == "host":
                 return batch
             target = batch.pop("target")
@@ -349,6 +335,7 @@ def train(
         writer = stack.enter_context(
             contextlib.closing(Writer(workdir, start_step=start, enabled=main_process))
         )
+        heartbeat = stack.enter_context(Heartbeat(workdir, total_steps=total_steps))
         bar = stack.enter_context(
             tqdm(
                 total=total_steps * batch_size,
@@ -379,6 +366,8 @@ def train(
         pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         for step in range(start + 1, total_steps + 1):
             current = batch
+            if step == profile[0]:
+                jax.profiler.start_trace(str(workdir / "tensorboard"))
             state, values = step_fn(state, current)
             if step == start + 1:
                 logging.info("First step dispatched")
@@ -387,7 +376,7 @@ def train(
                 with clock.stalled():
                     batch = next_batch()
 
-            stopping = termination.requested
+            stopping = termination.requested(step)
             validating = step % validate_every_steps == 0 or step == total_steps
             saving = validating or stopping or step % save_every_steps == 0
             while len(pending) > (0 if saving else 1):
@@ -397,9 +386,15 @@ def train(
                 bar.update(batch_size)
                 bar.set_postfix_str(f"step {done}, loss {numbers['loss']:.3f}", refresh=False)
                 clock.count(batch_size)
+                heartbeat.beat(done)
                 if done % log_every_steps == 0 or done == total_steps:
                     numbers["learning_rate"] = float(schedule((done - 1) // accumulate_steps))
-                    writer.scalars(done, {**numbers, **clock.lap()})
+                    rates = clock.lap()
+                    heartbeat.beat(done, **rates, replaced=replaced)
+                    writer.scalars(done, {**numbers, **rates, "replaced_records": replaced})
+            if step == profile[1]:
+                jax.block_until_ready(values)
+                jax.profiler.stop_trace()
 
             with clock.paused():
                 if step == start + 1:
@@ -409,13 +404,14 @@ def train(
                         _as_pictures(np.asarray(current["image"].addressable_data(0))),
                     )
                 if validating:
-                    entry = validated(state)
+                    variables = jax.device_put(state.variables, replicated_sharding(mesh))
+                    entry = validated(variables)
                     history = [*history, {"step": step, **entry}]
                     writer.scalars(
                         step, {"validation/auc": entry["auc"], "validation/loss": entry["loss"]}
                     )
                     if draw_heatmaps and main_process:
-                        writer.images(step, "heatmaps", draw_heatmaps(state.variables))
+                        writer.images(step, "heatmaps", draw_heatmaps(variables))
                 if saving:
                     saver.save(state, history)
             if stopping and step < total_steps:

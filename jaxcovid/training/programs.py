@@ -7,6 +7,7 @@ run and every later one compile the same program, so that a resumed run stays bi
 
 import contextlib
 import hashlib
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 
 import jaxcovid
 from jaxcovid.files import write_atomically
-from jaxcovid.training.step import jit_over_mesh, jit_train_step, train_step
+from jaxcovid.training.step import jit_over_mesh, train_step
 
 
 def compile_train_step(
@@ -28,7 +29,7 @@ def compile_train_step(
 
     Args:
       mesh: the devices.
-      state: a `TrainState`, or its shapes.
+      state: a `TrainState` that lies where it should, or its shapes with shardings.
       batch: a global batch, or its shapes.
       identity: everything that the step depends on beside the shapes and the code, such as the
         configuration: two steps that differ have two.
@@ -38,11 +39,13 @@ def compile_train_step(
     Returns:
       (state, batch) -> (state, metrics); the state is donated.
     """
+    shardings = jax.tree.map(lambda x: x.sharding, state)
     if jax.process_count() > 1:  # an exported program knows the devices of one process
-        return jit_train_step(mesh, **kwargs).lower(state, batch).compile()
+        whole = partial(train_step, mesh=mesh, **kwargs)
+        return jit_over_mesh(mesh, whole, shardings).lower(state, batch).compile()
     leaves, tree = jax.tree.flatten(state)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, batch))
-    path = Path(folder) / f"{_key(identity, mesh, tree, shapes)}.stablehlo" if folder else None
+    path = Path(folder) / f"{_key(identity, mesh, shardings, shapes)}.stablehlo" if folder else None
     program = _read(path) if path else None
     if program is None:
         # A state has types of flax and optax, which jax.export cannot write; its leaves it can.
@@ -52,7 +55,8 @@ def compile_train_step(
             )
             return jax.tree.leaves(state), metrics
 
-        program = export.export(jit_over_mesh(mesh, of_leaves))(*shapes)
+        of_leaves = jit_over_mesh(mesh, of_leaves, jax.tree.leaves(shardings))
+        program = export.export(of_leaves)(*shapes)
         if path:
             with contextlib.suppress(OSError):  # to do without the file is no error
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +66,10 @@ def compile_train_step(
         leaves, metrics = program.call(jax.tree.leaves(state), batch)
         return jax.tree.unflatten(tree, leaves), metrics
 
-    return jit_over_mesh(mesh, step).lower(state, batch).compile()
+    return jit_over_mesh(mesh, step, shardings).lower(state, batch).compile()
 
 
-def _key(identity: str, mesh: Mesh, tree: Any, shapes: Any) -> str:
+def _key(identity: str, mesh: Mesh, shardings: Any, shapes: Any) -> str:
     """A digest of everything that a program depends on: the code of this package above all."""
     package = Path(jaxcovid.__file__).parent
     parts = [
@@ -73,7 +77,7 @@ def _key(identity: str, mesh: Mesh, tree: Any, shapes: Any) -> str:
         *(metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")),
         str(jax.config.jax_enable_x64),
         str(jax.config.jax_default_matmul_precision),
-        str((jax.default_backend(), mesh, tree, shapes, identity)),
+        str((jax.default_backend(), mesh, shardings, shapes, identity)),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +29,43 @@ def replicated_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def shard_state(state: Any, mesh: Mesh, fsdp: int) -> Any:
+    """Where each array of a state lies: large ones split `fsdp` ways, all others on every device.
+
+    Groups of `fsdp` devices hold one copy between them (fully sharded data parallelism); a step
+    gathers the parameters before it uses them. An array is split along its longest side that
+    divides, if it has 1,024 numbers or more.
+
+    Args:
+      state: a pytree of arrays or their shapes.
+      mesh: the devices, see `make_mesh`.
+      fsdp: 1 splits nothing.
+
+    Returns:
+      The same pytree of `NamedSharding`.
+
+    Raises:
+      ValueError: the devices do not divide into such groups.
+    """
+    if fsdp < 1 or mesh.size % fsdp:
+        allowed = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0]
+        raise ValueError(
+            f"fsdp is {fsdp}, which does not divide {mesh.size} devices; use one of "
+            + ", ".join(map(str, allowed))
+        )
+    # The same devices in the same order, so that both meshes can stand in one program.
+    groups = Mesh(mesh.devices.reshape(-1, fsdp), ("copy", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+    def sharding_of(x: Any) -> NamedSharding:
+        sides = [n if n % fsdp == 0 else 0 for n in x.shape]
+        if fsdp == 1 or x.size < 1024 or not max(sides):
+            return replicated_sharding(mesh)
+        longest = sides.index(max(sides))
+        return NamedSharding(groups, P(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(sharding_of, state)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Refuses a global batch that does not spread evenly over the mesh.
 
@@ -49,18 +87,8 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def announce_devices() -> None:
-    """Logs what the run computes on; warns loudly when an installed GPU back end is not used."""
-    devices = jax.devices()
-    kinds = sorted({device.device_kind for device in devices})
-    logging.info(
-        "Running on %d %s device(s): %s; process %d of %d",
-        len(devices),
-        jax.default_backend(),
-        ", ".join(kinds),
-        jax.process_index() + 1,
-        jax.process_count(),
-    )
+def warn_of_cpu() -> None:
+    """Warns loudly when an installed GPU back end is not used."""
     plugins = [p for p in ("jax_cuda12_plugin", "jax_cuda13_plugin") if importlib.util.find_spec(p)]
     if plugins and jax.default_backend() == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
         logging.warning(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxcovid.training.sharding import replicated_sharding
+from jaxcovid.training.sharding import replicated_sharding, shard_state
 
 
 @flax.struct.dataclass
@@ -55,9 +55,16 @@ def init_state(
     )
 
 
-def jit_init_state(mesh: Mesh, **kwargs: Any) -> Any:
-    """`init_state` of these arguments as one program: () -> state, replicated over `mesh`.
+def jit_init_state(mesh: Mesh, *, fsdp: int = 1, **kwargs: Any) -> Any:
+    """`init_state` of these arguments as one program: () -> state, spread as `shard_state` says.
 
     Compiled, nothing but the parameters is left to compute; op by op it takes half a minute.
     """
-    return jax.jit(partial(init_state, **kwargs), out_shardings=replicated_sharding(mesh))
+    initialise = partial(init_state, **kwargs)
+    shapes = jax.eval_shape(initialise)
+    whole = jax.tree.map(lambda _: replicated_sharding(mesh), shapes)
+    shardings = whole.replace(
+        params=shard_state(shapes.params, mesh, fsdp),
+        opt_state=shard_state(shapes.opt_state, mesh, fsdp),
+    )
+    return jax.jit(initialise, out_shardings=shardings)

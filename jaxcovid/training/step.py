@@ -82,7 +82,7 @@ def train_step(
     """One optimizer step on a global batch that is sharded over the mesh.
 
     Args:
-      state: the current state, replicated.
+      state: the current state.
       batch: `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
       model: `DeepCTNet` or `DeepCXRNet`.
       optimizer: see `optimizer.make_optimizer`.
@@ -143,13 +143,20 @@ def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
     return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs))
 
 
-def jit_over_mesh(mesh: Mesh, step: Any) -> Any:
-    """(state, batch) -> (state, metrics), compiled: state replicated and donated, rows sharded."""
+def jit_over_mesh(mesh: Mesh, step: Any, state_sharding: Any = None) -> Any:
+    """(state, batch) -> (state, metrics), compiled: state donated, rows of the batch sharded.
+
+    Args:
+      mesh: the devices.
+      step: what is compiled.
+      state_sharding: a `NamedSharding` for each array of the state; None replicates all.
+    """
     replicated = replicated_sharding(mesh)
+    state_sharding = state_sharding or replicated
     return jax.jit(
         step,
-        in_shardings=(replicated, batch_sharding(mesh)),
-        out_shardings=replicated,
+        in_shardings=(state_sharding, batch_sharding(mesh)),
+        out_shardings=(state_sharding, replicated),
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
