@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import sharding, step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
+from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.state import jit_init_state
 
 MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
@@ -34,17 +36,21 @@ def batch(seed, rows=16):
     }
 
 
-def initial(mesh, opt, model=MODEL):
-    return jit_init_state(mesh, model=model, optimizer=opt, image_size=SIZE, seed=0)()
+def initial(mesh, opt, model=MODEL, fsdp=1):
+    return jit_init_state(mesh, fsdp=fsdp, model=model, optimizer=opt, image_size=SIZE, seed=0)()
 
 
-def train(devices, steps, batch_norm="global", rows=16, opt=None, seed=0):
+def train(devices, steps, batch_norm="global", rows=16, opt=None, seed=0, fsdp=1):
     """Losses and gradient norms of a few steps, and the last state."""
     opt = opt or optimizer()
     mesh = sharding.make_mesh(devices)
-    state = initial(mesh, opt)
-    step_fn = step.jit_train_step(
+    state = initial(mesh, opt, fsdp=fsdp)
+    step_fn = compile_train_step(
         mesh,
+        state,
+        sharding.place_batch(batch(seed, rows), mesh),
+        identity="",
+        folder=None,
         model=MODEL,
         optimizer=opt,
         weights=np.ones((2, 1), np.float32),
@@ -70,9 +76,35 @@ def test_eight_devices_equal_one():
     for seed in (1, 2):
         one, eight = first_gradients(1, seed), first_gradients(8, seed)
         assert np.linalg.norm(one - eight) < 1e-5 * np.linalg.norm(one)
-    few, _ = train(1, 4, seed=1)
-    many, _ = train(8, 4, seed=1)
-    np.testing.assert_allclose(few[:, 0], many[:, 0], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return train(1, 20, opt=optax.sgd(1e-3), seed=1)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 1), (8, 1), (4, 4), (8, 2), (8, 8)])
+def test_twenty_steps_on_any_number_of_devices(devices, fsdp, one_device):
+    numbers, state = train(devices, 20, opt=optax.sgd(1e-3), seed=1, fsdp=fsdp)
+    np.testing.assert_allclose(numbers[:, 0], one_device[0][:, 0], atol=1e-4)
+    first, wanted = (ravel_pytree(s.params)[0] for s in (state, one_device[1]))
+    assert np.linalg.norm(first - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+def test_a_sharded_state_is_split_and_others_are_whole():
+    mesh, opt = sharding.make_mesh(8), optimizer()
+    state = initial(mesh, opt, fsdp=4)
+    moment = optax.tree.get(state.opt_state, "mu")
+    assert moment.addressable_data(0).shape == (moment.shape[0] // 4,)
+    kernel = state.params["backbone"]["block1"]["layer1"]["conv2"]["kernel"]
+    assert kernel.addressable_data(0).size == kernel.size // 4
+    on_one = sum(x.addressable_data(0).size for x in jax.tree.leaves(state.params))
+    assert on_one < 0.5 * sum(x.size for x in jax.tree.leaves(state.params))
+    assert all(x.is_fully_replicated for x in jax.tree.leaves((state.step, state.batch_stats)))
+    with pytest.raises(
+        ValueError, match="fsdp is 3, which does not divide 8 devices; use one of 1"
+    ):
+        sharding.shard_state({}, mesh, 3)
 
 
 def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
@@ -131,6 +163,31 @@ def test_per_device_batch_norm_differs_and_equals_global_on_one_device():
     assert np.isfinite(eight).all()
     assert not np.allclose(eight[:, 0], reference[:, 0], rtol=1e-3)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.batch_stats))
+
+
+def test_per_device_batch_norm_is_that_of_pmap():
+    """The gradients and running moments that a step written with `jax.pmap` averages."""
+    opt, mesh = optimizer(), sharding.make_mesh(8)
+    state, rows = initial(mesh, opt), batch(1, 32)
+
+    def averaged(variables, batch):
+        own = step.gradients(variables, batch, model=MODEL, weights=jnp.ones((2, 1)))
+        return jax.lax.pmean(own, "devices")
+
+    variables = jax.device_get(state.variables)
+    by_device = {k: v.reshape(8, 4, *v.shape[1:]) for k, v in rows.items()}
+    found = jax.pmap(averaged, "devices", in_axes=(None, 0))(variables, by_device)
+    gradients, batch_stats, numbers = jax.tree.map(lambda x: np.asarray(x[0]), found)
+    step_fn = step.jit_train_step(
+        mesh, model=MODEL, optimizer=opt, weights=jnp.ones((2, 1)), batch_norm="per_device"
+    )
+    state, ours = step_fn(state, sharding.place_batch(rows, mesh))
+    assert float(ours["loss"]) == pytest.approx(float(numbers["loss"]), abs=1e-6)
+    wanted = ravel_pytree(gradients)[0]
+    moment = 10 * optax.tree.get(state.opt_state, "mu")[: wanted.size]
+    assert np.linalg.norm(moment - wanted) < 1e-5 * np.linalg.norm(wanted)
+    for a, b in zip(*map(jax.tree.leaves, (batch_stats, state.batch_stats)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_a_step_learns_moves_the_moments_and_counts():
