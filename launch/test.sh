@@ -8,5 +8,5 @@ source launch/environment.sh
 environment requirements.txt tests/requirements.txt
 ruff check .
 ruff format --check .
-shellcheck -x launch/*.sh
+shellcheck -x launch/*.sh launch/slurm.sbatch
 python -m pytest -n 2 --dist loadfile --durations 10 "$@"
