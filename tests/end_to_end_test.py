@@ -2,15 +2,12 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import numpy as np
 import pytest
+from runs import STEPS, arguments, end_at, finish, read_losses, same_run
 
 from jaxcovid import predictor
 from jaxcovid.data.datasets import open_dataset
@@ -18,56 +15,11 @@ from jaxcovid.training import checkpoints
 
 pytestmark = pytest.mark.slow
 
-CONFIG = (
-    "--config=configs/default.py:debug",
-    "--config.dataset=folder/blobs",
-    "--config.epochs=40",
-    "--config.validations_per_epoch=0.1",
-    "--config.save_every_steps=7",
-    "--config.optimizer.learning_rate=1e-3",
-    "--config.workers=2",
-)
-STEPS = 120
-
-
-def arguments(workdir, data_dir, *more):
-    return (*CONFIG, f"--workdir={workdir}", f"--data_dir={data_dir}", *more)
-
-
-def read_losses(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
-
-
-def end_at(signal_number, step, workdir, data_dir):
-    """Starts the train command and signals it once it has itself written the step."""
-    file, marker = workdir / "metrics.jsonl", f'"step": {step},'
-    # What an earlier, killed call wrote past its checkpoint must not count.
-    stale = file.read_text() if file.exists() else ""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jaxcovid.train", *arguments(workdir, data_dir)],
-        cwd=os.environ["PYTHONPATH"],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None:
-        if file.exists() and (text := file.read_text()) != stale and marker in text:
-            process.send_signal(signal_number)
-            break
-        time.sleep(0.01)
-    return process.wait(120), process.stderr.read()
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    subprocess.run(
-        [sys.executable, "-m", "jaxcovid.train", *arguments(workdir, data_dir)],
-        cwd=os.environ["PYTHONPATH"],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-        check=True,
-    )
+    finish(workdir, data_dir)
     return workdir
 
 
@@ -76,13 +28,6 @@ def test_the_whole_run_learned_and_logged_every_step(trained):
     assert [step for step, _ in found] == list(range(1, STEPS + 1))
     values = [loss for _, loss in found]
     assert np.mean(values[-20:]) < 0.5 * np.mean(values[:20])
-
-
-def same_run(left, right):
-    one, two = (checkpoints.read_facts(w, STEPS) for w in (left, right))
-    assert one["checksums"] == two["checksums"], "parameters, moments or optimizer differ"
-    assert one["history"] == two["history"]
-    assert read_losses(left) == read_losses(right)
 
 
 def test_killed_at_three_random_steps_and_resumed_it_is_the_same_run(

@@ -1,0 +1,289 @@
+"""What can go wrong while a run trains, provoked for real: it says so, and nothing is lost.
+
+Each fault ends with the same parameters, moments and log, bit for bit, as the run without it.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from runs import STEPS, end_at, ended, finish, read_losses, same_run, start, text, wait_for_step
+
+from jaxcovid.data.datasets import open_dataset
+from jaxcovid.training import checkpoints, heartbeat
+
+pytestmark = pytest.mark.slow
+LOCAL = ("bash", "launch/local.sh", "2")
+LONG = ("--config.epochs=400",)  # 1,200 steps
+KILLS = 25
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    finish(workdir, data_dir)
+    return workdir
+
+
+@contextlib.contextmanager
+def disk(folder, size):
+    """A small file system of its own at `folder`."""
+    if os.geteuid():
+        pytest.skip("to mount a file system needs root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def remount(folder, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def test_killed_at_25_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
+    whole, workdir = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, data_dir, *LONG)
+    rng, saves, kills = np.random.default_rng(), 0, 0
+    while kills < KILLS:
+        before = text(workdir)
+        process = start(workdir, data_dir, *LONG)
+        while process.poll() is None and text(workdir) in ("", before):
+            time.sleep(0.01)
+        if kills % 3 == 0:  # while a checkpoint is written
+            unfinished = []
+            while process.poll() is None and not unfinished:
+                unfinished = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+            saves += bool(unfinished)
+        else:
+            time.sleep(rng.uniform(0, 0.5))
+        assert process.poll() is None, f"the run ended after {kills} kills"
+        process.send_signal(signal.SIGKILL)
+        ended(process)
+        kills += 1
+    finish(workdir, data_dir, *LONG)
+    assert saves == 9
+    same_run(whole, workdir, 1200)
+
+
+def test_a_killed_worker_process_ends_the_run_which_resumes(trained, tmp_path, data_dir):
+    process = start(tmp_path / "w", data_dir)
+    assert wait_for_step(process, 20, tmp_path / "w")
+    children = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
+    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    workers = [p for p in pids if b"spawn_main" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    status, log = ended(process, timeout=60)
+    assert status == 1, log
+    assert re.search(r"error: .*worker", log), log
+    finish(tmp_path / "w", data_dir)
+    same_run(trained, tmp_path / "w")
+
+
+def test_the_disk_is_full_in_a_save(trained, tmp_path, data_dir):
+    with disk(tmp_path / "disk", "3m") as folder:
+        status, log = ended(start(folder / "w", data_dir))
+        assert status == 1, log
+        assert "No space left" in log
+        last = checkpoints.steps(folder / "w")
+        remount(folder, "size=100m")
+        finish(folder / "w", data_dir)
+        if last:
+            assert checkpoints.steps(folder / "w")
+        same_run(trained, folder / "w")
+
+
+def test_the_disk_is_full_while_it_logs(trained, tmp_path, data_dir):
+    with disk(tmp_path / "disk", "20m") as folder:
+        # The only save is at the first validation, step 30; the disk is full before.
+        seldom = "--config.save_every_steps=1000"
+        process = start(folder / "w", data_dir, seldom)
+        assert wait_for_step(process, 40, folder / "w")
+        free = shutil.disk_usage(folder).free
+        (folder / "filler").write_bytes(bytes(free))
+        status, log = ended(process)
+        assert status == 1, log
+        assert "No space left" in log
+        assert checkpoints.steps(folder / "w")[0] == 30
+        (folder / "filler").unlink()
+        finish(folder / "w", data_dir, seldom)
+        same_run(trained, folder / "w")
+
+
+def test_the_workdir_becomes_read_only(trained, tmp_path, data_dir):
+    with disk(tmp_path / "disk", "100m") as folder:
+        process = start(folder / "w", data_dir)
+        assert wait_for_step(process, 20, folder / "w")
+        # As a file system does it to itself after an error: files that are open stay writable.
+        os.kill(process.pid, signal.SIGSTOP)
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        os.kill(process.pid, signal.SIGCONT)
+        status, log = ended(process)
+        assert status == 1, log
+        assert "Read-only file system" in log
+        subprocess.run(["umount", "-l", folder], check=True)
+        finish(folder / "w", data_dir)
+        same_run(trained, folder / "w")
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
+def test_the_newest_checkpoint_is_damaged(damage, trained, tmp_path, data_dir):
+    end_at(signal.SIGKILL, 60, tmp_path / "w", data_dir)
+    newest = checkpoints.steps(tmp_path / "w")[-1]
+    folder = tmp_path / "w" / "checkpoints" / str(newest) / "weights"
+    damage(max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size))
+    log = finish(tmp_path / "w", data_dir)
+    assert f"checkpoint {newest} of" in log
+    assert "trying the one before it" in log
+    same_run(trained, tmp_path / "w")
+
+
+def test_the_clock_is_set_back(trained, tmp_path, data_dir):
+    if not shutil.which("faketime"):
+        pytest.skip("needs faketime")
+    end_at(signal.SIGKILL, 60, tmp_path / "w", data_dir)
+    command = ("faketime", "-f", "-2d", os.environ.get("PYTHON", "python"))
+    yesterday = {
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "launcher": (*command, "-m", "jaxcovid.train"),
+    }
+    finish(tmp_path / "w", data_dir, **yesterday)
+    same_run(trained, tmp_path / "w")
+
+
+def test_a_second_training_in_the_same_workdir_is_refused(trained, tmp_path, data_dir):
+    process = start(tmp_path / "w", data_dir)
+    assert wait_for_step(process, 5, tmp_path / "w")
+    process.send_signal(signal.SIGSTOP)  # so that it does not end first
+    status, log = ended(start(tmp_path / "w", data_dir))
+    assert status == 1
+    assert f"is in use by process {process.pid} on" in log
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish(tmp_path / "w", data_dir)  # a dead owner holds nothing
+    same_run(trained, tmp_path / "w")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_record(workers, tmp_path, data_dir):
+    shutil.copytree(data_dir, tmp_path / "data")
+    dataset = open_dataset("folder/blobs", tmp_path / "data")
+    file = next(pathlib.Path(dataset.directory).glob("*train*record*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    options = (f"--config.workers={workers}",)
+    status, log = ended(start(tmp_path / "stop", tmp_path / "data", *options))
+    assert status == 1
+    assert re.search(r"record \d+ of Source\(.*'train'\) cannot be read", log), log
+    log = finish(tmp_path / "skip", tmp_path / "data", "--config.bad_records=skip", *options)
+    assert "is replaced by the next one" in log
+    assert len(read_losses(tmp_path / "skip")) == STEPS
+    last = json.loads(text(tmp_path / "skip").splitlines()[-2])
+    assert last["replaced_records"] == 40  # once an epoch
+    assert np.mean([loss for _, loss in read_losses(tmp_path / "skip")[-20:]]) < 0.4
+
+
+def test_a_nan_loss_names_its_step_and_the_last_good_checkpoint(tmp_path, data_dir):
+    status, log = ended(start(tmp_path / "w", data_dir, "--config.optimizer.learning_rate=1e18"))
+    assert status == 1
+    assert "not finite at step" in log
+    assert "nothing was saved yet" in log or "checkpoint is step" in log
+
+
+class TestTwoProcesses:
+    """Two processes of four devices each, from launch/local.sh."""
+
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory, data_dir):
+        workdir = tmp_path_factory.mktemp("two") / "whole"
+        finish(workdir, data_dir, launcher=LOCAL, JAX_NUM_CPU_DEVICES="4")
+        return workdir
+
+    def start(self, workdir, data_dir, *more):
+        return start(workdir, data_dir, *more, launcher=LOCAL, JAX_NUM_CPU_DEVICES="4")
+
+    def test_as_one_process(self, whole, tmp_path, data_dir):
+        finish(tmp_path / "one", data_dir, JAX_NUM_CPU_DEVICES="8")
+        one, two = (np.array(read_losses(w)[:20]) for w in (tmp_path / "one", whole))
+        np.testing.assert_allclose(one, two, atol=1e-4)
+
+    def test_one_is_killed_and_the_launcher_starts_both_again(self, whole, tmp_path, data_dir):
+        process = self.start(tmp_path / "w", data_dir)
+        assert wait_for_step(process, 30, tmp_path / "w")
+        first = heartbeat.read(tmp_path / "w")
+        os.kill(first[1]["pid"], signal.SIGKILL)
+        start_time = time.monotonic()
+        while pathlib.Path(f"/proc/{first[0]['pid']}").exists():
+            time.sleep(0.1)
+            assert time.monotonic() - start_time < 90, "the other process goes on"
+        status, log = ended(process, timeout=600)
+        assert status == 0, log
+        assert "a process ended with status" in log
+        same_run(whole, tmp_path / "w")
+
+    def test_one_gets_a_signal_and_all_save_the_same_step(self, whole, tmp_path, data_dir):
+        process = self.start(tmp_path / "w", data_dir)
+        assert wait_for_step(process, 30, tmp_path / "w")
+        os.kill(heartbeat.read(tmp_path / "w")[1]["pid"], signal.SIGTERM)
+        status, log = ended(process)
+        assert status == 143, log
+        saved = checkpoints.steps(tmp_path / "w")[-1]
+        assert log.count(f"step {saved} is saved") == 2
+        finish(tmp_path / "w", data_dir, launcher=LOCAL, JAX_NUM_CPU_DEVICES="4")
+        same_run(whole, tmp_path / "w")
+
+    def test_a_run_goes_on_with_other_processes_and_devices(self, whole, tmp_path, data_dir):
+        """2 x 4, then 1 x 8, 1 x 4, 1 x 1 and 2 x 4 again, in FSDP too."""
+        options = ("--config.optimizer.learning_rate=1e-4",)
+        finish(tmp_path / "one", data_dir, *options)
+        topologies = [
+            (LOCAL, "4", "--config.fsdp=8"),
+            (None, "8", "--config.fsdp=2"),
+            (None, "4", "--config.fsdp=1"),
+            (None, "1", "--config.fsdp=1"),
+            (LOCAL, "4", "--config.fsdp=1"),
+        ]
+        for i, (launcher, devices, fsdp) in enumerate(topologies):
+            launched = {"launcher": launcher} if launcher else {}
+            process = start(
+                tmp_path / "w",
+                data_dir,
+                *options,
+                fsdp,
+                JAX_NUM_CPU_DEVICES=devices,
+                **launched,
+            )
+            if i < len(topologies) - 1:
+                before = text(tmp_path / "w")
+                assert wait_for_step(process, 20 * (i + 1), tmp_path / "w", before)
+                process.send_signal(signal.SIGTERM)
+            status, log = ended(process)
+            assert status == (143 if i < len(topologies) - 1 else 0), log
+        one, many = (np.array(read_losses(tmp_path / name)) for name in ("one", "w"))
+        assert one.shape == many.shape
+        np.testing.assert_allclose(one[:20], many[:20], atol=1e-4)
+        np.testing.assert_allclose(one, many, atol=0.05)
