@@ -8,6 +8,7 @@ import collections
 import csv
 import gzip
 import io
+import itertools
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 FILM_FEATURES = {"view": tfds.features.Text(), "sex": tfds.features.Text(), "age": np.int32}
 _FOLDS = 10
 _LISTED = 200  # names in a message
-_MAX_TABLE_BYTES = 2**28
+_MAX_TABLE_BYTES = 2**26
 _SPLIT_AS_PUBLISHED = ("published", "paper")
 
 
@@ -193,7 +194,8 @@ def read_table(table: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
     opened = gzip.open if table.suffix == ".gz" else open
     try:
         with opened(table, "rb") as file:
-            data = file.read(_MAX_TABLE_BYTES + 1)
+            pieces = iter(lambda: file.read(2**20), b"")
+            data = b"".join(itertools.islice(pieces, 1 + _MAX_TABLE_BYTES // 2**20))
         if len(data) > _MAX_TABLE_BYTES:
             raise ValueError(f"at most {_MAX_TABLE_BYTES:,} bytes are accepted")
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
