@@ -14,6 +14,8 @@ import concurrent.futures
 import contextlib
 import csv
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -75,7 +77,7 @@ def run(
 
     from jaxcovid import predictor as predictors
     from jaxcovid.data import dicom
-    from jaxcovid.data.images import ImageError, colour_of
+    from jaxcovid.data.images import ImageError, colour_of, read_file
     from jaxcovid.evaluation.figures import overlay
 
     images = find_images(paths)
@@ -93,7 +95,7 @@ def run(
         found: dict[Path, Any] = {}
         for path in paths:
             try:
-                data = path.read_bytes()
+                data = read_file(path)
                 gray = predictor.read_gray(data)
                 found[path] = gray, colour_of(data), dicom.header_of(path)
             except (ImageError, OSError) as error:
@@ -114,9 +116,9 @@ def run(
             for output, outputs_name in enumerate(drawn):
                 cams = predictor.heatmaps(usable, output=output)
                 for path, cam in zip(grays, cams, strict=True):
-                    name = "_".join(part for part in path.parts if part not in (path.anchor, ".."))
                     picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
-                    cv2.imwrite(str(heatmaps / f"{name}{outputs_name}.png"), picture)
+                    encoded = cv2.imencode(".png", picture)[1].tobytes()
+                    (heatmaps / _picture_name(path, outputs_name)).write_bytes(encoded)
         for path, of in opened.items():
             if path not in found:
                 yield row(str(path), error=str(of))
@@ -134,6 +136,13 @@ def run(
             name = f"series {series}" if series else f"patient {patient}"
             mean = sum(several) / len(several)
             yield row(name, mean, patient=patient, series=series, images=len(several))
+
+
+def _picture_name(path: Path, output: str) -> str:
+    """The file name of a heatmap; no name of an image or of an output leads out of the folder."""
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    name = re.sub(r"[/\\\0]", "_", "_".join(parts) + output)
+    return os.fsdecode(os.fsencode(name)[-200:]) + ".png"  # file systems take 255 bytes
 
 
 def _row(

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jaxcovid import network
 from jaxcovid import workdir as workdirs
-from jaxcovid.data.images import as_gray, decode_gray
+from jaxcovid.data.images import as_gray, decode_gray, read_file
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.evaluation import calibration
 from jaxcovid.evaluation.cam import grad_cam
@@ -159,7 +159,7 @@ class Predictor:
         """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
         if isinstance(image, np.ndarray):
             return as_gray(image)
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        data = image if isinstance(image, bytes) else read_file(Path(image))
         window = tuple(self.facts["dataset"]["window"])
         return decode_gray(data, modality=self.modality, window=window)
 
@@ -178,6 +178,22 @@ class Predictor:
         return np.concatenate(found)
 
 
+def _read(workdir: Path) -> tuple[dict[str, Any], Preprocessing, dict[str, Any], DeepCTNet]:
+    """What a workdir says of its network: facts, preprocessing, parts and the network itself."""
+    facts = workdirs.read(workdir)
+    config = facts["config"]
+    try:
+        trained_control(config["control"])
+        preprocessing = Preprocessing(**config["preprocessing"])
+        parts = network.part_facts(workdir, config, modality=facts["dataset"]["modality"])
+        model = network.make_model(config, outputs=len(facts["outputs"]), parts=parts)
+    except (TypeError, KeyError) as error:
+        raise workdirs.WorkdirError(
+            f"{workdir / workdirs.FILE} is damaged, or of another version: {error!r}"
+        ) from error
+    return facts, preprocessing, parts, model
+
+
 def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -> Predictor:
     """Loads a trained network from its workdir.
 
@@ -191,11 +207,7 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
       CheckpointError: no such checkpoint, or it is damaged, of another network or not validated.
     """
     workdir = Path(workdir)
-    facts = workdirs.read(workdir)
-    config = facts["config"]
-    preprocessing = Preprocessing(**config["preprocessing"])
-    parts = network.part_facts(workdir, config, modality=facts["dataset"]["modality"])
-    model = network.make_model(config, outputs=len(facts["outputs"]), parts=parts)
+    facts, preprocessing, parts, model = _read(workdir)
     mesh = make_mesh()
     step = checkpoints.best_step(workdir) if step is None else step
     weights = network.load_weights(workdir, step, model, mesh, size=preprocessing.size)

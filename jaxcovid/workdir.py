@@ -27,6 +27,21 @@ FREE_OPTIONS = (
     "profile",
     "bad_records",
 )
+# What is asked of the facts, and its types.
+_TYPES = {
+    "config": {
+        "network": str,
+        "outputs": str,
+        "control": str,
+        "model": dict,
+        "fusion": dict,
+        "parts": dict,
+        "preprocessing": dict,
+    },
+    "dataset": {"name": str, "modality": str, "window": list, "class_names": list},
+    "outputs": list,
+}
+_MAX_BYTES = 2**26  # of a JSON file
 
 
 class WorkdirError(ValueError):
@@ -46,14 +61,19 @@ def read(workdir: Path) -> dict[str, Any]:
             f"{workdir} is not a workdir: it {what}; give the --workdir of a training run"
         )
     try:
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
+        if (version := facts.get("format_version")) != FORMAT_VERSION:
+            raise WorkdirError(
+                f"{path} has format {version}, this version of jaxcovid reads {FORMAT_VERSION}; "
+                "use the one that wrote it"
+            )
+        _check_types(facts, _TYPES, "")
+        if not facts["outputs"] or not all(isinstance(name, str) for name in facts["outputs"]):
+            raise ValueError("outputs are no names")
+    except WorkdirError:
+        raise
     except ValueError as error:
         raise WorkdirError(f"{path} is damaged: {error}") from error
-    if (version := facts.get("format_version")) != FORMAT_VERSION:
-        raise WorkdirError(
-            f"{path} has format {version}, this version of jaxcovid reads {FORMAT_VERSION}; use "
-            "the one that wrote it"
-        )
     return facts
 
 
@@ -86,6 +106,35 @@ def lock(workdir: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of an object.
+
+    Raises:
+      ValueError: it is too large, no JSON or another value than an object.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"at most {_MAX_BYTES:,} bytes are accepted")
+    try:
+        found = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, no object")
+    return found
+
+
+def _check_types(facts: Mapping[str, Any], types: Mapping[str, Any], prefix: str) -> None:
+    for key, wanted in types.items():
+        kind = dict if isinstance(wanted, dict) else wanted
+        if not isinstance(found := facts.get(key), kind):
+            raise ValueError(f"{prefix}{key} is {str(found)[:50]}, no {kind.__name__}")
+        if isinstance(wanted, dict):
+            _check_types(found, wanted, f"{prefix}{key}.")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

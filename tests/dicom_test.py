@@ -3,12 +3,23 @@
 import io
 import os
 import pathlib
+import resource
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+    generate_uid,
+)
 
 from jaxcovid import prepare
 from jaxcovid.data import dicom
@@ -90,6 +101,61 @@ def test_an_xray_goes_through_its_window():
 PIXELS = np.arange(1024).reshape(32, 32).astype(np.uint16)
 
 
+def compressed(frame, syntax, **tags):
+    """A film of 8 bits whose pixels are a compressed frame."""
+    tags = {"Modality": "CR", "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, **tags}
+    whole = pydicom.dcmread(io.BytesIO(dicom_bytes(PIXELS, **tags)))
+    whole.file_meta.TransferSyntaxUID = syntax
+    whole.PixelData = pydicom.encaps.encapsulate([frame])
+    whole["PixelData"].VR = "OB"
+    whole["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    whole.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def jpeg(side):
+    return cv2.imencode(".jpg", np.zeros((side, side), np.uint8))[1].tobytes()
+
+
+def run_lengths(runs):
+    """One segment of so many runs of 128 equal bytes."""
+    return struct.pack("<16I", 1, 64, *[0] * 14) + runs * b"\x81\7"
+
+
+def deflated(size):
+    data = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian, Modality="CR")
+    start = len(dicom_bytes(syntax=DeflatedExplicitVRLittleEndian)) - 2  # of the data set
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    packed = [packer.compress(bytes(2**20)) for _ in range(size >> 20)]
+    return data[:start] + b"".join(packed) + packer.flush()
+
+
+def test_compressed_films_are_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    rows = b"".join(b"\x1f" + row.tobytes() for row in noise)
+    film = decode_gray(compressed(run_lengths(0) + rows, RLELossless))
+    low, high = float(noise.min()), float(noise.max())
+    np.testing.assert_allclose(film, (noise - low) * 255 / (high - low), atol=0.51)
+    assert decode_gray(compressed(jpeg(32), JPEGBaseline8Bit)).shape == (32, 32)
+    data = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian, Modality="CR")
+    plain = dicom_bytes(PIXELS, Modality="CR")
+    np.testing.assert_array_equal(decode_gray(data), decode_gray(plain))
+    (tmp_path / "slice").write_bytes(data)
+    assert dicom.header_of(tmp_path / "slice").modality == "X-ray"
+
+
+def test_a_deflated_file_that_unpacks_to_gigabytes_is_refused_early(tmp_path):
+    data = deflated(2**29)
+    assert len(data) < 2**20
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="deflated DICOM file of more than 268,435,456 bytes"):
+        decode_gray(data)
+    (tmp_path / "slice").write_bytes(data)
+    assert dicom.header_of(tmp_path / "slice") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -99,6 +165,11 @@ PIXELS = np.arange(1024).reshape(32, 32).astype(np.uint16)
         (dicom_bytes(PIXELS, Modality="CT"), "without rescale"),
         (dicom_bytes(PIXELS[:8, :8].copy(), Modality="CR"), "too small"),
         (dicom_bytes(PIXELS, Modality="CR")[:-900], "cannot be read"),
+        (dicom_bytes(PIXELS, Modality="CR", Rows=9000, Columns=9000), "81,000,000 pixels; at most"),
+        (dicom_bytes(PIXELS, Modality="CR", WindowCenter=5, WindowWidth=0), "damaged"),
+        (dicom_bytes(PIXELS, Modality="CT", RescaleSlope=1, RescaleIntercept="nan"), "no usable"),
+        (compressed(jpeg(9000), JPEGBaseline8Bit), "9000 x 9000 px are 81,000,000 pixels"),
+        (compressed(run_lengths(10**5), RLELossless), "unpack to more than the header says"),
         (b"\0" * 128 + b"DICM" + b"junk" * 40, "damaged|without pixels"),
     ],
 )

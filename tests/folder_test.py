@@ -145,6 +145,36 @@ def test_wrong_tables_are_refused(tmp_path, rows, columns, reason):
         folder.read_rows(None, table)
 
 
+def test_no_path_of_a_table_leads_out_of_its_folder(tmp_path):
+    inside = tmp_path / "inside"
+    write_image(tmp_path / "secret.png")
+    write_image(inside / "sub" / "b.png")
+    (inside / "link.png").symlink_to(tmp_path / "secret.png")
+    for path in ("../secret.png", "sub/../../secret.png", str(tmp_path / "secret.png"), "link.png"):
+        rows = ["sub/b.png,x,1,train", f"{path},y,2,train"]
+        table = write_table(inside, rows, make_images=False)
+        with pytest.raises(
+            ValueError, match=f"1 images .* are outside of {inside}: line 3: {path}"
+        ):
+            folder.read_rows(None, table)
+    # Absolute paths, where the source holds them.
+    rows = [f"{inside}/sub/b.png,x,1,train", f"{tmp_path}/secret.png,y,2,train"]
+    table = write_table(inside, rows, make_images=False)
+    assert len(folder.read_rows(str(tmp_path), table)) == 2
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    table = tmp_path / "table.csv"
+    for content in (b"\xff\xfe", b"path,label\n" + b"x" * 200_000, b"path,label\na\0.png,x\n"):
+        table.write_bytes(content)
+        with pytest.raises(ValueError, match=r"table\.csv"):
+            folder.read_rows(None, str(table))
+    with table.open("wb") as file:
+        file.truncate(2**26 + 1)
+    with pytest.raises(ValueError, match="at most 67,108,864 bytes"):
+        folder.read_rows(None, str(table))
+
+
 def test_all_missing_files_are_listed(tmp_path):
     table = write_table(tmp_path, FOUR)
     (tmp_path / "b.png").unlink()

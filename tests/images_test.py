@@ -29,14 +29,12 @@ def animation(file_format):
     return file.getvalue()
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_header(width, height):
     """A PNG whose header promises width x height px, with almost no data behind it."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = zlib.compress(b"\0" * 1000)
     return (
@@ -74,6 +72,16 @@ BAD = {
     "TIFF cut": (encode(RGB, "TIFF")[:2000], "cut short or damaged"),
     "floats": (encode(RGB[..., 0].astype(np.float32), "TIFF"), "float32"),
     "20,000 x 20,000": (png_header(20_000, 20_000), "400000000 pixels"),
+    "unpacking text": (
+        encode(RGB)[:33]
+        + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8)))
+        + encode(RGB)[33:],
+        "no readable image",
+    ),
+    "JPEG of many scans": (
+        encode(RGB, "JPEG")[:-2] + 200 * b"\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\xff\xd9",
+        "scans would take too long",
+    ),
     "65 megapixels": (png_header(10_000, 6_500), "10000 x 6500 px are 65,000,000 pixels"),
 }
 
@@ -83,6 +91,21 @@ def test_bad_files_are_refused_with_a_reason(name):
     data, reason = BAD[name]
     with pytest.raises(images.ImageError, match=reason):
         images.decode_gray(data)
+
+
+def test_both_decoders_must_read_a_file(tmp_path):
+    png = encode(RGB)
+    path = tmp_path / "a.png"
+    path.write_bytes(png[:-12] + chunk(b"zTXt", b"\0\x7f") + png[-12:])
+    assert images.decode_gray(path.read_bytes()).shape == (64, 80)
+    assert "colours cannot be read" in images.unusable_images([path])[path]
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)
+    assert "268,435,457 bytes; at most 268,435,456" in images.unusable_images([path])[path]
 
 
 def test_a_huge_image_is_refused_from_its_header():

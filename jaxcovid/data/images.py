@@ -6,6 +6,7 @@ refused with a message that says what to do.
 """
 
 import io
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +17,9 @@ from PIL import Image
 
 MIN_SIDE_PX = 16
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 2**28  # of a file
+# Of a progressive JPEG, each a pass over all pixels; encoders make about ten.
+_MAX_SCANS = 100
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
@@ -59,43 +63,65 @@ def decode_gray(
         from jaxcovid.data import dicom
 
         gray = dicom.read(data, modality=modality, window=window)
-        _check_size(*gray.shape)
+        check_size(*gray.shape)
         return gray
     try:
         header = Image.open(io.BytesIO(data), formats=_FORMATS)
-        several_frames = getattr(header, "is_animated", False)
+        frames = header.n_frames if getattr(header, "is_animated", False) else 1
+        transparent = header.has_transparency_data
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{error} At most {MAX_PIXELS:,} pixels are accepted; shrink the image"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header raises whatever its parser meets
         raise ImageError(
             f"no readable image ({len(data):,} bytes that begin with {data[:16]!r}); "
             f"give {', '.join(_FORMATS)} or DICOM, or copy the file again if it was cut short"
         ) from error
     width, height = header.size
-    _check_size(height, width)
+    check_size(height, width)
     if header.mode == "CMYK":
         raise ImageError(
             "CMYK colours (made for printing) are not accepted; save it as gray or RGB"
         )
-    if several_frames:
-        raise ImageError(
-            f"animated {header.format} of {header.n_frames} frames; save the one that is meant"
-        )
+    if frames > 1:
+        raise ImageError(f"animated {header.format} of {frames} frames; save the one that is meant")
+
+    if header.format == "JPEG" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ImageError(f"a JPEG of {scans:,} scans would take too long; save it anew")
 
     # A JPEG's colours would be made from its luminance, at the cost of all the other steps.
     luminance = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     mode = luminance if header.format == "JPEG" else cv2.IMREAD_UNCHANGED
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    except cv2.error:  # some decoders raise it, others give nothing
+        image = None
     if image is None:
         raise ImageError(
             f"{header.format} of {width} x {height} px is cut short or damaged "
             f"({len(data):,} bytes); copy it again from its source"
         )
-    if image.ndim == 2 and header.has_transparency_data:
+    if image.ndim == 2 and transparent:
         raise ImageError("one gray level is marked as transparent; save the image without it")
     return _gray(image, {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY})
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+      ImageError: there are more than `MAX_BYTES`; none is read then.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ImageError(
+                f"the file has {size:,} bytes; at most {MAX_BYTES:,} are accepted, so shrink the "
+                "image"
+            )
+        return file.read(size)
 
 
 def colour_of(image: bytes | np.ndarray) -> float:
@@ -105,15 +131,23 @@ def colour_of(image: bytes | np.ndarray) -> float:
 
     Args:
       image: an encoded image, or an array as in `as_gray`.
+
+    Raises:
+      ImageError: another decoder than that of `decode_gray` finds it damaged.
     """
     if isinstance(image, bytes):
         if is_dicom(image):
             return 0.0
-        picture = Image.open(io.BytesIO(image))
-        if picture.mode not in ("P", "RGB", "RGBA", "CMYK", "YCbCr"):
-            return 0.0
-        picture.draft("RGB", (256, 256))  # a JPEG is decoded at about this size
-        image = np.asarray(picture.convert("RGB").resize((64, 64)))
+        try:
+            picture = Image.open(io.BytesIO(image), formats=_FORMATS)
+            if picture.mode not in ("P", "RGB", "RGBA", "CMYK", "YCbCr"):
+                return 0.0
+            picture.draft("RGB", (256, 256))  # a JPEG is decoded at about this size
+            image = np.asarray(picture.convert("RGB").resize((64, 64)))
+        except Exception as error:  # each format's parser has errors of its own
+            raise ImageError(
+                f"its colours cannot be read ({error}); save the image anew"
+            ) from error
     if image.ndim == 2 or image.shape[2] == 1:
         return 0.0
     colours = image[..., :3].reshape(-1, 3) * (255 / np.iinfo(image.dtype).max)
@@ -155,7 +189,7 @@ def _gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
             f"pixels of type {array.dtype} have no known range; give uint8 (0..255) or uint16, "
             "for example (255 * array).astype(np.uint8) for values in 0..1"
         )
-    _check_size(*array.shape[:2])
+    check_size(*array.shape[:2])
     channels = array.shape[2] if array.ndim == 3 else 1
     if channels == 4:
         opaque = np.iinfo(array.dtype).max
@@ -174,17 +208,20 @@ def _gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
 
 
 def unusable_images(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Decodes every file once; returns those that `decode_gray` refuses, with the reason."""
+    """Decodes every file; returns those that cannot be used, with the reason."""
     bad = {}
     for path in tqdm.tqdm(list(paths), desc="Checking images", unit=" images", leave=False):
         try:
-            decode_gray(path.read_bytes())
+            data = read_file(path)
+            decode_gray(data)
+            colour_of(data)
         except ImageError as error:
             bad[path] = str(error)
     return bad
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Refuses an image that is too small or too large, with an `ImageError`."""
     if min(height, width) < MIN_SIDE_PX:
         raise ImageError(
             f"{width} x {height} px is too small; at least {MIN_SIDE_PX} px a side are needed"

@@ -8,6 +8,7 @@ an image is of the quality that a diagnosis needs.
 """
 
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ import cv2
 import numpy as np
 
 from jaxcovid import files
+from jaxcovid.workdir import WorkdirError
 
 FILE = "guard.npz"
 KEPT = 0.98  # of held-out images
 MOST_IMAGES = 2000  # that it is made of
 _FOLDS = 5
 _LEAST_IMAGES = 20
+_MOST_BYTES = 2**25  # of the file, unpacked
 _CELLS, _DIRECTIONS = 4, 8
 _LEAST_DEVIATION = 2.0  # gray levels; an image of less is blank
 _LEAST_COLOUR = 16.0  # see `images.colour_of`; scans with coloured marks have up to 15
@@ -104,12 +107,30 @@ class Guard:
 
 
 def load_guard(workdir: Path) -> Guard | None:
-    """The guard of a workdir; None if its training was not finished."""
+    """The guard of a workdir; None if its training was not finished.
+
+    Raises:
+      WorkdirError: the file is damaged, or holds something else than numbers.
+    """
     path = Path(workdir) / FILE
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as found:
-        arrays = dict(found)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _MOST_BYTES:
+            raise ValueError(f"{unpacked:,} bytes, at most {_MOST_BYTES:,} are accepted")
+        with np.load(path, allow_pickle=False) as found:  # objects could run code
+            arrays = {name: found[name] for name in Guard.__dataclass_fields__}
+        n = len(arrays["mean"])
+        for name, array in arrays.items():
+            shape = {"precision": (n, n), "limit": (), "colour_limit": ()}.get(name, (n,))
+            if array.dtype != np.float64 or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}")
+    except Exception as error:  # each of its two formats has errors of its own
+        raise WorkdirError(
+            f"{path} is damaged: {error}; train again, or remove it to go without its warnings"
+        ) from error
     return Guard(**{k: v if v.ndim else float(v) for k, v in arrays.items()})
 
 

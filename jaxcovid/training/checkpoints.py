@@ -5,7 +5,6 @@ A checkpoint `WORKDIR/checkpoints/STEP` has three items: `weights` (parameters a
 validations so far. Orbax does not notice a flipped byte, hence the checksums.
 """
 
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxcovid.training.state import TrainState
+from jaxcovid.workdir import read_json
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
@@ -62,15 +62,41 @@ def read_facts(workdir: Path, step: int) -> dict[str, Any]:
     """
     path = Path(workdir) / FOLDER / str(step) / "facts" / "metadata"
     try:
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
+        version = facts.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"checkpoint {step} of {workdir} has format {version}, this version of jaxcovid "
+                f"reads up to {FORMAT_VERSION}; use a newer one"
+            )
+        if wrong := _wrong_in(facts):
+            raise ValueError(f"its {wrong} is missing or no such thing")
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {step} of {workdir} is damaged: {error}") from error
-    if facts["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"checkpoint {step} of {workdir} has format {facts['format_version']}, this version of "
-            f"jaxcovid reads up to {FORMAT_VERSION}; use a newer one"
-        )
     return facts
+
+
+def _wrong_in(facts: Mapping[str, Any]) -> str:
+    """What of a checkpoint's facts has another type than it should; empty if nothing has."""
+    sums, history = facts.get("checksums"), facts.get("history")
+    if not all(type(facts.get(name)) is int for name in ("format_version", "step")):
+        return "format_version or step"
+    if not isinstance(sums, dict) or not all(isinstance(of, dict) for of in sums.values()):
+        return "checksums"
+    entries = history if isinstance(history, list) else [None]
+    for entry in entries:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("step")) is not int
+            or not isinstance(entry.get("auc"), int | float)
+            or not isinstance(entry.get("temperature", 1.0), int | float)
+            or not isinstance(thresholds := entry.get("thresholds", {}), dict)
+            or not all(isinstance(value, int | float) for value in thresholds.values())
+        ):
+            return "history"
+    return ""
 
 
 def validation_of(facts: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -119,8 +145,8 @@ def restore(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, A
                     f"checkpoint {step} of {workdir} is damaged or of another network: "
                     f"{str(error).strip().splitlines()[0]}"
                 ) from error
-            stored, found = facts["checksums"][name], checksums(restored[name])
-            if bad := [key for key in stored if found.get(key) != stored[key]]:
+            stored, found = facts["checksums"].get(name, {}), checksums(restored[name])
+            if bad := [key for key in {**stored, **found} if found.get(key) != stored.get(key)]:
                 raise CheckpointError(
                     f"checkpoint {step} of {workdir} is damaged: {len(bad)} of {len(stored)} "
                     f"checksums of its {name} differ, first {bad[0]}"

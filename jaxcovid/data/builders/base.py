@@ -5,7 +5,12 @@ one value for each feature but the image.
 """
 
 import collections
+import csv
+import gzip
+import io
+import itertools
 import pathlib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -23,6 +28,7 @@ Row = dict[str, Any]
 FILM_FEATURES = {"view": tfds.features.Text(), "sex": tfds.features.Text(), "age": np.int32}
 _FOLDS = 10
 _LISTED = 200  # names in a message
+_MAX_TABLE_BYTES = 2**26
 _SPLIT_AS_PUBLISHED = ("published", "paper")
 
 
@@ -77,7 +83,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def encoded(self, row: Row) -> bytes:
         """What is stored of an image: the file as it is; of DICOM the gray picture, as PNG."""
-        data = row["image"] if "image" in row else row["path"].read_bytes()
+        data = row["image"] if "image" in row else images.read_file(row["path"])
         # What else a DICOM file says of a person does not get into a data set.
         if images.is_dicom(data):
             gray = images.decode_gray(data, window=self.window)
@@ -176,6 +182,58 @@ def find_table(root: pathlib.Path, names: Sequence[str], layout: str) -> pathlib
         if (root / name).is_file():
             return root / name
     raise FileNotFoundError(f"{root} has no {names[0]}; expected\n{layout}")
+
+
+def read_table(table: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows of a CSV file, gzipped if its name says so; gaps are empty.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is too large, not UTF-8 or no CSV.
+    """
+    opened = gzip.open if table.suffix == ".gz" else open
+    try:
+        with opened(table, "rb") as file:
+            pieces = iter(lambda: file.read(2**20), b"")
+            data = b"".join(itertools.islice(pieces, 1 + _MAX_TABLE_BYTES // 2**20))
+        if len(data) > _MAX_TABLE_BYTES:
+            raise ValueError(f"at most {_MAX_TABLE_BYTES:,} bytes are accepted")
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(text, restval="")
+        return list(reader.fieldnames or ()), list(reader)
+    except (ValueError, csv.Error, EOFError, zlib.error) as error:
+        raise ValueError(f"{table} is no usable table: {error}") from error
+
+
+def age_of(text: str) -> int:
+    """Years that a table tells, -1 if none.
+
+    Raises:
+        ValueError: If it is no age.
+    """
+    age = float(text or -1)
+    if not -1 <= age < 1000:
+        raise ValueError(f"{text!r} is no age in years")
+    return int(age)
+
+
+def file_in(folder: pathlib.Path, name: str, *, named_in: object) -> pathlib.Path:
+    """The path of a file of a folder that a table names.
+
+    Links in the folder are followed: the folder is the user's, the table often somebody else's.
+
+    Args:
+        folder: Of the files.
+        name: Relative to it.
+        named_in: Table and row, for the message.
+
+    Raises:
+        ValueError: If the name leads out of the folder.
+    """
+    path = pathlib.PurePath(name)
+    if path.anchor or ".." in path.parts or "\0" in name:
+        raise ValueError(f"{named_in}: {name!r} leads out of {folder}; name a file in it")
+    return folder / name
 
 
 def check_columns(table: pathlib.Path, columns: Sequence[str], needed: Iterable[str]) -> None:

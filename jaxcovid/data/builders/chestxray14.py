@@ -3,7 +3,6 @@
 Source: Wang et al., arXiv:1705.02315, the NIH Clinical Center's public release.
 """
 
-import csv
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -12,9 +11,12 @@ from jaxcovid.data.builders.base import (
     FILM_FEATURES,
     ImageBuilder,
     Row,
+    age_of,
     check_columns,
+    file_in,
     find_table,
     present,
+    read_table,
     source_folder,
     split_by_patient,
 )
@@ -118,10 +120,8 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     Raises:
         ValueError: If a column is missing or a finding is unknown.
     """
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        check_columns(table, reader.fieldnames or [], _COLUMNS)
-        entries = list(reader)
+    columns, entries = read_table(table)
+    check_columns(table, columns, _COLUMNS)
     found = {label for entry in entries for label in entry["Finding Labels"].split("|")}
     unknown = sorted(found - FINDINGS.keys() - {_NONE})
     if unknown:
@@ -129,18 +129,18 @@ def read_labels(table: pathlib.Path) -> list[Row]:
             f"{table} has unknown findings: {', '.join(unknown)}; known are {', '.join(FINDINGS)}"
         )
     rows = []
-    for entry in entries:
+    for line, entry in enumerate(entries, start=2):
         labels = set(entry["Finding Labels"].split("|"))
         name = entry["Image Index"]
         rows.append(
             {
-                "path": table.parent / "images" / name,
+                "path": file_in(table.parent / "images", name, named_in=f"{table}, line {line}"),
                 "id": name,
                 "patient": entry["Patient ID"],
                 "findings": {ours: int(theirs in labels) for theirs, ours in FINDINGS.items()},
                 "view": entry["View Position"],
                 "sex": entry["Patient Gender"],
-                "age": int(entry["Patient Age"].rstrip("Y") or -1),
+                "age": age_of(entry["Patient Age"].rstrip("Y")),
             }
         )
     return rows

@@ -3,8 +3,6 @@
 Source: Irvin et al., arXiv:1901.07031; in its small size, `CheXpert-v1.0-small`.
 """
 
-import csv
-import gzip
 import pathlib
 import re
 
@@ -14,9 +12,12 @@ from jaxcovid.data.builders.base import (
     FILM_FEATURES,
     ImageBuilder,
     Row,
+    age_of,
     check_columns,
+    file_in,
     find_table,
     present,
+    read_table,
     source_folder,
     split_by_patient,
 )
@@ -116,33 +117,29 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     Raises:
         ValueError: If a column is missing, or a row has an unknown label or no patient in its path.
     """
-    opened = gzip.open if table.suffix == ".gz" else open
-    with opened(table, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        check_columns(table, header, _COLUMNS)
-        at = {name: header.index(name) for name in _COLUMNS}
-        rows, bad = [], []
-        for line, values in enumerate(reader, start=2):
-            # The first folder is that of the whole data set, whatever it is called here.
-            name = values[at["Path"]].partition("/")[2]
-            patient = _PATIENT.search(name)
-            findings = {name: _VALUES.get(values[at[name]]) for name in FINDINGS}
-            if not patient or None in findings.values():
-                bad.append(f"line {line}")
-                continue
-            frontal = values[at["Frontal/Lateral"]] == "Frontal"
-            rows.append(
-                {
-                    "path": table.parent / name,
-                    "id": name,
-                    "patient": patient[1],
-                    "findings": findings,
-                    "view": (values[at["AP/PA"]] or "frontal") if frontal else "lateral",
-                    "sex": _SEXES.get(values[at["Sex"]], ""),
-                    "age": int(float(values[at["Age"]] or -1)),
-                }
-            )
+    columns, entries = read_table(table)
+    check_columns(table, columns, _COLUMNS)
+    rows, bad = [], []
+    for line, entry in enumerate(entries, start=2):
+        # The first folder is that of the whole data set, whatever it is called here.
+        name = entry["Path"].partition("/")[2]
+        patient = _PATIENT.search(name)
+        findings = {name: _VALUES.get(entry[name]) for name in FINDINGS}
+        if not patient or None in findings.values():
+            bad.append(f"line {line}")
+            continue
+        frontal = entry["Frontal/Lateral"] == "Frontal"
+        rows.append(
+            {
+                "path": file_in(table.parent, name, named_in=f"{table}, line {line}"),
+                "id": name,
+                "patient": patient[1],
+                "findings": findings,
+                "view": (entry["AP/PA"] or "frontal") if frontal else "lateral",
+                "sex": _SEXES.get(entry["Sex"], ""),
+                "age": age_of(entry["Age"]),
+            }
+        )
     if bad:
         raise ValueError(
             f"{table} has {len(bad)} rows with a label other than 1, 0, -1 or blank or without a "

@@ -3,7 +3,6 @@
 Source: the public repository ieee8023/covid-chestxray-dataset (Cohen et al., arXiv:2006.11988).
 """
 
-import csv
 import pathlib
 import re
 from collections.abc import Sequence
@@ -20,8 +19,11 @@ from jaxcovid.data.builders.base import (
     FILM_FEATURES,
     ImageBuilder,
     Row,
+    age_of,
     check_columns,
+    file_in,
     present,
+    read_table,
     source_folder,
     split_by_patient,
 )
@@ -159,14 +161,14 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
     joined = _join_patients(frontal)
     rows = [
         {
-            "path": root / entry.get("folder", "images") / name,
+            "path": file_in(root, f"{entry.get('folder', 'images')}/{name}", named_in=table),
             "id": name,
             "patient": joined[entry["patientid"]],
             "label": CLASSES[not is_covid(entry["finding"])],
             "finding": entry["finding"],
             "view": entry["view"],
             "sex": entry.get("sex", ""),
-            "age": int(float(entry.get("age") or -1)),
+            "age": age_of(entry.get("age", "")),
             "document": entry.get("doi") or entry.get("url", ""),
             "lung_mask": _mask_path(root, name),
         }
@@ -184,16 +186,15 @@ def is_covid(finding: str) -> bool:
 
 def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
     """The rows with names of columns in lower case, blanks as underscores, and stripped values."""
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = [name.strip().lower().replace(" ", "_") for name in next(reader, [])]
-        header = [_ALIASES.get(name, name) for name in header]
-        check_columns(table, header, _NEEDED)
-        return [
-            dict(zip(header, (value.strip() for value in values), strict=False))
-            for values in reader
-            if any(values)
-        ]
+    columns, rows = read_table(table)
+    header = {name: name.strip().lower().replace(" ", "_") for name in columns}
+    header = {name: _ALIASES.get(plain, plain) for name, plain in header.items()}
+    check_columns(table, list(header.values()), _NEEDED)
+    return [
+        {plain: row[name].strip() for name, plain in header.items()}
+        for row in rows
+        if any(row.values())
+    ]
 
 
 def _join_patients(entries: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -219,7 +220,7 @@ def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
 def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
     """The mask as PNG of 0 and 255, of the film's size."""
     height, width = images.decode_gray(film).shape
-    lungs = cv2.resize(images.decode_gray(mask.read_bytes()), (width, height))
+    lungs = cv2.resize(images.decode_gray(images.read_file(mask)), (width, height))
     return cv2.imencode(".png", np.where(lungs > 127, 255, 0).astype(np.uint8))[1].tobytes()
 
 

@@ -3,14 +3,13 @@
 Source: the public repository UCSD-AI4H/COVID-CT (Zhao et al., arXiv:2003.13865).
 """
 
-import csv
 import pathlib
 
 import cv2
 import tensorflow_datasets as tfds
 
 from jaxcovid.data import datasets, images
-from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder
+from jaxcovid.data.builders.base import ImageBuilder, Row, file_in, read_table, source_folder
 
 LAYOUT = """\
   Images-processed/CT_COVID/*      (unpacked from CT_COVID.zip)
@@ -112,7 +111,11 @@ def read_rows(source: str | None) -> dict[str, list[Row]]:
             )
         for name in names:
             row = {
-                "path": root / "Images-processed" / f"CT_{group}" / name,
+                "path": file_in(
+                    root / "Images-processed" / f"CT_{group}",
+                    name,
+                    named_in=_list_path(split, group),
+                ),
                 "id": f"CT_{group}/{name}",
                 "patient": patients[group].get(name),
                 "label": _CLASSES[group],
@@ -152,18 +155,16 @@ def _read_patients(root: pathlib.Path, group: str) -> dict[str, str]:
     """Returns the patient of each file name; "Patient 12" of the COVID list is "COVID 12"."""
     name_column, patient_column = _PATIENT_COLUMNS[group]
     path = root / f"{group}-CT-MetaInfo.csv"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if name_column not in columns or patient_column not in columns:
-            raise ValueError(
-                f"{path} has no columns {name_column!r} and {patient_column!r}; it has {columns}"
-            )
-        # "Patient" alone says nothing: the name carries the list that it counts in.
-        return {
-            row[name_column]: row[patient_column].strip().replace("Patient ", f"{group} ")
-            for row in reader
-        }
+    columns, rows = read_table(path)
+    if name_column not in columns or patient_column not in columns:
+        raise ValueError(
+            f"{path} has no columns {name_column!r} and {patient_column!r}; it has {columns}"
+        )
+    # "Patient" alone says nothing: the name carries the list that it counts in.
+    return {
+        row[name_column]: row[patient_column].strip().replace("Patient ", f"{group} ")
+        for row in rows
+    }
 
 
 def _shrink(data: bytes, *, long_side: int) -> bytes:

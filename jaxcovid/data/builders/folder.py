@@ -1,6 +1,6 @@
 """A user's own images: one sub-folder a class, or a CSV table."""
 
-import csv
+import collections
 import pathlib
 from typing import Any, ClassVar
 
@@ -8,7 +8,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxcovid.data import datasets, dicom
-from jaxcovid.data.builders.base import ImageBuilder, Row, check_columns, split_by_patient
+from jaxcovid.data.builders.base import (
+    ImageBuilder,
+    Row,
+    check_columns,
+    read_table,
+    split_by_patient,
+)
 from jaxcovid.data.images import LUNG_WINDOW
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -59,7 +65,9 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
 
     Without `csv`, each sub-folder of `source` is a class and every file under it (at any depth,
     hidden files aside) an image. `csv` names the images in columns `path` (relative to `source`,
-    or to the table without it), `label` and, if they are known, `patient` and `split`.
+    or to the folder of the table without it), `label` and, if they are known, `patient` and
+    `split`. A table may come from somebody else, so no path of it may lead out of that folder, be
+    it absolute, by `..` or by a link.
 
     Without patients those of DICOM files count, and any other image as its own patient. Without
     splits, the patients are split 70/10/20 into train, validation and test, the classes shared out
@@ -75,9 +83,10 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
 
     Raises:
         FileNotFoundError: If the folder, the table or images of the table are not there.
-        ValueError: If nothing was found, there are fewer than two classes, a column is missing or
-            has gaps, an id stands twice, a split is unknown, a patient stands in two splits, or
-            there are too few patients to split, or DICOM files have several modalities.
+        ValueError: If nothing was found, there are fewer than two classes, the table is damaged, a
+            column is missing or has gaps, a path leads out, an id stands twice, a split is unknown,
+            a patient stands in two splits, there are too few patients to split, or DICOM files have
+            several modalities.
     """
     if csv:
         rows = _read_table(pathlib.Path(csv).expanduser(), source)
@@ -145,10 +154,7 @@ def _read_folders(root: pathlib.Path) -> list[Row]:
 
 
 def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        entries = list(reader)
+    columns, entries = read_table(table)
     check_columns(table, columns, ("path", "label"))
     if not entries:
         raise ValueError(f"{table} names no images")
@@ -157,19 +163,27 @@ def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
         f"line {line}: {column}"
         for line, entry in enumerate(entries, start=2)
         for column in used
-        if not (entry[column] or "").strip()
+        if not entry[column].strip()
     ]
     if gaps:
         raise ValueError(f"{table} has {len(gaps)} empty fields: {', '.join(gaps)}")
 
     root = pathlib.Path(source).expanduser() if source else table.parent
     rows = []
-    for entry in entries:
+    outside = []
+    for line, entry in enumerate(entries, start=2):
         row = {column: entry[column].strip() for column in used}
         path = pathlib.PurePath(row["path"])
+        if not _leads_into(root / path, root):
+            outside.append(f"line {line}: {row['path']}")
         rows.append({**row, "path": root / path, "id": path.as_posix()})
-    ids = [row["id"] for row in rows]
-    twice = sorted({identifier for identifier in ids if ids.count(identifier) > 1})
+    if outside:
+        raise ValueError(
+            f"{len(outside)} images of {table} are outside of {root}: {', '.join(outside)}; move "
+            "them into it, or give a --source=DIR that holds them"
+        )
+    ids = collections.Counter(row["id"] for row in rows)
+    twice = sorted(identifier for identifier, count in ids.items() if count > 1)
     if twice:
         raise ValueError(f"{len(twice)} images stand more than once in {table}: {', '.join(twice)}")
     missing = [row["id"] for row in rows if not row["path"].is_file()]
@@ -185,3 +199,11 @@ def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
             )
         rows = [{**row, "split": _SPLITS[row["split"]]} for row in rows]
     return rows
+
+
+def _leads_into(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """True if a path, its links followed, is one in the folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links, or no name of a file
+        return False

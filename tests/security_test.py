@@ -1,0 +1,166 @@
+"""Files from others cannot run code or lead elsewhere, and secrets stay where they are."""
+
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from covid_ct_tree import list_path, make_tree
+
+from jaxcovid import predict
+from jaxcovid.data.builders import base, chestxray14, chexpert, covid_chestxray, covid_ct
+from jaxcovid.evaluation import guard
+from jaxcovid.workdir import WorkdirError
+
+NO_PICKLE = pathlib.Path(__file__).with_name("no_pickle.py")
+CANARY = "canary-9f3c51"
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def without_pickle(name, *arguments):
+    return subprocess.run(
+        [sys.executable, NO_PICKLE, f"jaxcovid.{name}", *map(str, arguments)],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "GLIBC_TUNABLES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_watch_sees_a_pickle(tmp_path):
+    """Of a module of our own that unpickles, by each of two ways."""
+    for number, call in enumerate(("pickle.loads(data)", "_pickle.loads(data)")):
+        (tmp_path / f"victim{number}.py").write_text(
+            "import pickle, _pickle, pathlib\n"
+            f"data = {pickle.dumps(Payload(tmp_path / 'made'))!r}\n{call}\n"
+        )
+        process = subprocess.run(
+            [sys.executable, NO_PICKLE, f"victim{number}"],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            check=False,
+        )
+        assert process.returncode == 77
+    assert not (tmp_path / "made").exists()
+
+
+def write_guard(workdir, **more):
+    few = np.ones(3)
+    values = {"mean": few, "scale": few, "location": few, "precision": np.eye(3)}
+    values |= {"limit": 1.0, "colour_limit": 16.0, **more}
+    np.savez_compressed(workdir / guard.FILE, **values)
+
+
+def test_a_guard_of_something_else_than_numbers_is_refused(tmp_path):
+    write_guard(tmp_path)
+    assert guard.load_guard(tmp_path).limit == 1.0
+    payload = np.array([Payload(tmp_path / "made")], dtype=object)
+    for more, reason in (
+        ({"mean": payload}, "Object arrays cannot be loaded"),
+        ({"mean": np.zeros(2**23)}, "at most 33,554,432 are accepted"),
+        ({"scale": np.ones(4)}, "scale is float64"),
+        ({"limit": "x"}, "limit is <U1"),
+    ):
+        write_guard(tmp_path, **more)
+        with pytest.raises(WorkdirError, match=rf"guard\.npz is damaged: .*{reason}"):
+            guard.load_guard(tmp_path)
+    for content in (pickle.dumps(payload), b"", b"PK"):
+        (tmp_path / guard.FILE).write_bytes(content)
+        with pytest.raises(WorkdirError, match="damaged"):
+            guard.load_guard(tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_names_of_published_tables_stay_in_their_folder(tmp_path):
+    findings = ",".join(chexpert.FINDINGS)
+    zeros = ",".join("0" for _ in chexpert.FINDINGS)
+    table = tmp_path / "metadata.csv"
+    name = "../../x.png"
+    table.write_text(f"{','.join(chestxray14._COLUMNS)}\n{name},Mass,1,61,M,PA\n")
+    with pytest.raises(ValueError, match=r"line 2: '\.\./\.\./x\.png' leads out"):
+        chestxray14.read_labels(table)
+    table.write_text(
+        f"Path,Sex,Age,Frontal/Lateral,AP/PA,{findings}\ntop/../patient1/{name},,,,,{zeros}\n"
+    )
+    with pytest.raises(ValueError, match=r"line 2: '\.\./patient1/\.\./\.\./x\.png' leads out"):
+        chexpert.read_labels(table)
+    for row in (f"images,{name}", f"..,{name}", "/etc,x.png"):
+        table.write_text(f"patientid,finding,view,folder,filename\n1,COVID-19,PA,{row}\n")
+        with pytest.raises(ValueError, match="leads out"):
+            covid_chestxray.read_rows(str(tmp_path))
+    root = make_tree(tmp_path / "COVID-CT")
+    path = list_path(root, "train", "COVID")
+    path.write_text(path.read_text().replace("train-p0-52%0.png", name))
+    with pytest.raises(ValueError, match=r"trainCT_COVID\.txt: '\.\./\.\./x\.png' leads out"):
+        covid_ct.read_rows(str(root))
+    for bad in ("/etc/passwd", "a/../../b", "..", "a\0"):
+        with pytest.raises(ValueError, match="leads out"):
+            base.file_in(tmp_path, bad, named_in="a list")
+    assert base.file_in(tmp_path, "a/..b.png", named_in="a list") == tmp_path / "a" / "..b.png"
+
+
+@pytest.mark.parametrize(
+    "path", ["../../a.png", "/a/b.png", "a/../../b", "..", "x" * 250, "é" * 120, "a\\b"]
+)
+@pytest.mark.parametrize("output", ["", "_/../../x", "_..\\x", "_a\0"])
+def test_heatmaps_stay_in_their_folder(path, output, tmp_path):
+    name = predict._picture_name(pathlib.Path(path), output)
+    (tmp_path / name).write_bytes(b"")
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.slow
+def test_no_command_unpickles_a_file_or_tells_a_secret(data_dir, command, tmp_path):
+    # The folder's name stands for a secret on the command line.
+    data = tmp_path / CANARY
+    data.symlink_to(data_dir)
+    run, log = tmp_path / "run", []
+    secret = {"AWS_SECRET_ACCESS_KEY": CANARY}
+    arguments = ("--config=configs/default.py:debug", "--config.dataset=folder/blobs")
+    process = command("train", *arguments, f"--workdir={run}", f"--data_dir={data}", **secret)
+    log += [process.stdout, process.stderr]
+    process = command("evaluate", f"--workdir={run}", f"--data_dir={data}", **secret)
+    log += [process.stdout, process.stderr]
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (70, 80), np.uint8))
+    output = f"--output={run / 'predicted'}"
+    process = command("predict", f"--workdir={run}", "--heatmaps", output, image, **secret)
+    log += [process.stdout, process.stderr]
+    files = [path for path in run.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"run.json", "guard.npz", "report.html", "metrics.jsonl", "predictions.csv"} <= names
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
+    assert not any(CANARY in text for text in log)
+
+    process = without_pickle("evaluate", f"--workdir={run}", f"--data_dir={data_dir}")
+    assert process.returncode == 0, process.stderr
+    process = without_pickle("predict", f"--workdir={run}", image)
+    assert process.returncode == 0, process.stderr
+    write_guard(run, mean=np.array([Payload(tmp_path / "made")], dtype=object))
+    process = without_pickle("predict", f"--workdir={run}", image)
+    assert process.returncode == 1
+    assert "error: " in process.stderr
+    assert "guard.npz is damaged: Object arrays cannot be loaded" in process.stderr
+    assert not (tmp_path / "made").exists()
+
+    # A workdir from somebody else, whose outputs have names of folders.
+    (run / guard.FILE).unlink()
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**facts, "outputs": ["../../x"]}))
+    before = set(tmp_path.rglob("*"))
+    command("predict", f"--workdir={run}", "--heatmaps", output, image)
+    written = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(run / "predicted") for path in written)
