@@ -19,6 +19,10 @@ def test_help(name, command):
     assert f"python -m jaxcovid.{name}" in process.stdout
 
 
+def test_help_of_status(command):
+    assert "--workdir" in command("status", "--help", check=False).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -36,6 +36,7 @@ class Heartbeat:
             "total_steps": total_steps,
             "state": "starting",
         }
+        self._first: tuple[float, int] | None = None  # time and step of the first beat
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -56,7 +57,11 @@ class Heartbeat:
 
     def beat(self, step: int, **numbers: float) -> None:
         """Notes a finished step, and numbers of the steps before it."""
-        now = {"state": "training", "step": step, "step_time": time.time()}
+        self._first = self._first or (time.monotonic(), step)
+        since, first = self._first
+        now: dict[str, Any] = {"state": "training", "step": step}
+        if step > first:  # validations and saves are part of it
+            now["seconds_per_step"] = (time.monotonic() - since) / (step - first)
         self._facts = {**self._facts, **now, **numbers}  # whole, as another thread reads it
 
     def _run(self) -> None:
