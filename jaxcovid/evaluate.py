@@ -18,6 +18,7 @@ from typing import Any
 from absl import app
 
 from jaxcovid import command
+from jaxcovid.files import as_path
 
 
 def run(
@@ -245,7 +246,7 @@ def main(args: argparse.Namespace) -> None:
     with command.user_errors():
         command.start()
         run(
-            [Path(name) for name in args.workdir.split(",")],
+            [as_path(name) for name in args.workdir.split(",")],
             split=args.split,
             dataset=args.dataset,
             data_dir=args.data_dir,

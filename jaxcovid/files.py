@@ -6,13 +6,36 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+
+def as_path(name: str | os.PathLike[str]) -> Path:
+    """A folder or file as the user names it: a path, `file://PATH`, or `gs://` and `s3://` URLs.
+
+    What lies in an object store is an `epath.Path`, which has the methods of `pathlib.Path` that
+    are used here but no locks and no appending.
+    """
+    if isinstance(name, str) and "://" in name and not name.startswith("file://"):
+        return epath.Path(name)
+    return Path(name.removeprefix("file://")) if isinstance(name, str) else name
+
+
+def is_remote(path: Path) -> bool:
+    """True of a path in an object store."""
+    return not isinstance(path, Path)
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it: a reader sees all of it or nothing.
 
+    An object store does so by itself.
+
     Raises:
       OSError: the file cannot be written (no permission, disk full); says which and why.
     """
+    if is_remote(path):
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

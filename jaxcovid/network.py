@@ -6,8 +6,6 @@ weights of its best checkpoint, so that a workdir is enough to evaluate and pred
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from jaxcovid import workdir as workdirs
+from jaxcovid.files import as_path, write_atomically
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.training import checkpoints
@@ -83,8 +82,8 @@ def part_facts(
         return {}
     found = {}
     for name, part in sorted(named.items()):
-        carried = Path(workdir) / FOLDER / name
-        source = carried if carried.is_dir() else Path(part["workdir"])
+        carried = as_path(workdir) / FOLDER / name
+        source = carried if (carried / workdirs.FILE).exists() else as_path(part["workdir"])
         facts = workdirs.read(source)
         if facts["config"]["network"] != "deep_ct_net":
             raise ValueError(f"parts.{name}: {source} holds a {facts['config']['network']}")
@@ -121,22 +120,18 @@ def carry_parts(
       OSError: one cannot be copied.
     """
     for name, part in facts.items():
-        target = Path(workdir) / FOLDER / name
-        if target.is_dir():
+        source = as_path(config["parts"][name]["workdir"])
+        target = as_path(workdir) / FOLDER / name
+        if (target / workdirs.FILE).exists():
             continue
-        source = Path(config["parts"][name]["workdir"])
-        target.parent.mkdir(exist_ok=True)
-        # Renamed when it is whole: a part that exists can be used.
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
-        checkpoint = f"{checkpoints.FOLDER}/{part['step']}"
-        shutil.copy(source / workdirs.FILE, unfinished)
-        shutil.copytree(
-            source / checkpoint,
-            unfinished / checkpoint,
-            ignore=shutil.ignore_patterns("optimizer"),
-        )
-        unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
-        unfinished.rename(target)
+        checkpoint = source / checkpoints.FOLDER / str(part["step"])
+        for file in checkpoint.rglob("*"):
+            inside = file.relative_to(source)
+            if file.is_file() and "optimizer" not in inside.parts:
+                (target / inside).parent.mkdir(parents=True, exist_ok=True)
+                (target / inside).write_bytes(file.read_bytes())
+        # Last, so that a part that has it is whole.
+        write_atomically(target / workdirs.FILE, (source / workdirs.FILE).read_bytes())
         logging.info("%s: checkpoint %d of %s, frozen", name, part["step"], source)
 
 
@@ -154,7 +149,7 @@ def load_parts(workdir: Path, model: nn.Module, mesh: Mesh, *, size: int) -> dic
     """
     found = {}
     for part in getattr(model, "parts", ()):
-        source = Path(workdir) / FOLDER / part.name
+        source = as_path(workdir) / FOLDER / part.name
         found[part.name] = load_weights(
             source, checkpoints.best_step(source), part.model, mesh, size=size
         )

@@ -25,6 +25,7 @@ from typing import Any
 from absl import app, logging
 
 from jaxcovid import command
+from jaxcovid.files import as_path
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -231,7 +232,7 @@ def main(args: argparse.Namespace) -> None:
             table = (output / "predictions.csv").open("w", newline="")
             targets.append(files.enter_context(table))
         rows = run(
-            Path(args.workdir),
+            as_path(args.workdir),
             args.images,
             threshold=args.threshold,
             step=args.step,

@@ -26,6 +26,7 @@ from jaxcovid.evaluation.cam import grad_cam
 from jaxcovid.evaluation.controls import Control, trained_control
 from jaxcovid.evaluation.guard import FILE as GUARD_FILE
 from jaxcovid.evaluation.guard import Guard, load_guard
+from jaxcovid.files import as_path
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import checkpoints
 from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
@@ -138,7 +139,7 @@ class Predictor:
         return self.guard.warning(gray, colour)
 
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
-        """Grad-CAM heatmaps float32 [n, h / 32, w / 32] in 0 to 1 of an output.
+        """Grad-CAM heatmaps float32 [n, h / 16, w / 16] in 0 to 1 of an output.
 
         Args and errors: as those of `probabilities`; output 0 is the positive class. A network
         whose part 3 is switched off has none: ValueError.
@@ -206,7 +207,7 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
       WorkdirError: not a workdir.
       CheckpointError: no such checkpoint, or it is damaged, of another network or not validated.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     facts, preprocessing, parts, model = _read(workdir)
     mesh = make_mesh()
     step = checkpoints.best_step(workdir) if step is None else step

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import app
+from etils import epath
 
 from jaxcovid import command
+from jaxcovid.files import as_path
 
 SILENT_S = 30.0  # without a sign of life; processes give one every 5 seconds
 _SLOW_SHARE = 0.1  # of the time that a process makes the others wait for its images
@@ -51,8 +53,8 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
         lines.append(f"  {rate}, {first['data_stall_share']:.1%} of the time waiting for images")
     saved = checkpoints.steps(workdir)
     if saved:
-        path = workdir / checkpoints.FOLDER / str(saved[-1])
-        lines.append(f"  last checkpoint: step {saved[-1]:,}, {_ago(now - path.stat().st_mtime)}")
+        path = epath.Path(workdir / checkpoints.FOLDER / str(saved[-1]))
+        lines.append(f"  last checkpoint: step {saved[-1]:,}, {_ago(now - path.stat().mtime)}")
     else:
         lines.append("  no checkpoint yet")
     validations = _validations(workdir)
@@ -115,7 +117,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Prints the report."""
     with command.user_errors():
-        text, well = report(Path(args.workdir), now=time.time())
+        text, well = report(as_path(args.workdir), now=time.time())
     print(text)
     sys.exit(0 if well else 1)
 

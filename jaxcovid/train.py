@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 import jaxcovid
 from jaxcovid import command
+from jaxcovid.files import as_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE.py or FILE.py:variant", lock_config=True
@@ -246,7 +247,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
     with command.user_errors():
         command.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        result = run(_CONFIG.value, workdir=Path(_WORKDIR.value), data_dir=_DATA_DIR.value)
+        result = run(_CONFIG.value, workdir=as_path(_WORKDIR.value), data_dir=_DATA_DIR.value)
     if result.terminated:
         sys.exit(128 + signal.SIGTERM)
 

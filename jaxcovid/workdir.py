@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from jaxcovid.files import write_atomically
+from jaxcovid.files import as_path, is_remote, write_atomically
 
 FILE = "run.json"
 FORMAT_VERSION = 2
@@ -54,7 +54,7 @@ def read(workdir: Path) -> dict[str, Any]:
     Raises:
       WorkdirError: the folder is missing, is not a workdir, or has another version's format.
     """
-    path = Path(workdir) / FILE
+    path = as_path(workdir) / FILE
     if not path.is_file():
         what = "holds no run.json" if path.parent.is_dir() else "does not exist"
         raise WorkdirError(
@@ -88,7 +88,11 @@ def lock(workdir: Path) -> Iterator[None]:
       WorkdirError: another process holds it; says which, on which host.
       OSError: the folder cannot be written.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
+    if is_remote(workdir):
+        logging.warning("%s has no locks: start no second training in it", workdir)
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a+") as file:
         try:
@@ -158,7 +162,7 @@ def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
       WorkdirError: the workdir belongs to a run with other facts; all differences are named.
       OSError: it cannot be written.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     facts = json.loads(json.dumps({"format_version": FORMAT_VERSION, **facts}))
     path = workdir / FILE
     if not path.exists():

@@ -41,9 +41,8 @@ with socket.socket() as s:
   killer=
   while ((${#pids[@]} > 0)); do
     code=0
-    ended=
     wait -n -p ended "${pids[@]}" || code=$?
-    [ -n "$ended" ] || continue # a signal came
+    [ -n "${ended:-}" ] || continue # a signal came
     left=()
     for pid in "${pids[@]}"; do [ "$pid" = "$ended" ] || left+=("$pid"); done
     pids=("${left[@]}")

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -106,3 +107,28 @@ def command():
         return process
 
     return run
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Runs a SLURM command on a SLURM that lives for one test."""
+    scripts = os.environ.get("JAXCOVID_SLURM")
+    if not scripts:
+        pytest.skip("JAXCOVID_SLURM does not name a folder with up.sh and down.sh")
+    if os.geteuid() or not shutil.which("slurmctld"):
+        pytest.skip("a SLURM of one's own needs root, slurm-wlm and munge")
+    folder = tmp_path / "slurm"
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def run(*words, cwd=None, **more):
+        process = subprocess.run(
+            words, env={**environment, **more}, cwd=cwd or tmp_path, capture_output=True, text=True
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout.strip()
+
+    try:
+        subprocess.run(["bash", f"{scripts}/up.sh", folder], check=True, stdout=subprocess.DEVNULL)
+        yield run
+    finally:
+        subprocess.run(["bash", f"{scripts}/down.sh", folder], check=True)

@@ -177,7 +177,7 @@ def test_the_likelihoods_matter_and_no_gradient_goes_through_them(frozen):
 def test_heatmaps_look_at_part_3(frozen):
     variables = {**random_variables(MODEL, 0), "frozen": frozen}
     cams = np.asarray(jax.jit(partial(grad_cam, model=MODEL))(variables, jnp.asarray(images(2))))
-    assert cams.shape == (2, 2, 2)
+    assert cams.shape == (2, 4, 4)
     assert (cams >= 0).all()
     assert (cams.max((1, 2)) <= 1).all()
 

@@ -4,6 +4,7 @@ Everything is a function of (seed, step): a resumed run slices to its step and s
 uninterrupted one sees, for any number of worker processes and hosts.
 """
 
+import functools
 import multiprocessing
 import os
 import threading
@@ -39,6 +40,11 @@ def _decode(record: Record, control: Control | None) -> np.ndarray:
         raise ImageError(f"{record['id']}: {error}") from error
 
 
+@functools.cache  # once for each process and record
+def _warn_of(index: int, error: str) -> None:
+    logging.warning("Record %d is replaced by the next one: %s", index, error)
+
+
 @dataclass(frozen=True)
 class _LoadForTraining(grain.transforms.RandomMap):
     """All five steps, or what the device needs to take them.
@@ -60,7 +66,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
             try:
                 return self._load(index, rng) | {"replaced": np.bool_(index != position)}
             except ImageError as error:
-                logging.warning("Record %d is replaced by the next one: %s", index, error)
+                _warn_of(index, str(error))
         raise ImageError("no record of the training split can be read")
 
     def _load(self, index: int, rng: np.random.Generator) -> Batch:

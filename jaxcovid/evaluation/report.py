@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,13 @@ def write_report(
       TypeError: a value of run that has no JSON form.
       OSError: the folder or a file cannot be written.
     """
-    directory = Path(directory)
+    if files.is_remote(directory):  # figures are drawn into files of this machine
+        options = {k: v for k, v in locals().items() if k != "directory"}
+        with tempfile.TemporaryDirectory() as local:
+            metrics = write_report(Path(local), **options)
+            for path in Path(local).iterdir():
+                (directory / path.name).write_bytes(path.read_bytes())
+        return metrics
     facts = _plain(run, "run")
     bootstrap = {"resamples": resamples, "seed": seed}
     if thresholds is None:

@@ -83,7 +83,7 @@ class DeepCTNet(nn.Module):
         return self.backbone(image, train=train)
 
     def attend(self, features: jax.Array, *, train: bool = False) -> jax.Array:
-        """The map after attention [b, h / 32, w / 32, 1024], on which Grad-CAM looks."""
+        """The map after attention [b, h / 32, w / 32, 1024]."""
         if self.attention == "none":
             return features
         return self.pyramid_attention(features, train=train)

@@ -117,6 +117,10 @@ class DenseNet(nn.Module):
         for i, depth in enumerate(self.depths, start=1):
             block = DenseBlock(depth, self.growth, self.axis_name, name=f"block{i}")
             x, moments = block(x, train=train)
+            # For heatmaps; nothing where none is asked for.
+            if i == len(self.depths) - 1 and not self.is_initializing():
+                self.sow("maps", "explained", x)
+                x = self.perturb("explained", x)
             if i < len(self.depths):
                 x = Transition(name=f"transition{i}")(x, moments, train=train)
         return nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jaxcovid.files import as_path
 from jaxcovid.training.state import TrainState
 from jaxcovid.workdir import read_json
 
@@ -50,7 +51,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 def steps(workdir: Path) -> list[int]:
     """Steps of the finished checkpoints of a workdir, ascending."""
-    folder = Path(workdir) / FOLDER
+    folder = as_path(workdir) / FOLDER
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
@@ -60,7 +61,7 @@ def read_facts(workdir: Path, step: int) -> dict[str, Any]:
     Raises:
       CheckpointError: it is missing, unreadable, or written by a newer format.
     """
-    path = Path(workdir) / FOLDER / str(step) / "facts" / "metadata"
+    path = as_path(workdir) / FOLDER / str(step) / "facts" / "metadata"
     try:
         facts = read_json(path)
         version = facts.get("format_version")
@@ -137,7 +138,7 @@ def restore(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, A
     restored = {}
     with ocp.StandardCheckpointer() as checkpointer:
         for name, target in targets.items():
-            path = (Path(workdir) / FOLDER / str(step) / name).resolve()
+            path = (as_path(workdir) / FOLDER / str(step) / name).resolve()
             try:
                 restored[name] = checkpointer.restore(path, target)
             except Exception as error:  # orbax, tensorstore and zarr each raise their own kinds
@@ -162,7 +163,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path) -> None:
         """Opens `workdir/checkpoints`, creating it if missing."""
-        self.workdir = Path(workdir)
+        self.workdir = as_path(workdir)
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(2),

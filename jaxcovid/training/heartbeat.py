@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from jaxcovid.files import write_atomically
+from jaxcovid.files import as_path, write_atomically
 
 FOLDER = "processes"
 INTERVAL_S = 5.0
@@ -27,7 +27,7 @@ class Heartbeat:
 
     def __init__(self, workdir: Path, *, total_steps: int) -> None:
         """Starts to write at once; files of processes that this run has not are removed."""
-        self._path = Path(workdir) / FOLDER / f"{jax.process_index()}.json"
+        self._path = as_path(workdir) / FOLDER / f"{jax.process_index()}.json"
         self._facts: dict[str, Any] = {
             "process": jax.process_index(),
             "processes": jax.process_count(),
@@ -41,7 +41,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Heartbeat":
-        self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             for beat in read(self._path.parents[1]):
                 if beat["process"] >= jax.process_count():
@@ -80,7 +80,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     """What the processes of a run last told, by their index; empty if none ever did."""
 
     def beats() -> Iterator[dict[str, Any]]:
-        for path in sorted((Path(workdir) / FOLDER).glob("*.json")):
+        for path in sorted((as_path(workdir) / FOLDER).glob("*.json")):
             with contextlib.suppress(OSError, ValueError):
                 yield json.loads(path.read_text())
 

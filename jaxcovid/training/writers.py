@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from jaxcovid.files import as_path, is_remote, write_atomically
+
 FILE = "metrics.jsonl"
 
 
@@ -29,7 +31,7 @@ class Writer:
           start_step: the step that the run resumes from; it will write the later ones again.
           enabled: False on all processes but the first.
         """
-        self._workdir = Path(workdir)
+        self._workdir = as_path(workdir)
         self._enabled = enabled
         self._clu: Any = None
         self._asked_for_clu = False
@@ -42,8 +44,10 @@ class Writer:
                 # A kill can cut the last line short.
                 if line.endswith("}") and json.loads(line)["step"] <= start_step:
                     kept.append(line + "\n")
-        path.write_text("".join(kept))
-        self._lines = path.open("a")
+        # Nothing can be appended to what lies in an object store: there it is written anew.
+        self._kept = kept if is_remote(path) else []
+        write_atomically(path, "".join(kept).encode())
+        self._file = None if is_remote(path) else path.open("a")
 
     def _tensorboard(self) -> Any:
         """The writer of clu, opened at the first call; None without TensorFlow."""
@@ -74,8 +78,13 @@ class Writer:
             return
         numbers = {name: float(value) for name, value in values.items()}
         finite = {k: v if np.isfinite(v) else None for k, v in numbers.items()}
-        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
-        self._lines.flush()
+        line = json.dumps({"step": step, **finite}) + "\n"
+        if self._file:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            self._kept.append(line)
+            (self._workdir / FILE).write_text("".join(self._kept))
         if writer := self._tensorboard():
             writer.write_scalars(step, numbers)
         else:
@@ -89,7 +98,7 @@ class Writer:
 
     def close(self) -> None:
         """Ends the files."""
-        if self._enabled:
-            self._lines.close()
+        if self._enabled and self._file:
+            self._file.close()
         if self._clu is not None:
             self._clu.close()
