@@ -91,7 +91,7 @@ def test_killed_at_25_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
 
 def test_a_killed_worker_process_ends_the_run_which_resumes(trained, tmp_path, data_dir):
     process = start(tmp_path / "w", data_dir)
-    assert wait_for_step(process, 20, tmp_path / "w")
+    wait_for_step(process, 20, tmp_path / "w")
     children = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
     pids = [int(pid) for file in children for pid in file.read_text().split()]
     workers = [p for p in pids if b"spawn_main" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes()]
@@ -126,7 +126,7 @@ def test_the_disk_is_full_while_it_logs(trained, tmp_path, data_dir):
             "--config.save_every_steps=1000",
         )
         process = start(folder / "w", data_dir, *options)
-        assert wait_for_step(process, 61, folder / "w")
+        wait_for_step(process, 61, folder / "w")
         while not checkpoints.steps(folder / "w"):
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)
@@ -147,7 +147,7 @@ def test_the_disk_is_full_while_it_logs(trained, tmp_path, data_dir):
 def test_the_workdir_becomes_read_only(trained, tmp_path, data_dir):
     with disk(tmp_path / "disk", "100m") as folder:
         process = start(folder / "w", data_dir)
-        assert wait_for_step(process, 20, folder / "w")
+        wait_for_step(process, 20, folder / "w")
         # As a file system does it to itself after an error: files that are open stay writable.
         os.kill(process.pid, signal.SIGSTOP)
         subprocess.run(["mount", "--bind", folder, folder], check=True)
@@ -192,10 +192,23 @@ def test_the_clock_is_set_back(trained, tmp_path, data_dir):
     same_run(trained, tmp_path / "w")
 
 
+def listeners(*pids):
+    """Addresses on which processes take connections."""
+    if not shutil.which("ss"):
+        pytest.skip("needs ss, of iproute2")
+    lines = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
+    return [
+        line.split()[3].rpartition(":")[0]
+        for line in lines.splitlines()
+        if any(f"pid={pid}," in line for pid in pids)
+    ]
+
+
 def test_a_second_training_in_the_same_workdir_is_refused(trained, tmp_path, data_dir):
     process = start(tmp_path / "w", data_dir)
-    assert wait_for_step(process, 5, tmp_path / "w")
+    wait_for_step(process, 5, tmp_path / "w")
     process.send_signal(signal.SIGSTOP)  # so that it does not end first
+    assert not listeners(process.pid)
     status, log = ended(start(tmp_path / "w", data_dir))
     assert status == 1
     assert f"is in use by process {process.pid} on" in log
@@ -271,7 +284,7 @@ class TestTwoProcesses:
 
     def test_one_is_killed_and_the_launcher_starts_both_again(self, whole, tmp_path, data_dir):
         process = self.start(tmp_path / "w", data_dir)
-        assert wait_for_step(process, 30, tmp_path / "w")
+        wait_for_step(process, 30, tmp_path / "w")
         first = heartbeat.read(tmp_path / "w")
         os.kill(first[1]["pid"], signal.SIGKILL)
         start_time = time.monotonic()
@@ -285,8 +298,11 @@ class TestTwoProcesses:
 
     def test_one_gets_a_signal_and_all_save_the_same_step(self, whole, tmp_path, data_dir):
         process = self.start(tmp_path / "w", data_dir)
-        assert wait_for_step(process, 30, tmp_path / "w")
-        os.kill(heartbeat.read(tmp_path / "w")[1]["pid"], signal.SIGTERM)
+        wait_for_step(process, 30, tmp_path / "w")
+        pids = [beat["pid"] for beat in heartbeat.read(tmp_path / "w")]
+        assert set(listeners(*pids)) <= {"127.0.0.1", "[::ffff:127.0.0.1]"}
+        assert listeners(pids[0])  # the coordinator
+        os.kill(pids[1], signal.SIGTERM)
         status, log = ended(process)
         assert status == 143, log
         saved = checkpoints.steps(tmp_path / "w")[-1]
@@ -317,7 +333,7 @@ class TestTwoProcesses:
             )
             if i < len(topologies) - 1:
                 before = text(tmp_path / "w")
-                assert wait_for_step(process, 20 * (i + 1), tmp_path / "w", before)
+                wait_for_step(process, 20 * (i + 1), tmp_path / "w", before)
                 process.send_signal(signal.SIGTERM)
             status, log = ended(process)
             assert status == (143 if i < len(topologies) - 1 else 0), log

@@ -54,23 +54,23 @@ def text(workdir):
 
 
 def wait_for_step(process, step, workdir, before=""):
-    """Returns True once the process has itself written the step, False if it ended first.
+    """Returns once the process has itself written the step.
 
     What an earlier, killed call wrote past its checkpoint, `before`, does not count.
     """
-    while process.poll() is None:
-        if (now := text(workdir)) != before and f'"step": {step},' in now:
-            return True
+    while (now := text(workdir)) == before or f'"step": {step},' not in now:
+        if process.poll() is not None:
+            status, log = ended(process)
+            raise AssertionError(f"ended with {status} before step {step}:\n{log}")
         time.sleep(0.01)
-    return False
 
 
 def end_at(signal_number, step, workdir, data_dir, *more):
     """Starts the train command and signals it once it has itself written the step."""
     before = text(workdir)
     process = start(workdir, data_dir, *more)
-    if wait_for_step(process, step, workdir, before):
-        process.send_signal(signal_number)
+    wait_for_step(process, step, workdir, before)
+    process.send_signal(signal_number)
     return ended(process)
 
 
