@@ -46,7 +46,6 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
     step, total = first.get("step", 0), first["total_steps"]
     states = {process["process"]: _state(process, beats, now) for process in beats}
     missing = sorted(set(range(first["processes"])) - set(states))
-    finished = step >= total and first["state"] == "ended"
     lines.append(f"{workdir}: step {step:,} of {total:,} ({step / total:.0%}), {states[0]}")
     if "images_per_s" in first:
         rate = f"{first['images_per_s']:.3g} images/s"
@@ -77,14 +76,14 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
         )
     lines += [f"  process {index}: never heard" for index in missing]
     well = not missing and (
-        finished or all(state.startswith(("training", "starting")) for state in states.values())
+        all(state.startswith(("training", "starting", "finished")) for state in states.values())
     )
     return "\n".join(lines), well
 
 
 def _state(process: Mapping[str, Any], beats: Sequence[Mapping[str, Any]], now: float) -> str:
     """What a process does, in words."""
-    if process["state"] in ("ended", "failed"):
+    if process["state"] in ("finished", "interrupted", "failed"):
         return process["state"]
     if now - process["time"] > SILENT_S:
         return "SILENT: killed, or its host is gone"

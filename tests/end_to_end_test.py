@@ -176,29 +176,22 @@ def test_a_nan_loss_names_its_step_and_the_last_good_checkpoint(tmp_path, data_d
     assert "nothing was saved yet" in process.stderr or "checkpoint is step" in process.stderr
 
 
-def test_early_stop(tmp_path, data_dir, command):
-    process = command(
-        "train",
-        *arguments(
-            tmp_path / "early",
-            data_dir,
-            "--config.optimizer.learning_rate=1e-9",
-            "--config.early_stop_validations=2",
-            "--config.workers=0",
-        ),
+def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):
+    words = arguments(
+        f"file://{tmp_path}/early",
+        data_dir,
+        "--config.optimizer.learning_rate=1e-9",
+        "--config.early_stop_validations=2",
+        "--config.workers=0",
+        "--config.profile=(3, 4)",
     )
+    process = command("train", *words)
     assert "Stopping early" in process.stderr
     assert checkpoints.steps(tmp_path / "early")[-1] < STEPS
-    again = command(
-        "train",
-        *arguments(
-            tmp_path / "early",
-            data_dir,
-            "--config.optimizer.learning_rate=1e-9",
-            "--config.early_stop_validations=2",
-        ),
-    )
-    assert "Training was finished before" in again.stderr
+    assert list((tmp_path / "early/tensorboard/plugins/profile").glob("*/*.xplane.pb"))
+    assert "Training was finished before" in command("train", *words).stderr
+    state = command("status", f"--workdir=file://{tmp_path}/early")
+    assert "finished" in state.stdout
 
 
 def test_three_way_with_accumulation_and_balanced_weights(tmp_path, data_dir, command):

@@ -88,9 +88,9 @@ def test_a_process_that_never_came_a_finished_run_and_one_that_did_not_start(wor
     )
     beat(workdir, 0)
     assert status.report(workdir, now=NOW)[0].endswith("process 1: never heard")
-    beat(workdir, 0, processes=1, state="ended", step=1000)
+    beat(workdir, 0, processes=1, state="finished", step=1000)
     assert status.report(workdir, now=NOW)[1]
-    beat(workdir, 0, processes=1, state="ended", step=900)
+    beat(workdir, 0, processes=1, state="interrupted", step=900)
     assert not status.report(workdir, now=NOW)[1]
 
 

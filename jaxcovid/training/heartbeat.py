@@ -36,6 +36,7 @@ class Heartbeat:
             "total_steps": total_steps,
             "state": "starting",
         }
+        self.ended = "finished"  # what it says when it is left without an error
         self._first: tuple[float, int] | None = None  # time and step of the first beat
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -52,7 +53,7 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._facts = {**self._facts, "state": "failed" if kind else "ended"}
+        self._facts = {**self._facts, "state": "failed" if kind else self.ended}
         self._write()
 
     def beat(self, step: int, **numbers: float) -> None:

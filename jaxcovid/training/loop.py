@@ -418,6 +418,7 @@ def train(
                 logging.warning(
                     "Ended by a signal; step %d is saved. The same command resumes.", step
                 )
+                heartbeat.ended = "interrupted"
                 return Result(step, history, terminated=True)
             if validating and _stops_early(history, early_stop_validations):
                 logging.info(
