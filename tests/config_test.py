@@ -74,7 +74,17 @@ def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):
         train.run(get("covid_ct"), workdir=tmp_path / "run", data_dir=tmp_path)
 
 
-FACTS = {"config": {"batch_size": 8, "workers": 0, "model": {"head": "gap"}}, "outputs": ["a"]}
+FACTS = {
+    "config": {
+        "batch_size": 8,
+        "workers": 0,
+        "model": {"head": "gap"},
+        **{name: "" for name in ("network", "outputs", "control")},
+        **{name: {} for name in ("fusion", "parts", "preprocessing")},
+    },
+    "dataset": {"name": "d", "modality": "CT", "window": [-600, 1500], "class_names": ["a", "b"]},
+    "outputs": ["a"],
+}
 
 
 def test_a_workdir_belongs_to_one_run(tmp_path):
