@@ -79,7 +79,7 @@ FACTS = {
         "batch_size": 8,
         "workers": 0,
         "model": {"head": "gap"},
-        **{name: "" for name in ("network", "outputs", "control")},
+        **dict.fromkeys(("network", "outputs", "control"), ""),
         **{name: {} for name in ("fusion", "parts", "preprocessing")},
     },
     "dataset": {"name": "d", "modality": "CT", "window": [-600, 1500], "class_names": ["a", "b"]},
