@@ -10,14 +10,22 @@ from etils import epath
 
 
 def as_path(name: str | os.PathLike[str]) -> Path:
-    """A folder or file as the user names it: a path, `file://PATH`, or `gs://` and `s3://` URLs.
+    """A folder or file as the user names it: a path, `file://PATH` or `gs://BUCKET/PATH`.
 
     What lies in an object store is an `epath.Path`, which has the methods of `pathlib.Path` that
     are used here but no locks and no appending.
+
+    Raises:
+      ValueError: another kind of URL, `s3://` among them: orbax 0.12.8 cannot write there.
     """
-    if isinstance(name, str) and "://" in name and not name.startswith("file://"):
+    if not isinstance(name, str):
+        return name
+    scheme, mark, rest = name.partition("://")
+    if mark and scheme not in ("file", "gs"):
+        raise ValueError(f"{name} is no folder; give a path, file://PATH or gs://BUCKET/PATH")
+    if scheme == "gs" and mark:
         return epath.Path(name)
-    return Path(name.removeprefix("file://")) if isinstance(name, str) else name
+    return Path(rest if mark else name)
 
 
 def is_remote(path: Path) -> bool:

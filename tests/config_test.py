@@ -3,7 +3,7 @@ import pathlib
 
 import pytest
 
-from jaxcovid import train
+from jaxcovid import files, train
 from jaxcovid import workdir as workdirs
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -111,3 +111,14 @@ def test_folders_that_are_no_workdirs(tmp_path):
     (tmp_path / "run.json").write_text('{"format_version": 99}')
     with pytest.raises(workdirs.WorkdirError, match="format 99"):
         workdirs.read(tmp_path)
+
+
+def test_folders_are_paths_or_urls():
+    assert files.as_path("runs/a") == pathlib.Path("runs/a")
+    assert files.as_path("file:///runs/a") == pathlib.Path("/runs/a")
+    remote = files.as_path("gs://bucket/a")
+    assert str(remote / "b") == "gs://bucket/a/b"
+    assert files.is_remote(remote)
+    assert not files.is_remote(files.as_path("file:///runs/a"))
+    with pytest.raises(ValueError, match="s3://bucket/a is no folder; give a path"):
+        files.as_path("s3://bucket/a")
