@@ -141,7 +141,8 @@ def test_training_changes_no_bit_of_the_frozen_parts(devices, frozen):
     state = state.replace(frozen=placed)
     parameters = count(state.params)
     moments = jax.tree.leaves(state.opt_state)
-    assert sum(x.size for x in moments if x.size > 1) == 2 * parameters, "Adam's two moments"
+    moment = -(-parameters // 256) * 256  # padded, so that devices can share it
+    assert sum(x.size for x in moments if x.size > 1) == 2 * moment, "Adam's two moments"
     start = jax.device_get(state.params)
     step_fn = step.jit_train_step(
         mesh,

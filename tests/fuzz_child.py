@@ -9,6 +9,7 @@ nor in an error that the reader documents.
 
 import collections
 import contextlib
+import copy
 import csv
 import faulthandler
 import gzip
@@ -419,7 +420,7 @@ def mutated_json(draw, contents):
         node, key = draw(st.sampled_from(places))
         change = draw(st.sampled_from(["value", "value", "drop", "wrap", "add"]))
         if change == "value":
-            node[key] = draw(st.sampled_from(JSON_VALUES))
+            node[key] = copy.deepcopy(draw(st.sampled_from(JSON_VALUES)))
         elif change == "drop":
             del node[key]
         elif change == "wrap":

@@ -293,7 +293,7 @@ def test_a_batch_that_does_not_divide_names_the_fix():
 
 def test_an_unknown_batch_norm_is_refused():
     with pytest.raises(ValueError, match="batch_norm"):
-        train(1, 1, "local")
+        step.jit_train_step(sharding.make_mesh(1), batch_norm="local")
 
 
 def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):
