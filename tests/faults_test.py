@@ -311,8 +311,8 @@ class TestTwoProcesses:
 
     def test_a_run_goes_on_with_other_processes_and_devices(self, tmp_path, data_dir):
         """2 x 4, then 1 x 8, 1 x 4, 1 x 1 and 2 x 4 again, in FSDP too."""
-        options = ("--config.optimizer.learning_rate=1e-4",)
-        finish(tmp_path / "one", data_dir, *options)
+        options = ("--config.optimizer.learning_rate=1e-5",)  # the paper's
+        finish(tmp_path / "one", data_dir, *options, JAX_NUM_CPU_DEVICES="8", XLA_FLAGS=PATIENT)
         topologies = [
             (LOCAL, "4", "--config.fsdp=8"),
             (None, "8", "--config.fsdp=2"),
