@@ -226,11 +226,6 @@ def main(args: argparse.Namespace) -> None:
     with command.user_errors(), contextlib.ExitStack() as files:
         command.start()
         output = Path(args.output or "predictions") if args.output or args.heatmaps else None
-        targets = [sys.stdout]
-        if output:
-            output.mkdir(parents=True, exist_ok=True)
-            table = (output / "predictions.csv").open("w", newline="")
-            targets.append(files.enter_context(table))
         rows = run(
             as_path(args.workdir),
             args.images,
@@ -240,7 +235,12 @@ def main(args: argparse.Namespace) -> None:
         )
         writers: list[csv.DictWriter] = []
         for row in rows:
-            if not writers:
+            if not writers:  # nothing was refused: an earlier table may go
+                targets = [sys.stdout]
+                if output:
+                    output.mkdir(parents=True, exist_ok=True)
+                    table = (output / "predictions.csv").open("w", newline="")
+                    targets.append(files.enter_context(table))
                 writers = [csv.DictWriter(target, list(row)) for target in targets]
                 for writer in writers:
                     writer.writeheader()

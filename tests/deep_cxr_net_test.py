@@ -373,8 +373,15 @@ def test_part_3_switched_off_leaves_the_frozen_ones_alone(stages, xray_data, com
     folder = workdir / "evaluation" / "test"
     assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] is not None
     assert not (folder / "heatmaps.png").exists()
-    process = command("predict", f"--workdir={workdir}", "--heatmaps", "README.md", check=False)
+    earlier = tmp_path / "predictions" / "predictions.csv"
+    earlier.parent.mkdir()
+    earlier.write_text("of an earlier call")
+    film = stages / "cxr_part1" / "run.json"  # refused before any image is opened
+    process = command(
+        "predict", f"--workdir={workdir}", "--heatmaps", film, cwd=tmp_path, check=False
+    )
     assert "part 3 of this network is switched off" in process.stderr
+    assert earlier.read_text() == "of an earlier call"
 
 
 def test_at_least_one_part_is_on():
