@@ -41,7 +41,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # host | device (spares the host's cores; images of at most 320 px, such as covid_ct/gray320)
     config.preprocess_on = "host"
     config.workers = 0  # processes that prepare images; 0 uses threads of the trainer
-    config.bad_records = "stop"  # stop | skip: a training record that cannot be read is ...
+    # Of training records that cannot be read: stop | skip (the next one stands in its place)
+    config.bad_records = "stop"
     # Devices that hold one copy of the parameters and moments between them; 1: each holds all.
     config.fsdp = 1
     config.profile = (0, 0)  # first and last step that are traced for TensorBoard; (0, 0) none

@@ -56,9 +56,9 @@ def run(
     from jaxcovid.audits.duplicates import check_duplicates, find_pairs, side_by_side
     from jaxcovid.audits.items import read_items
     from jaxcovid.audits.splits import check_splits
-    from jaxcovid.data import datasets
+    from jaxcovid.data.datasets import open_dataset
 
-    dataset = datasets.open_dataset(name, data_dir)
+    dataset = open_dataset(name, data_dir)
     positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
     if report:
         report.mkdir(parents=True, exist_ok=True)
@@ -103,9 +103,8 @@ def run(
     )
     content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     for name, text in ((PAGE, page), (FILE, content)):
-        datasets.write_whole(dataset.directory / name, text)
-        if report:
-            files.write_atomically(report / name, text.encode())
+        for folder in (dataset.directory, *([report] if report else [])):
+            files.write_atomically(folder / name, text.encode())
     return audit
 
 

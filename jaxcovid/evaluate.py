@@ -233,7 +233,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="score it on borders, centres, lungs, thumbnails, flipped and shifted images too",
     )
     parser.add_argument(
-        "--against", metavar="DIR", type=Path, help="another run, compared on the same images"
+        "--against", metavar="DIR", type=as_path, help="another run, compared on the same images"
     )
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")

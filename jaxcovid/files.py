@@ -30,7 +30,7 @@ def as_path(name: str | os.PathLike[str]) -> Path:
 
 def is_remote(path: Path) -> bool:
     """True of a path in an object store."""
-    return not isinstance(path, Path)
+    return "://" in os.fspath(path)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

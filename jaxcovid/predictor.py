@@ -98,7 +98,7 @@ class Predictor:
     @property
     def explains(self) -> bool:
         """True if there are heatmaps: of a network with a part of its own."""
-        return getattr(self.model, "part3", True)
+        return self.model.explains
 
     @property
     def modality(self) -> str:

@@ -1,6 +1,5 @@
 """Writes what an evaluation found into the workdir, and says it in the log."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxcovid.data.datasets import Dataset
 from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.report import write_report
 from jaxcovid.scored import Scored
+from jaxcovid.workdir import read_json
 
 
 def commands_of(
@@ -126,7 +126,7 @@ def _log(scored: Scored, metrics: Mapping[str, Any], directory: Path) -> None:
 def _audit_of(dataset: Dataset) -> dict[str, Any] | None:
     """The verdicts of an audit of the data as they are; None if there was none."""
     path = dataset.directory / audit.FILE
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
     if found.get("digest") != dataset.digest:
         return None
     checks = [{k: c[k] for k in ("name", "verdict", "summary")} for c in found["checks"]]

@@ -7,7 +7,6 @@ silent. Clocks of several hosts must agree to a few seconds.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,10 +35,10 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
       WorkdirError: not a workdir.
     """
     from jaxcovid import workdir as workdirs
-    from jaxcovid.training import checkpoints, heartbeat
+    from jaxcovid.training import checkpoints, heartbeat, writers
 
     workdirs.read(workdir)
-    beats = heartbeat.read(workdir)
+    beats, log = heartbeat.read(workdir), writers.read(workdir)
     if not beats:
         return f"{workdir}: no process has started to train yet", False
     lines, first = [], beats[0]
@@ -50,13 +49,15 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
     if "images_per_s" in first:
         rate = f"{first['images_per_s']:.3g} images/s"
         lines.append(f"  {rate}, {first['data_stall_share']:.1%} of the time waiting for images")
+    if replaced := sum(process.get("replaced_records", 0) for process in beats):
+        lines.append(f"  {replaced:,} records could not be read; others stand in their place")
     saved = checkpoints.steps(workdir)
     if saved:
         path = epath.Path(workdir / checkpoints.FOLDER / str(saved[-1]))
         lines.append(f"  last checkpoint: step {saved[-1]:,}, {_ago(now - path.stat().mtime)}")
     else:
         lines.append("  no checkpoint yet")
-    validations = _validations(workdir)
+    validations = [line for line in log if line.get("validation/auc") is not None]
     if validations:
         best = max(validations, key=lambda line: line["validation/auc"])
         lines.append(
@@ -75,9 +76,8 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
             f"{states[process['process']]}"
         )
     lines += [f"  process {index}: never heard" for index in missing]
-    well = not missing and (
-        all(state.startswith(("training", "starting", "finished")) for state in states.values())
-    )
+    good = ("training", "starting", "finished")
+    well = not missing and all(state.startswith(good) for state in states.values())
     return "\n".join(lines), well
 
 
@@ -92,14 +92,6 @@ def _state(process: Mapping[str, Any], beats: Sequence[Mapping[str, Any]], now: 
     if len(beats) > 1 and own > _SLOW_SHARE and own > 2 * min(stalls):
         return f"{process['state']}, SLOW: the others wait for its images"
     return process["state"]
-
-
-def _validations(workdir: Path) -> list[dict[str, Any]]:
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    # A line that is being written is cut short.
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return [line for line in found if line.get("validation/auc") is not None]
 
 
 def _ago(seconds: float) -> str:

@@ -68,7 +68,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
     # Everything that can be refused is refused before anything is written.
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
-    sharding.shard_state({}, mesh, config.fsdp)
+    sharding.check_fsdp(config.fsdp, mesh)
     check_batch_norm(config.batch_norm)
     check_options(config.preprocess_on, config.bad_records)
     preprocessing = Preprocessing(**config.preprocessing)
@@ -130,7 +130,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         [validation_targets_of(validation[i]) for i in range(len(validation))]
     )
     draw_heatmaps = None
-    if getattr(model, "part3", True):
+    if model.explains:
         draw_heatmaps = _heatmap_drawer(
             validation, validation_targets, preprocessing, model, control
         )

@@ -62,18 +62,17 @@ def read(workdir: Path) -> dict[str, Any]:
         )
     try:
         facts = read_json(path)
-        if (version := facts.get("format_version")) != FORMAT_VERSION:
-            raise WorkdirError(
-                f"{path} has format {version}, this version of jaxcovid reads {FORMAT_VERSION}; "
-                "use the one that wrote it"
-            )
-        _check_types(facts, _TYPES, "")
-        if not facts["outputs"] or not all(isinstance(name, str) for name in facts["outputs"]):
-            raise ValueError("outputs are no names")
-    except WorkdirError:
-        raise
+        if (version := facts.get("format_version")) == FORMAT_VERSION:
+            _check_types(facts, _TYPES, "")
+            if not facts["outputs"] or not all(isinstance(name, str) for name in facts["outputs"]):
+                raise ValueError("outputs are no names")
     except ValueError as error:
         raise WorkdirError(f"{path} is damaged: {error}") from error
+    if version != FORMAT_VERSION:
+        raise WorkdirError(
+            f"{path} has format {version}, this version of jaxcovid reads {FORMAT_VERSION}; use "
+            "the one that wrote it"
+        )
     return facts
 
 

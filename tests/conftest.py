@@ -56,6 +56,16 @@ def data_dir(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data_dir):
+    """The workdir of a whole training on `folder/blobs`, see `runs`; tests add evaluations only."""
+    import runs
+
+    workdir = tmp_path_factory.mktemp("trained") / "whole"
+    runs.finish(workdir, data_dir)
+    return workdir
+
+
 REAL = {
     "covid_ct": ("COVID-CT", {}),
     "covid_chestxray": ("covid-chestxray-dataset", {"allow_missing": True}),

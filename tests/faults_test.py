@@ -40,13 +40,6 @@ KILLS = 25
 PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, data_dir):
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    finish(workdir, data_dir)
-    return workdir
-
-
 @contextlib.contextmanager
 def disk(folder, size):
     """A small file system of its own at `folder`."""

@@ -62,6 +62,9 @@ def test_a_run_that_goes_well(workdir):
     assert "no checkpoint yet" in text
     assert "best validation AUC: 0.7000 at step 100" in text
     assert "estimated end: in 0:25:00" in text
+    assert "could not be read" not in text
+    beat(workdir, 1, replaced_records=3)
+    assert "3 records could not be read" in status.report(workdir, now=NOW)[0]
     assert "process 1 on n1, pid 11: step 250, 1.0% waiting for images, heard 0:00:03 ago" in text
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 
 from jaxcovid import files
-from jaxcovid.data.datasets import CARD_FILE, Dataset, Record, write_whole
+from jaxcovid.data.datasets import CARD_FILE, Dataset, Record
 from jaxcovid.data.images import decode_gray
 
 _SHOWN = 6  # images of a class or finding
@@ -67,7 +67,7 @@ def write_card(dataset: Dataset) -> epath.Path:
         rows=list(tiles),
     )
     path = dataset.directory / CARD_FILE
-    write_whole(path, page)
+    files.write_atomically(path, page.encode())
     return path
 
 

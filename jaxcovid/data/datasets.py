@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 
 from jaxcovid.data.images import LUNG_WINDOW, ImageError
+from jaxcovid.files import write_atomically
 
 DIGEST_FILE = "digest.json"
 CARD_FILE = "card.html"
@@ -262,14 +263,8 @@ def write_digest(
         "patient_counts": {split: len(found) for split, found in patients.items()},
         "crossing_patients": len(crossing),
     }
-    write_whole(directory / DIGEST_FILE, json.dumps(stored, indent=2) + "\n")
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file beside the data and renames it into place: one that exists is whole."""
-    unfinished = path.parent / f"{path.name}.incomplete"
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    content = json.dumps(stored, indent=2) + "\n"
+    write_atomically(directory / DIGEST_FILE, content.encode())
 
 
 def compute_digest(sources: Iterable[Sequence[Record]]) -> str:

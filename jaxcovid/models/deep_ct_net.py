@@ -78,6 +78,11 @@ class DeepCTNet(nn.Module):
         logits = logits.astype(jnp.float32)
         return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
 
+    @property
+    def explains(self) -> bool:
+        """True if there are heatmaps of it, see `evaluation.cam`."""
+        return True
+
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """The backbone's map [b, h / 32, w / 32, 1024]."""
         return self.backbone(image, train=train)

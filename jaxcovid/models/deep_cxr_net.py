@@ -76,6 +76,11 @@ class DeepCXRNet(DeepCTNet):
             return super().__call__(image, train=train)
         return self.fuse(self.likelihoods(image))
 
+    @property
+    def explains(self) -> bool:
+        """True if it has a part of its own to look into."""
+        return self.part3
+
     def likelihoods(self, image: jax.Array) -> jax.Array:
         """What the frozen parts say, probabilities float32 [b, sum of their outputs]."""
         if self.is_initializing():  # shapes of parameters do not depend on their weights

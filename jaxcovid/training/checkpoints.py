@@ -62,20 +62,19 @@ def read_facts(workdir: Path, step: int) -> dict[str, Any]:
       CheckpointError: it is missing, unreadable, or written by a newer format.
     """
     path = as_path(workdir) / FOLDER / str(step) / "facts" / "metadata"
+    damaged = f"checkpoint {step} of {workdir} is damaged"
     try:
         facts = read_json(path)
-        version = facts.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise CheckpointError(
-                f"checkpoint {step} of {workdir} has format {version}, this version of jaxcovid "
-                f"reads up to {FORMAT_VERSION}; use a newer one"
-            )
-        if wrong := _wrong_in(facts):
-            raise ValueError(f"its {wrong} is missing or no such thing")
-    except CheckpointError:
-        raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {step} of {workdir} is damaged: {error}") from error
+        raise CheckpointError(f"{damaged}: {error}") from error
+    version = facts.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {step} of {workdir} has format {version}, this version of jaxcovid reads "
+            f"up to {FORMAT_VERSION}; use a newer one"
+        )
+    if wrong := _wrong_in(facts):
+        raise CheckpointError(f"{damaged}: its {wrong} is missing or no such thing")
     return facts
 
 
@@ -86,8 +85,7 @@ def _wrong_in(facts: Mapping[str, Any]) -> str:
         return "format_version or step"
     if not isinstance(sums, dict) or not all(isinstance(of, dict) for of in sums.values()):
         return "checksums"
-    entries = history if isinstance(history, list) else [None]
-    for entry in entries:
+    for entry in history if isinstance(history, list) else [None]:
         if (
             not isinstance(entry, dict)
             or type(entry.get("step")) is not int

@@ -10,13 +10,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcovid.files import as_path, write_atomically
+from jaxcovid.workdir import read_json
 
 FOLDER = "processes"
 INTERVAL_S = 5.0
@@ -79,10 +79,8 @@ class Heartbeat:
 
 def read(workdir: Path) -> list[dict[str, Any]]:
     """What the processes of a run last told, by their index; empty if none ever did."""
-
-    def beats() -> Iterator[dict[str, Any]]:
-        for path in sorted((as_path(workdir) / FOLDER).glob("*.json")):
-            with contextlib.suppress(OSError, ValueError):
-                yield json.loads(path.read_text())
-
-    return sorted(beats(), key=lambda beat: beat["process"])
+    beats = []
+    for path in (as_path(workdir) / FOLDER).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            beats.append(read_json(path))
+    return sorted(beats, key=lambda beat: beat["process"])

@@ -335,6 +335,7 @@ def train(
         writer = stack.enter_context(
             contextlib.closing(Writer(workdir, start_step=start, enabled=main_process))
         )
+        trace = stack.enter_context(contextlib.ExitStack())
         heartbeat = stack.enter_context(Heartbeat(workdir, total_steps=total_steps))
         bar = stack.enter_context(
             tqdm(
@@ -367,7 +368,7 @@ def train(
         for step in range(start + 1, total_steps + 1):
             current = batch
             if step == profile[0]:
-                jax.profiler.start_trace(str(workdir / "tensorboard"))
+                trace.enter_context(jax.profiler.trace(str(workdir / "tensorboard")))
             state, values = step_fn(state, current)
             if step == start + 1:
                 logging.info("First step dispatched")
@@ -386,15 +387,15 @@ def train(
                 bar.update(batch_size)
                 bar.set_postfix_str(f"step {done}, loss {numbers['loss']:.3f}", refresh=False)
                 clock.count(batch_size)
-                heartbeat.beat(done)
+                rates: dict[str, float] = {}
                 if done % log_every_steps == 0 or done == total_steps:
                     numbers["learning_rate"] = float(schedule((done - 1) // accumulate_steps))
-                    rates = clock.lap()
-                    heartbeat.beat(done, **rates, replaced=replaced)
-                    writer.scalars(done, {**numbers, **rates, "replaced_records": replaced})
+                    rates = {**clock.lap(), "replaced_records": replaced}
+                    writer.scalars(done, {**numbers, **rates})
+                heartbeat.beat(done, **rates)
             if step == profile[1]:
                 jax.block_until_ready(values)
-                jax.profiler.stop_trace()
+                trace.close()  # nothing to a run that resumed behind the first of these steps
 
             with clock.paused():
                 if step == start + 1:

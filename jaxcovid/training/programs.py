@@ -7,7 +7,6 @@ run and every later one compile the same program, so that a resumed run stays bi
 
 import contextlib
 import hashlib
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 
 import jaxcovid
 from jaxcovid.files import write_atomically
-from jaxcovid.training.step import jit_over_mesh, train_step
+from jaxcovid.training.step import jit_over_mesh, jit_train_step, train_step
 
 
 def compile_train_step(
@@ -41,8 +40,7 @@ def compile_train_step(
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
     if jax.process_count() > 1:  # an exported program knows the devices of one process
-        whole = partial(train_step, mesh=mesh, **kwargs)
-        return jit_over_mesh(mesh, whole, shardings).lower(state, batch).compile()
+        return jit_train_step(mesh, shardings, **kwargs).lower(state, batch).compile()
     leaves, tree = jax.tree.flatten(state)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, batch))
     path = Path(folder) / f"{_key(identity, mesh, shardings, shapes)}.stablehlo" if folder else None

@@ -45,14 +45,9 @@ def shard_state(state: Any, mesh: Mesh, fsdp: int) -> Any:
       The same pytree of `NamedSharding`.
 
     Raises:
-      ValueError: the devices do not divide into such groups.
+      ValueError: see `check_fsdp`.
     """
-    if fsdp < 1 or mesh.size % fsdp:
-        allowed = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0]
-        raise ValueError(
-            f"fsdp is {fsdp}, which does not divide {mesh.size} devices; use one of "
-            + ", ".join(map(str, allowed))
-        )
+    check_fsdp(fsdp, mesh)
     # The same devices in the same order, so that both meshes can stand in one program.
     groups = Mesh(mesh.devices.reshape(-1, fsdp), ("copy", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
@@ -64,6 +59,20 @@ def shard_state(state: Any, mesh: Mesh, fsdp: int) -> Any:
         return NamedSharding(groups, P(*[None] * longest, "fsdp"))
 
     return jax.tree.map(sharding_of, state)
+
+
+def check_fsdp(fsdp: int, mesh: Mesh) -> None:
+    """Refuses groups into which the devices do not divide.
+
+    Raises:
+      ValueError: with the sizes that they do.
+    """
+    if fsdp < 1 or mesh.size % fsdp:
+        allowed = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0]
+        raise ValueError(
+            f"fsdp is {fsdp}, which does not divide {mesh.size} devices; use one of "
+            + ", ".join(map(str, allowed))
+        )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

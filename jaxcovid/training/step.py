@@ -133,14 +133,14 @@ def compiler_options() -> dict[str, str]:
     return {"xla_cpu_experimental_ynn_fusion_type": fusions}
 
 
-def jit_train_step(mesh: Mesh, **kwargs: Any) -> Any:
-    """`train_step` compiled over `mesh`: state replicated and donated, batch sharded by rows.
+def jit_train_step(mesh: Mesh, state_sharding: Any = None, **kwargs: Any) -> Any:
+    """`train_step` of these arguments compiled over `mesh`, see `jit_over_mesh`.
 
     Raises:
       ValueError: `batch_norm` is not one of `BATCH_NORMS`.
     """
     check_batch_norm(kwargs["batch_norm"])
-    return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs))
+    return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs), state_sharding)
 
 
 def jit_over_mesh(mesh: Mesh, step: Any, state_sharding: Any = None) -> Any:

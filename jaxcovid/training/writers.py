@@ -20,6 +20,18 @@ from jaxcovid.files import as_path, is_remote, write_atomically
 FILE = "metrics.jsonl"
 
 
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`: `step` and numbers by name, None if not finite."""
+    path = as_path(workdir) / FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    # One that is being written, or was when the run was killed, is cut short.
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _line(numbers: Mapping[str, Any]) -> str:
+    return json.dumps(numbers) + "\n"
+
+
 class Writer:
     """Writes scalars and images of one run; only the first process writes."""
 
@@ -38,12 +50,7 @@ class Writer:
         if not enabled:
             return
         path = self._workdir / FILE
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                # A kill can cut the last line short.
-                if line.endswith("}") and json.loads(line)["step"] <= start_step:
-                    kept.append(line + "\n")
+        kept = [_line(found) for found in read(workdir) if found["step"] <= start_step]
         # Nothing can be appended to what lies in an object store: there it is written anew.
         self._kept = kept if is_remote(path) else []
         write_atomically(path, "".join(kept).encode())
@@ -78,7 +85,7 @@ class Writer:
             return
         numbers = {name: float(value) for name, value in values.items()}
         finite = {k: v if np.isfinite(v) else None for k, v in numbers.items()}
-        line = json.dumps({"step": step, **finite}) + "\n"
+        line = _line({"step": step, **finite})
         if self._file:
             self._file.write(line)
             self._file.flush()
