@@ -12,8 +12,8 @@ from jaxcovid.evaluation import metrics
 from jaxcovid.evaluation.controls import Control
 from jaxcovid.evaluation.subgroups import groups_of
 from jaxcovid.predictor import Predictor
-from jaxcovid.training.loop import predict_source
 from jaxcovid.training.targets import ClassTargets, FindingTargets, shuffled
+from jaxcovid.training.validation import predict_source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -334,3 +334,9 @@ class TestTwoProcesses:
         assert one.shape == many.shape
         np.testing.assert_allclose(one[:20], many[:20], atol=1e-4)
         np.testing.assert_allclose(one, many, atol=0.05)
+        # 9 images in batches of 8: each process pads its own rows of the last batch.
+        last, reference = (
+            checkpoints.read_facts(tmp_path / name, STEPS)["history"][-1] for name in ("w", "one")
+        )
+        assert last["auc"] == pytest.approx(reference["auc"], abs=1e-3)
+        assert last["loss"] == pytest.approx(reference["loss"], abs=1e-2)
