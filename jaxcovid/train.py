@@ -10,6 +10,7 @@ import json
 import math
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
+from ml_collections.config_flags import config_path
 
 import jaxcovid
 from jaxcovid import command
@@ -241,8 +243,22 @@ def _heatmap_drawer(
     return draw
 
 
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser; an option that the configuration lacks is one message too."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as error:
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if config_path.__file__ not in files:
+            raise  # a mistake in the configuration file, which its traceback shows
+        cause: Any = error
+        while isinstance(cause, Exception):
+            cause = cause.args[0]
+        sys.exit(f"error: an option of --config: {cause}\nconfigs/default.py lists them all.")
+
+
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and trains."""
+    """Trains as the command line says."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
     with command.user_errors():
@@ -255,4 +271,4 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     command.use_huge_pages()
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

@@ -7,6 +7,7 @@ source launch/environment.sh
 
 environment requirements.txt
 python -m jaxcovid.prepare phantom
+python -m jaxcovid.audit phantom
 python -m jaxcovid.train --config=configs/quickstart.py --workdir=runs/quickstart
 python -m jaxcovid.evaluate --workdir=runs/quickstart --split=test
 

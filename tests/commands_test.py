@@ -33,7 +33,11 @@ def test_help_of_status(command):
         (("train", "--config=configs/covid_ct.py", "--workdir=w"), "jaxcovid.prepare covid_ct"),
         (
             ("train", "--config=configs/covid_ct.py", "--config.batchsize=8", "--workdir=w"),
-            "batch_size",
+            'Did you mean "batch_size"',
+        ),
+        (
+            ("train", "--config=configs/covid_ct.py", "--config.model.x.y=8", "--workdir=w"),
+            "configs/default.py lists them",
         ),
         (
             ("train", "--config=configs/covid_ct.py", "--config.batch_size=big", "--workdir=w"),
@@ -45,6 +49,7 @@ def test_bad_input_is_one_clear_message(arguments, message, command, tmp_path):
     process = command(*arguments, f"--data_dir={tmp_path}", check=False)
     assert process.returncode != 0
     assert message in process.stderr
+    assert "Traceback" not in process.stderr
     assert not (REPOSITORY / "w").exists()
 
 
