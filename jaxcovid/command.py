@@ -19,12 +19,11 @@ DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflo
 class _Handler(logging.Handler):
     """Writes to stderr above a progress bar instead of through it.
 
-    Libraries are heard from warnings on; only clu's log of scalars is ours as well.
+    Libraries are heard from warnings on.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        ours = f"{os.sep}jaxcovid{os.sep}", f"{os.sep}clu{os.sep}"
-        return record.levelno >= logging.WARNING or any(part in record.pathname for part in ours)
+        return record.levelno >= logging.WARNING or f"{os.sep}jaxcovid{os.sep}" in record.pathname
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm

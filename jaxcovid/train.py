@@ -244,7 +244,7 @@ def _heatmap_drawer(
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser; an option that the configuration lacks is one message too."""
+    """Parses with absl; an option that the configuration lacks is one message too."""
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError, TypeError) as error:

@@ -51,7 +51,7 @@ def read_items(dataset: Dataset) -> list[Item]:
     with concurrent.futures.ThreadPoolExecutor() as executor:
         coming: collections.deque[Any] = collections.deque()
         for split, source, i in tqdm.tqdm(
-            places, desc="Reading images", unit=" images", leave=False
+            places, desc="Reading images", unit=" images", leave=False, disable=None
         ):
             coming.append(executor.submit(read_item, split, source[i]))
             if len(coming) > 64:

@@ -210,7 +210,9 @@ def _gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
 def unusable_images(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
     """Decodes every file; returns those that cannot be used, with the reason."""
     bad = {}
-    for path in tqdm.tqdm(list(paths), desc="Checking images", unit=" images", leave=False):
+    for path in tqdm.tqdm(
+        list(paths), desc="Checking images", unit=" images", leave=False, disable=None
+    ):
         try:
             data = read_file(path)
             decode_gray(data)

@@ -11,7 +11,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -224,6 +223,8 @@ def train(
             return Result(start, history, terminated=False)
         if start:
             logging.info("Resuming from the checkpoint of step %d of %d", start, total_steps)
+        else:
+            logging.info("Training for %d steps of %d images", total_steps, batch_size)
 
         # The parameters are made while the first images are prepared and the step compiles.
         initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
@@ -266,10 +267,9 @@ def train(
                 total=total_steps * batch_size,
                 initial=start * batch_size,
                 unit=" images",
-                disable=not main_process,
+                disable=None if main_process else True,  # None: only on a terminal
                 dynamic_ncols=True,
-                # Into a file, a line now and then is enough.
-                mininterval=0.5 if sys.stderr.isatty() else 30,
+                mininterval=0.5,
             )
         )
         batch = next_batch()

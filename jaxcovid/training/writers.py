@@ -1,14 +1,15 @@
 """Where a run's numbers and pictures go: the log, `metrics.jsonl`, and TensorBoard through clu.
 
 clu's writers need TensorFlow, which takes seconds to import and is not there on a slim GPU image.
-So it is imported at the first write, after the first step was dispatched; where it is missing, the
-log says so once and the numbers stay in `metrics.jsonl`.
+So a thread imports it at the first write, while training goes on; where it is missing, the log says
+so once.
 """
 
+import concurrent.futures
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ class Writer:
         """
         self._workdir = as_path(workdir)
         self._enabled = enabled
-        self._clu: Any = None
-        self._asked_for_clu = False
         if not enabled:
             return
+        # A single one, so that TensorBoard gets everything in order.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._tensorboard: Any = None
+        self._asked_for_tensorboard = False
         path = self._workdir / FILE
         kept = [_line(found) for found in read(workdir) if found["step"] <= start_step]
         # Nothing can be appended to what lies in an object store: there it is written anew.
@@ -56,31 +59,31 @@ class Writer:
         write_atomically(path, "".join(kept).encode())
         self._file = None if is_remote(path) else path.open("a")
 
-    def _tensorboard(self) -> Any:
-        """The writer of clu, opened at the first call; None without TensorFlow."""
-        if not self._asked_for_clu:
-            self._asked_for_clu = True
-            missing = [
-                name
-                for name in ("tensorflow", "tensorboard", "clu")
-                if importlib.util.find_spec(name) is None
-            ]
-            if missing:
-                logging.warning(
-                    "No TensorBoard files: %s not installed. Numbers are in the log and in %s.",
-                    " and ".join(missing),
-                    self._workdir / FILE,
-                )
-            else:
-                # TensorFlow only writes files here; without this it talks about its kernels.
-                os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-                from clu import metric_writers
+    def _to_tensorboard(self, write: Callable[[Any], None]) -> None:
+        """Lets the thread call `write` with clu's writer, if there is one.
 
-                self._clu = metric_writers.create_default_writer(self._workdir / "tensorboard")
-        return self._clu
+        A failure ends the TensorBoard files and not the run, whose numbers are in `metrics.jsonl`.
+        """
+
+        def in_thread(asked_before: bool) -> None:
+            try:
+                if not asked_before:
+                    self._tensorboard = _open_tensorboard(self._workdir)
+                if self._tensorboard:
+                    write(self._tensorboard)
+            except Exception as error:
+                logging.warning("The TensorBoard files end here: %s", error)
+                self._tensorboard = None
+
+        self._thread.submit(in_thread, self._asked_for_tensorboard)
+        self._asked_for_tensorboard = True
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes named numbers of one step."""
+        """Writes named numbers of one step.
+
+        Raises:
+          OSError: `metrics.jsonl` cannot be written.
+        """
         if not self._enabled:
             return
         numbers = {name: float(value) for name, value in values.items()}
@@ -92,20 +95,42 @@ class Writer:
         else:
             self._kept.append(line)
             (self._workdir / FILE).write_text("".join(self._kept))
-        if writer := self._tensorboard():
-            writer.write_scalars(step, numbers)
-        else:
-            text = ", ".join(f"{name}={value:.6g}" for name, value in numbers.items())
-            logging.info("[%d] %s", step, text)
+        text = ", ".join(f"{name}={value:.6g}" for name, value in numbers.items())
+        logging.info("[%d] %s", step, text)
+        self._to_tensorboard(lambda writer: writer.write_scalars(step, numbers))
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Writes pictures uint8 [n, h, w, 3] to TensorBoard, if there is one."""
-        if self._enabled and (writer := self._tensorboard()):
-            writer.write_images(step, {name: images})
+        if self._enabled:
+            self._to_tensorboard(lambda writer: writer.write_images(step, {name: images}))
 
     def close(self) -> None:
-        """Ends the files."""
-        if self._enabled and self._file:
+        """Waits until everything is written and ends the files."""
+        if not self._enabled:
+            return
+        if self._file:
             self._file.close()
-        if self._clu is not None:
-            self._clu.close()
+        if self._asked_for_tensorboard:
+            self._to_tensorboard(lambda writer: writer.close())
+        self._thread.shutdown()
+
+
+def _open_tensorboard(workdir: Path) -> Any:
+    """The writer of TensorBoard files; None, and a line in the log, where a package is missing."""
+    missing = [
+        name
+        for name in ("tensorflow", "tensorboard", "clu")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        logging.warning(
+            "No TensorBoard files: %s not installed. Numbers are in the log and in %s.",
+            " and ".join(missing),
+            workdir / FILE,
+        )
+        return None
+    # TensorFlow only writes files here; without this it talks about its kernels.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
