@@ -182,8 +182,15 @@ def test_the_clock_is_set_back(trained, tmp_path, data_dir):
     if not shutil.which("faketime"):
         pytest.skip("needs faketime")
     end_at(signal.SIGKILL, 60, tmp_path / "w", data_dir)
+    before = text(tmp_path / "w")
     command = ("faketime", "-f", "-2d", sys.executable, "-m", "jaxcovid.train")
-    finish(tmp_path / "w", data_dir, launcher=command, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    process = start(tmp_path / "w", data_dir, launcher=command, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    wait_for_step(process, 75, tmp_path / "w", before)
+    (beat,) = heartbeat.read(tmp_path / "w")  # of the trainer, which faketime has started
+    os.kill(beat["pid"], signal.SIGKILL)
+    ended(process)
+    assert checkpoints.steps(tmp_path / "w")[-1] > 60  # saved before what was saved earlier
+    finish(tmp_path / "w", data_dir)
     same_run(trained, tmp_path / "w")
 
 

@@ -94,6 +94,14 @@ class Contestant:
         self._process.wait()
 
 
+def _steps_of(contestant: Contestant, seconds: float) -> int:
+    """How many steps take so long; what was prepared before the first does not deceive it."""
+    steps = 1
+    while (taken := contestant.round(steps) * steps) < seconds / 2:
+        steps *= 2
+    return max(1, round(steps * seconds / taken))
+
+
 def contest(
     commands: Mapping[str, Sequence[str]], *, rounds: int, seconds: float
 ) -> dict[str, tuple[dict[str, Any], list[float]]]:
@@ -101,7 +109,7 @@ def contest(
 
     Args:
       commands: by name; each ends in `serve`. They warm up one after the other.
-      rounds: turns that are counted; one more goes before.
+      rounds: turns that are counted; shorter ones go before.
       seconds: about how long a round of each takes.
 
     Raises:
@@ -112,10 +120,7 @@ def contest(
         for name, command in commands.items():
             contestants[name] = Contestant(command)
             contestants[name].warm_up()
-        steps = {
-            name: max(1, round(seconds / contestant.round(1)))
-            for name, contestant in contestants.items()
-        }
+        steps = {name: _steps_of(contestant, seconds) for name, contestant in contestants.items()}
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(rounds):
             for name, contestant in contestants.items():
