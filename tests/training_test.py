@@ -1,7 +1,11 @@
 """The step, the state, the losses, the optimizer and the devices."""
 
+import json
 import math
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +80,18 @@ def test_eight_devices_equal_one():
     for seed in (1, 2):
         one, eight = first_gradients(1, seed), first_gradients(8, seed)
         assert np.linalg.norm(one - eight) < 1e-5 * np.linalg.norm(one)
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one_in_double_precision():
+    program = pathlib.Path(__file__).with_name("double_precision.py")
+    printed = subprocess.run(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    whole, sharded = map(json.loads, printed.splitlines())
+    assert (whole["fsdp"], sharded["fsdp"]) == (1, 8)
+    for away in (whole, sharded):
+        assert max(away["losses"], away["gradients"], away["parameters"]) < 1e-12
 
 
 @pytest.fixture(scope="module")

@@ -224,7 +224,7 @@ def train(
         if start:
             logging.info("Resuming from the checkpoint of step %d of %d", start, total_steps)
         else:
-            logging.info("Training for %d steps of %d images", total_steps, batch_size)
+            logging.info("Training for %d steps of %d images each", total_steps, batch_size)
 
         # The parameters are made while the first images are prepared and the step compiles.
         initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
