@@ -24,52 +24,33 @@ from jax.flatten_util import ravel_pytree
 
 jnp.float32 = jnp.float64  # all that the networks compute and keep
 
+from training_test import PLAIN, each_step
+
 from jaxcovid.models import deep_ct_net
-from jaxcovid.training import sharding
 from jaxcovid.training.optimizer import make_optimizer
-from jaxcovid.training.programs import compile_train_step
-from jaxcovid.training.state import jit_init_state
 
 deep_ct_net.DTYPES = (*deep_ct_net.DTYPES, "float64")
 
 
+def batch(seed, size):
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(8, size // 8, size // 8, 1)).repeat(8, 1).repeat(8, 2)
+    return {
+        "image": coarse + 0.3 * rng.normal(size=(8, size, size, 1)),
+        "target": rng.integers(0, 2, (8, 1)).astype(np.float64),
+    }
+
+
 def train(model, *, devices, fsdp, size, steps):
     """Losses of all steps, gradients of the first and the last parameters, each a vector."""
-    mesh = sharding.make_mesh(devices)
-    optimizer = make_optimizer(
-        optax.constant_schedule(1e-5), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
-    )
-
-    def batch(step):
-        rng = np.random.default_rng(step)
-        coarse = rng.normal(size=(8, size // 8, size // 8, 1)).repeat(8, 1).repeat(8, 2)
-        return sharding.place_batch(
-            {
-                "image": coarse + 0.3 * rng.normal(size=(8, size, size, 1)),
-                "target": rng.integers(0, 2, (8, 1)).astype(np.float64),
-            },
-            mesh,
-        )
-
-    state = jit_init_state(
-        mesh, fsdp=fsdp, model=model, optimizer=optimizer, image_size=size, seed=0
-    )()
-    step_fn = compile_train_step(
-        mesh,
-        state,
-        batch(0),
-        identity="",
-        folder=None,
-        model=model,
-        optimizer=optimizer,
-        weights=np.ones((2, 1)),
-        batch_norm="global",
-    )
+    optimizer = make_optimizer(optax.constant_schedule(1e-5), **PLAIN)
+    batches = [batch(step, size) for step in range(steps)]
     losses, first = [], None
-    for step in range(steps):
-        state, numbers = step_fn(state, batch(step))
+    for numbers, state in each_step(
+        devices, batches, model=model, size=size, opt=optimizer, fsdp=fsdp
+    ):
         losses.append(float(numbers["loss"]))
-        if not step:  # Adam's first mean is a tenth of the gradients.
+        if first is None:  # Adam's first mean is a tenth of the gradients.
             first = 10 * np.asarray(jax.device_get(optax.tree.get(state.opt_state, "mu")))
     parameters, _ = ravel_pytree(jax.device_get(state.params))
     assert first.dtype == parameters.dtype == np.float64

@@ -40,30 +40,37 @@ def batch(seed, rows=16):
     }
 
 
-def initial(mesh, opt, model=MODEL, fsdp=1):
-    return jit_init_state(mesh, fsdp=fsdp, model=model, optimizer=opt, image_size=SIZE, seed=0)()
+def initial(mesh, opt, model=MODEL, fsdp=1, size=SIZE):
+    return jit_init_state(mesh, fsdp=fsdp, model=model, optimizer=opt, image_size=size, seed=0)()
 
 
-def train(devices, steps, batch_norm="global", rows=16, opt=None, seed=0, fsdp=1):
-    """Losses and gradient norms of a few steps, and the last state."""
-    opt = opt or optimizer()
-    mesh = sharding.make_mesh(devices)
-    state = initial(mesh, opt, fsdp=fsdp)
+def each_step(devices, batches, *, model=MODEL, size=SIZE, opt=None, batch_norm="global", fsdp=1):
+    """After each step its numbers and the state, which the next step takes."""
+    opt, mesh = opt or optimizer(), sharding.make_mesh(devices)
+    state = initial(mesh, opt, model, fsdp, size)
     step_fn = compile_train_step(
         mesh,
         state,
-        sharding.place_batch(batch(seed, rows), mesh),
+        sharding.place_batch(batches[0], mesh),
         identity="",
         folder=None,
-        model=MODEL,
+        model=model,
         optimizer=opt,
         weights=np.ones((2, 1), np.float32),
         batch_norm=batch_norm,
     )
+    for rows in batches:
+        state, numbers = step_fn(state, sharding.place_batch(rows, mesh))
+        yield numbers, state
+
+
+def train(devices, steps, batch_norm="global", rows=16, opt=None, seed=0, fsdp=1):
+    """Losses and gradient norms of a few steps, and the last state."""
+    batches = [batch(seed + i, rows) for i in range(steps)]
     found = []
-    for i in range(steps):
-        state, numbers = step_fn(state, sharding.place_batch(batch(seed + i, rows), mesh))
+    for numbers, after in each_step(devices, batches, opt=opt, batch_norm=batch_norm, fsdp=fsdp):
         found.append((float(numbers["loss"]), float(numbers["gradient_norm"])))
+        state = after
     return np.array(found), jax.device_get(state)
 
 
@@ -241,7 +248,7 @@ def test_the_state_is_donated():
 
 def test_accumulation_updates_every_second_step():
     opt = optimizer(accumulate_steps=2)
-    _, start = train(1, 0, opt=opt)
+    start = initial(sharding.make_mesh(1), opt)
     _, first = train(1, 1, opt=opt)
     _, second = train(1, 2, opt=opt)
     leaves = [np.asarray(jax.tree.leaves(s.params)[0]) for s in (start, first, second)]
