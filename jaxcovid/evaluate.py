@@ -10,6 +10,7 @@ one run: each is evaluated, and the mean of their probabilities in the first, un
 """
 
 import argparse
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def run(
     step: int | None = None,
     controls: bool = False,
     against: Path | None = None,
+    allow_seen: bool = False,
     workers: int = 0,
 ) -> list[dict[str, Any]]:
     """Evaluates one split and writes its report.
@@ -43,6 +45,8 @@ def run(
       step: of the checkpoint; None is the best one by validation AUC.
       controls: score the network on images that lack what should matter as well.
       against: workdir of another run, to compare with on the same images.
+      allow_seen: score a split that holds images or patients that the network has learned from;
+        the report says how many.
       workers: processes that prepare images; 0 uses threads.
 
     Returns:
@@ -50,7 +54,7 @@ def run(
 
     Raises:
       ValueError: not a workdir, an unknown split, a checkpoint that cannot be used, a data set
-        without the positive class, runs that are not seeds of one.
+        without the positive class, a split that was trained on, runs that are not seeds of one.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
     from jaxcovid import results, sections
@@ -61,16 +65,18 @@ def run(
     if len(workdirs) > 1:
         _check_seeds(facts, step)
     opened = {"dataset": dataset, "data_dir": data_dir, "workers": workers}
+    opened["allow_seen"] = allow_seen
     other = _score(against, split, **opened) if against else None
     tested = [_score(w, split, step=step, **opened) for w in workdirs]
     options = f" --step={step}" if step is not None else ""
+    options += " --allow_seen" if allow_seen else ""
     options += (" --controls" if controls else "") + (f" --against={against}" if against else "")
     found = []
     for workdir, scored in zip(workdirs, tested, strict=True):
-        more: dict[str, Any] = {}
+        more = {"seen": dataclasses.asdict(scored.seen)} if scored.seen else {}
         curves: dict[str, Any] = {}
         if scored.predictor.screening:
-            more = sections.usual_sections(scored)
+            more |= sections.usual_sections(scored)
         if controls:
             more["controls"] = sections.controls_section(scored, workers=workers)
         if other:
@@ -90,7 +96,7 @@ def run(
     elif len(workdirs) > 1:
         validated = tested
         if split != "validation" or dataset:
-            own = {"data_dir": data_dir, "workers": workers}
+            own = {"data_dir": data_dir, "workers": workers, "allow_seen": allow_seen}
             validated = [_score(w, "validation", **own) for w in workdirs]
         found.append(_ensemble(workdirs, tested, validated, split=split, dataset=dataset))
     return found
@@ -114,8 +120,6 @@ def _ensemble(
     Raises:
       ValueError: runs of different images, classes or labels.
     """
-    import dataclasses
-
     import numpy as np
 
     from jaxcovid import results
@@ -139,6 +143,7 @@ def _ensemble(
         predictions=predictions,
         uncalibrated=predictions.probabilities[:, 0],
     )
+    seen = max((s.seen for s in tested), key=lambda overlap: overlap.images_of_patients)
     runs = {
         "names": [str(w) for w in workdirs],
         "aucs": aucs,
@@ -148,7 +153,7 @@ def _ensemble(
     return results.write_results(
         first,
         _directory(workdirs[0], f"{split}-ensemble", first, dataset),
-        more={"runs": runs},
+        more={"runs": runs, "seen": dataclasses.asdict(seen) if seen else None},
         curves={str(w): s.curve for w, s in zip(workdirs, tested, strict=True)},
         gallery=None,
         commands=results.commands_of(first, workdirs, split, dataset, ""),
@@ -197,18 +202,17 @@ def _score(
     data_dir: str | None = None,
     step: int | None = None,
     workers: int = 0,
+    allow_seen: bool = False,
 ) -> Any:
     from jaxcovid import predictor as predictors
     from jaxcovid import scored as scoring
     from jaxcovid.data.datasets import open_dataset
 
     predictor = predictors.load(workdir, step=step)
-    own = predictor.facts["dataset"]["name"]
-    opened = open_dataset(dataset or own, data_dir)
+    opened = open_dataset(dataset or predictor.facts["dataset"]["name"], data_dir)
+    seen = scoring.check_held_out(workdir, predictor, opened, split, allow_seen=allow_seen)
     scored = scoring.score_split(predictor, opened, split, workers=workers)
-    if opened.name != own and opened.name.partition("/")[0] == own.partition("/")[0]:
-        scoring.check_held_out(scored, open_dataset(own, data_dir))
-    return scored
+    return dataclasses.replace(scored, seen=seen)
 
 
 def _directory(workdir: Path, split: str, scored: Any, dataset: str | None) -> Path:
@@ -235,6 +239,11 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--against", metavar="DIR", type=as_path, help="another run, compared on the same images"
     )
+    parser.add_argument(
+        "--allow_seen",
+        action="store_true",
+        help="score images and patients that the network was trained on too; the report marks it",
+    )
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")
     parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
@@ -253,6 +262,7 @@ def main(args: argparse.Namespace) -> None:
             step=args.step,
             controls=args.controls,
             against=args.against,
+            allow_seen=args.allow_seen,
             workers=args.workers,
         )
 

@@ -17,6 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from jaxcovid import workdir as workdirs
+from jaxcovid.data import identity
 from jaxcovid.files import as_path, write_atomically
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
@@ -130,9 +131,44 @@ def carry_parts(
             if file.is_file() and "optimizer" not in inside.parts:
                 (target / inside).parent.mkdir(parents=True, exist_ok=True)
                 (target / inside).write_bytes(file.read_bytes())
+        if (source / identity.TRAINED_ON_FILE).exists():
+            hashes = (source / identity.TRAINED_ON_FILE).read_bytes()
+            write_atomically(target / identity.TRAINED_ON_FILE, hashes)
         # Last, so that a part that has it is whole.
         write_atomically(target / workdirs.FILE, (source / workdirs.FILE).read_bytes())
         logging.info("%s: checkpoint %d of %s, frozen", name, part["step"], source)
+
+
+def trained_on(workdir: Path, model: nn.Module) -> dict[str, list[identity.Identities]]:
+    """Hashes of the images and patients that a network and its frozen parts have learned from.
+
+    Args:
+      workdir: of the run.
+      model: its network.
+
+    Returns:
+      Of the splits `train` and `validation` those of each training. The splits of an early version,
+      which kept none, are left out with a warning.
+
+    Raises:
+      ValueError: a file of them is damaged.
+    """
+    workdir = as_path(workdir)
+    used: dict[str, list[identity.Identities]] = {"train": [], "validation": []}
+    for folder in (
+        workdir,
+        *(workdir / FOLDER / part.name for part in getattr(model, "parts", ())),
+    ):
+        if not (folder / identity.TRAINED_ON_FILE).exists():
+            logging.warning(
+                "%s does not say which images it was trained on (an earlier version wrote it): "
+                "whether this is a test is not checked",
+                folder,
+            )
+            continue
+        for split, identities in identity.load(folder / identity.TRAINED_ON_FILE).items():
+            used[split].append(identities)
+    return used
 
 
 def load_parts(workdir: Path, model: nn.Module, mesh: Mesh, *, size: int) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxcovid import network
+from jaxcovid.data import identity
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.evaluation import metrics
 from jaxcovid.evaluation.controls import Control
@@ -28,6 +31,7 @@ class Scored:
       predictions: calibrated.
       uncalibrated: probabilities of the positive class before the temperature, float [n].
       groups: of each image, see `subgroups.groups_of`.
+      seen: how much of it the network has learned from.
     """
 
     predictor: Predictor
@@ -37,6 +41,7 @@ class Scored:
     predictions: metrics.Predictions
     uncalibrated: np.ndarray
     groups: Sequence[Mapping[str, str]] = ()
+    seen: identity.Overlap | None = None
 
     @property
     def positive(self) -> np.ndarray:
@@ -158,22 +163,48 @@ def check_same(scored: Scored, other: Scored) -> None:
         raise ValueError("the networks have other labels of the same images (shuffled ones?)")
 
 
-def check_held_out(scored: Scored, trained_on: Dataset) -> None:
-    """Checks that no image of an external test was trained on.
+def check_held_out(
+    workdir: Path, predictor: Predictor, dataset: Dataset, split: str, *, allow_seen: bool
+) -> identity.Overlap:
+    """Checks that a network has not learned from the images or patients of a split.
+
+    The validation split of the run itself may hold what the checkpoint was chosen on; of any other
+    split that counts as learned from.
 
     Args:
-      scored: on another data set than the run's own.
-      trained_on: the run's own.
+      workdir: of the network.
+      predictor: the network.
+      dataset: that it is asked about.
+      split: of the data set.
+      allow_seen: warn instead of refusing.
+
+    Returns:
+      How much it has seen.
 
     Raises:
-      ValueError: some were, as where one data set has two splits.
+      ValueError: it has seen some, and `allow_seen` is False.
     """
-    used = set()
-    for split in ("train", "validation"):
-        source = trained_on.source(split)
-        used |= {source[i]["id"] for i in range(len(source))}
-    if seen := used & set(scored.predictions.ids):
-        raise ValueError(
-            f"{len(seen)} of {len(scored.predictions.ids)} images of {scored.dataset.name} were in "
-            f"the training or validation of this network ({trained_on.name}); that is no test"
+    own = predictor.facts["dataset"]
+    validating = split == "validation" and dataset.name == own["name"]
+    used = network.trained_on(workdir, predictor.model)
+    trained = used["train"] if validating else [*used["train"], *used["validation"]]
+    dataset.source(split)  # an unknown split is refused
+    seen = identity.overlap(dataset.identities()[split], trained)
+    if not seen:
+        return seen
+    message = (
+        f"{seen.images} of {seen.total} images of the {split} split of {dataset.name} were in the "
+        f"training or validation of {workdir}"
+    )
+    if seen.patients:
+        message += (
+            f", and {seen.images_of_patients} are of {seen.patients} patients of whom it has seen "
+            "images"
         )
+    if not allow_seen:
+        raise ValueError(
+            f"{message}; that is no test. Give another split or data set, or --allow_seen for "
+            "scores that the report marks"
+        )
+    logging.warning("%s; the report says so", message)
+    return seen

@@ -57,6 +57,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
 
     from jaxcovid import network, processes
     from jaxcovid import workdir as workdirs
+    from jaxcovid.data import identity
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.data.pipeline import check_options
     from jaxcovid.data.preprocessing import Preprocessing
@@ -116,6 +117,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
             "digest": dataset.digest,
             "modality": dataset.modality,
             "window": dataset.window,
+            "hu_offset": dataset.hu_offset,
             "class_names": list(dataset.class_names),
             "citation": dataset.citation,
         },
@@ -140,6 +142,11 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         if processes.is_main():
             stack.enter_context(workdirs.lock(workdir))
             workdirs.claim(workdir, facts)
+            # The data are those of the run: `claim` compares their digests.
+            if not (workdir / identity.TRAINED_ON_FILE).exists():
+                splits = dataset.identities()
+                used = {split: splits[split] for split in ("train", "validation")}
+                identity.save(workdir / identity.TRAINED_ON_FILE, used)
             network.carry_parts(workdir, options, parts)
         processes.wait_for_all("the workdir is claimed")
         result = loop.train(

@@ -42,6 +42,10 @@ _TYPES = {
     "outputs": list,
 }
 _MAX_BYTES = 2**26  # of a JSON file
+_CHANGED_DATA = (
+    " The data set of this name holds other images, labels, patients or splits than it did: what "
+    "was trained on may now stand in its validation or test split."
+)
 
 
 class WorkdirError(ValueError):
@@ -176,8 +180,11 @@ def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
         if key not in free and stored.get(key) != wanted.get(key)
     ]
     if different:
+        changed = stored.get("dataset.digest") != wanted.get("dataset.digest")
+        same_name = stored.get("dataset.name") == wanted.get("dataset.name")
         raise WorkdirError(
             f"{workdir} belongs to another run:\n"
             + "\n".join(different)
             + "\nResume with the same settings, or give a new --workdir."
+            + (_CHANGED_DATA if changed and same_name else "")
         )

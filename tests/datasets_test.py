@@ -159,34 +159,40 @@ RECORDS = [
 
 
 def test_the_digest_is_the_documented_hash(dataset):
-    for records in (RECORDS, all_records(dataset)):
+    splits = {split: list(dataset.source(split)) for split in dataset.split_sizes}
+    for sources in ({"train": RECORDS[:1], "test": RECORDS[1:]}, splits):
         stream = b""
-        for record in sorted(records, key=operator.itemgetter("id")):
+        records = [(record, split) for split, of in sources.items() for record in of]
+        for record, split in sorted(records, key=lambda pair: pair[0]["id"]):
             for field in (
                 record["id"].encode(),
                 b"%d" % record["label"],
                 record["patient"].encode(),
+                split.encode(),
                 record["image"],
             ):
                 stream += len(field).to_bytes(8, "little") + field
-        assert datasets.compute_digest([records]) == hashlib.sha256(stream).hexdigest()
+        assert datasets.compute_digest(sources) == hashlib.sha256(stream).hexdigest()
     assert dataset.digest == hashlib.sha256(stream).hexdigest()
 
 
-def test_the_digest_knows_content_but_neither_order_nor_split():
-    digest = datasets.compute_digest([RECORDS])
-    assert datasets.compute_digest([RECORDS[:1], RECORDS[:0:-1]]) == digest
-    assert datasets.compute_digest([RECORDS[:2]]) != digest
+def test_the_digest_knows_content_and_splits_but_not_the_order():
+    digest = datasets.compute_digest({"train": RECORDS[:2], "test": RECORDS[2:]})
+    assert datasets.compute_digest({"test": RECORDS[2:], "train": RECORDS[1::-1]}) == digest
+    assert datasets.compute_digest({"test": RECORDS[:2], "train": RECORDS[2:]}) != digest
+    assert datasets.compute_digest({"train": RECORDS}) != digest
+    assert datasets.compute_digest({"train": RECORDS[:2]}) != digest
     for change in ({"id": "c"}, {"label": 2}, {"patient": "a"}, {"image": b"\x00\xfe"}):
-        assert datasets.compute_digest([[{**RECORDS[0], **change}, *RECORDS[1:]]]) != digest
+        changed = {"train": [{**RECORDS[0], **change}, RECORDS[1]], "test": RECORDS[2:]}
+        assert datasets.compute_digest(changed) != digest
     # Without lengths, these two would be one stream.
     moved = [{**RECORDS[1], "patient": "pi", "image": b"mage"}]
-    assert datasets.compute_digest([moved]) != datasets.compute_digest([RECORDS[1:2]])
+    assert datasets.compute_digest({"": moved}) != datasets.compute_digest({"": RECORDS[1:2]})
 
 
 def test_an_id_that_stands_twice_is_refused():
     with pytest.raises(ValueError, match="1 ids stand more than once: b"):
-        datasets.compute_digest([RECORDS, RECORDS[:1]])
+        datasets.compute_digest({"train": RECORDS, "test": RECORDS[:1]})
 
 
 def test_patients_in_two_splits_are_listed():

@@ -141,7 +141,13 @@ def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir
         workdir = tmp_path / control
         more = (f"--config.control={control}", "--config.epochs=3", "--config.workers=0")
         command("train", *arguments(workdir, data_dir, *more))
-        command("evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=train")
+        seen = ("evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=train")
+        refused = command(*seen, check=False)
+        assert refused.returncode == 1
+        assert "24 of 24 images of the train split of folder/blobs were in" in refused.stderr
+        command(*seen, "--allow_seen")
+        report = (workdir / "evaluation/train/report.html").read_text()
+        assert "the network has learned from 24 of these 24 images" in report
         with (workdir / "evaluation" / "train" / "predictions.csv").open() as file:
             labels = {row["id"]: int(row["label"]) for row in csv.DictReader(file)}
         source = open_dataset("folder/blobs", data_dir).source("train")

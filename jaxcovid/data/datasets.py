@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from jaxcovid.data import identity
 from jaxcovid.data.images import LUNG_WINDOW, ImageError
 from jaxcovid.files import write_atomically
 
@@ -26,6 +27,8 @@ _STORED = (
     "digest",
     "modality",
     "window",
+    "hu_offset",
+    "prepared_from",
     "published_images",
     "class_counts",
     "finding_counts",
@@ -94,7 +97,10 @@ class Dataset:
         description: What it holds and where it comes from.
         split_sizes: Number of images in each split.
         modality: "CT" or "X-ray"; empty if it is not known.
-        window: Centre and width in Hounsfield units through which its DICOM files of CT were seen.
+        window: Centre and width in Hounsfield units through which its CT was seen.
+        hu_offset: What was added to the values of its 16-bit PNG and TIFF files to make them
+            Hounsfield units; None if they were stretched over their own range.
+        prepared_from: Options that it was prepared with, by name.
         class_counts: Number of images of each class, or with each finding, in each split.
         finding_counts: Number of images by split, finding and value ("1", "0", "-1", "-2"); see
             `Source`.
@@ -113,6 +119,8 @@ class Dataset:
     split_sizes: dict[str, int]
     modality: str
     window: tuple[float, float]
+    hu_offset: float | None
+    prepared_from: dict[str, Any]
     class_counts: dict[str, dict[str, int]]
     finding_counts: dict[str, dict[str, dict[str, int]]]
     published_images: int
@@ -130,6 +138,15 @@ class Dataset:
                 f"{self.name} has no split {split!r}; it has {', '.join(self.split_sizes)}"
             )
         return Source(self.directory, split)
+
+    def identities(self) -> dict[str, identity.Identities]:
+        """Hashes of the images and patients of each split.
+
+        Raises:
+            ValueError: If their file is damaged.
+            OSError: If it cannot be read.
+        """
+        return identity.load(self.directory / identity.FILE)
 
 
 def default_data_dir() -> epath.Path:
@@ -161,8 +178,8 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
     stored = json.loads((directory / DIGEST_FILE).read_text())
     if absent := [key for key in _STORED if key not in stored]:
         raise ValueError(
-            f"{directory} was prepared by an older version (no {', '.join(absent)}); delete it and "
-            f"run\n  {prepare_command(name, data_dir)}"
+            f"{directory} was prepared by an older version (no {', '.join(absent)}); prepare it "
+            f"anew:\n  {prepare_command(name, data_dir)} --overwrite"
         )
     several = "findings" in info.features
     return Dataset(
@@ -176,6 +193,8 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
         split_sizes={split: info.splits[split].num_examples for split in info.splits},
         modality=stored["modality"],
         window=tuple(stored["window"]),
+        hu_offset=stored["hu_offset"],
+        prepared_from=stored["prepared_from"],
         class_counts=stored["class_counts"],
         finding_counts=stored["finding_counts"],
         published_images=stored["published_images"],
@@ -212,15 +231,19 @@ def write_digest(
     *,
     modality: str = "",
     window: tuple[float, float] = LUNG_WINDOW,
+    hu_offset: float | None = None,
+    prepared_from: Mapping[str, Any] | None = None,
     published: int = 0,
     grouped: bool = True,
 ) -> None:
-    """Reads a built data set once through and writes its digest and counts beside it.
+    """Reads a built data set through and writes its digest, hashes and counts beside it.
 
     Args:
         directory: The directory of the version, with the `dataset_info.json` of TFDS.
         modality: Of its images: "CT", "X-ray", or empty.
         window: Through which CT was seen; see `Dataset`.
+        hu_offset: See `Dataset`.
+        prepared_from: See `Dataset`.
         published: Number of images of the whole data set, 0 if unknown.
         grouped: False for splits that share patients; how many is then said and not refused.
 
@@ -231,6 +254,7 @@ def write_digest(
 
     directory = epath.Path(directory)
     info = tfds.builder_from_directory(directory).info
+    name = info.full_name.removesuffix(f"/{info.version}")
     several = "findings" in info.features
     names = sorted(info.features["findings"]) if several else info.features["label"].names
     sources = {split: Source(directory, split) for split in info.splits}
@@ -252,9 +276,11 @@ def write_digest(
     elif crossing:
         logging.warning("%d patients stand in more than one split", len(crossing))
     stored = {
-        "digest": compute_digest(sources.values()),
+        "digest": compute_digest(sources),
         "modality": modality,
         "window": window,
+        "hu_offset": hu_offset,
+        "prepared_from": dict(prepared_from or {}),
         "published_images": published,
         "class_counts": {
             split: {name: counter[name] for name in names} for split, counter in labels.items()
@@ -263,17 +289,23 @@ def write_digest(
         "patient_counts": {split: len(found) for split, found in patients.items()},
         "crossing_patients": len(crossing),
     }
+    splits = {split: identity.identities_of(source, name) for split, source in sources.items()}
+    identity.save(directory / identity.FILE, splits)
     content = json.dumps(stored, indent=2) + "\n"
     write_atomically(directory / DIGEST_FILE, content.encode())
 
 
-def compute_digest(sources: Iterable[Sequence[Record]]) -> str:
-    """Hashes what the records hold, whatever their order on disk and their split.
+def compute_digest(sources: Mapping[str, Sequence[Record]]) -> str:
+    """Hashes what the records hold and which split each is in, whatever their order on disk.
 
-    SHA-256 over all records of all sources in the order of their ids (code points). A record adds
-    four fields: id (UTF-8), label (decimal digits), patient (UTF-8), encoded image (as it is). A
-    field adds its length in bytes as 8 bytes, little-endian, and then its bytes, so that no two
-    lists of records run together to one stream.
+    SHA-256 over all records of all splits in the order of their ids (code points). A record adds
+    five fields: id (UTF-8), label (decimal digits; of findings all values in the order of their
+    names, with commas), patient (UTF-8), split (UTF-8), encoded image (as it is). A field adds its
+    length in bytes as 8 bytes, little-endian, and then its bytes, so that no two lists of records
+    run together to one stream.
+
+    Args:
+        sources: The records of each split.
 
     Returns:
         64 hexadecimal digits.
@@ -282,18 +314,20 @@ def compute_digest(sources: Iterable[Sequence[Record]]) -> str:
         ValueError: If two records have one id.
     """
     places = [
-        (record["id"], source, index) for source in sources for index, record in enumerate(source)
+        (record["id"], split, index)
+        for split, source in sources.items()
+        for index, record in enumerate(source)
     ]
     counts = collections.Counter(place[0] for place in places)
     twice = sorted(identifier for identifier, count in counts.items() if count > 1)
     if twice:
         raise ValueError(f"{len(twice)} ids stand more than once: {', '.join(twice)}")
     sha = hashlib.sha256()
-    for _, source, index in sorted(places, key=lambda place: place[0]):
-        record = source[index]
+    for _, split, index in sorted(places):
+        record = sources[split][index]
         findings = sorted(record.get("findings", {}).items())
         label = str(record["label"]) if "label" in record else ",".join(str(v) for _, v in findings)
-        fields = (record["id"], label, record["patient"], record["image"])
+        fields = (record["id"], label, record["patient"], split, record["image"])
         for field in fields:
             data = field.encode() if isinstance(field, str) else field
             sha.update(len(data).to_bytes(8, "little"))
