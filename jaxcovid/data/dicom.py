@@ -1,55 +1,122 @@
 """DICOM files to 8-bit gray: CT through a lung window, X-rays through the window they bring.
 
-Standard: DICOM PS3.3, C.7.6.3 (pixels), C.11.1 and C.11.2 (modality and VOI lookup tables).
+Standard: DICOM PS3.3, C.7.6.2 (orientation), C.11.1 and C.11.2 (modality and VOI lookup tables),
+C.11.6 (presentation lookup table).
 """
 
 import dataclasses
 import io
-import itertools
-import logging
 import pathlib
-import zlib
-from typing import Any, BinaryIO
+from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from jaxcovid.data.images import LUNG_WINDOW, MAX_BYTES, ImageError, check_size, is_dicom
+from jaxcovid.data import dicom_pixels as pixels
+from jaxcovid.data.dicom_pixels import name_of, number
+from jaxcovid.data.dicom_warnings import counted_warnings, quiet, reading
+from jaxcovid.data.images import (
+    LUNG_WINDOW,
+    MAX_BYTES,
+    ImageError,
+    is_dicom,
+    through_window,
+)
+
+__all__ = [
+    "Frames",
+    "Header",
+    "counted_warnings",
+    "header_of",
+    "modality_of",
+    "open_frames",
+    "read",
+]
+
+_SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM"}
+# Lowest cosine of the angle between slice normal and head-feet axis: 45 degrees.
+_AXIAL = np.cos(np.pi / 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a DICOM file says of its pixels.
+    """What a DICOM file says of itself.
 
     Attributes:
       modality: "CT", "X-ray", or what else the file calls it.
       patient: id, empty if the file has none.
       series: unique identifier of the series, empty if the file has none.
+      frames: how many pictures it holds.
+      left_out: why it is no picture to screen or to train on: it has no pixels, or it is of CT and
+        a scout, or a slice (of several, any) whose normal is more than 45 degrees away from the
+        head-feet axis, such as a coronal or sagittal reformat. A tilted gantry (30 degrees at
+        most) stays in, as does a file that says nothing of it. Empty for a usable one.
     """
 
     modality: str
     patient: str
     series: str
+    frames: int = 1
+    left_out: str = ""
 
 
 def header_of(path: pathlib.Path) -> Header | None:
     """The header of a DICOM file; None of another file, or one that cannot be read."""
     with path.open("rb") as file:
-        if not is_dicom(file.read(132)) or path.stat().st_size > MAX_BYTES:
+        if not is_dicom(file.read(1024)) or path.stat().st_size > MAX_BYTES:
             return None
-        import pydicom
-
         try:
-            _check_deflated(file)
-            found = pydicom.dcmread(file, stop_before_pixels=True)
-            return Header(
-                modality=modality_of(str(found.get("Modality", ""))),
-                patient=str(found.get("PatientID") or ""),
-                series=str(found.get("SeriesInstanceUID") or ""),
-            )
+            with reading(path):
+                quiet()
+                dataset, has_pixels = pixels.parse_header(file)
+                frames = max(1, int(number(dataset, "NumberOfFrames") or 1))
+                return Header(
+                    modality=modality_of(str(dataset.get("Modality") or "")),
+                    patient=str(dataset.get("PatientID") or ""),
+                    series=str(dataset.get("SeriesInstanceUID") or ""),
+                    frames=frames,
+                    left_out=_left_out(dataset, has_pixels, frames),
+                )
         except Exception:  # `read` says what is wrong with it
             return None
+
+
+def _left_out(dataset: Any, has_pixels: bool, frames: int) -> str:
+    """See `Header`."""
+    if "DirectoryRecordSequence" in dataset:
+        return "DICOMDIR"
+    modality = str(dataset.get("Modality") or "")
+    if not has_pixels:
+        return f"objects without pixels ({modality or 'unknown'})"
+    if modality != "CT":
+        return ""
+    terms = set(dataset.get("ImageType") or [])
+    groups = len(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    for index in range(min(frames, max(groups, 1))):
+        terms |= set(
+            pixels.macro(dataset, "CTImageFrameTypeSequence", index).get("FrameType") or []
+        )
+        if terms & _SCOUTS:
+            return "scouts (localizers)"
+        if not _is_axial(pixels.macro(dataset, "PlaneOrientationSequence", index)):
+            return "slices that are not axial"
+    return ""
+
+
+def _is_axial(dataset: Any) -> bool:
+    """True of a slice within 45 degrees of axial, or of an unknown orientation."""
+    normal = normal_of(dataset)
+    return normal is None or bool(abs(normal[2]) >= _AXIAL)
+
+
+def normal_of(dataset: Any) -> np.ndarray | None:
+    """The unit normal of a slice (x to the left, y to the back, z to the head); None if unknown."""
+    try:
+        row, column = np.array(dataset.get("ImageOrientationPatient"), float).reshape(2, 3)
+    except (TypeError, ValueError):  # missing, or no six numbers
+        return None
+    normal = np.cross(row, column)
+    length = np.linalg.norm(normal)
+    return normal / length if np.isfinite(length) and length > 0.1 else None
 
 
 def modality_of(term: str) -> str:
@@ -62,9 +129,18 @@ def read(
 ) -> np.ndarray:
     """Reads one slice or film: gray, uint8 [h, w], 0 black to 255 white.
 
-    A CT's values become Hounsfield units by its rescale slope and intercept, and those of the
-    window become 0 to 255. An X-ray's go through its VOI window or table if it has one; what is
-    left of their range becomes 0 to 255, inverted if MONOCHROME1 (low values are white).
+    A CT's values become Hounsfield units by its rescale slope and intercept or its lookup table of
+    type HU, and those of the window become 0 to 255.
+
+    An X-ray's go through its VOI table, else through the first of its VOI windows (linear, exactly
+    linear or sigmoid), and what is left of their range becomes 0 to 255. Without either, the range
+    is that of the film without outliers such as burnt-in markers: values farther below the 2nd or
+    above the 98th percentile than these two are apart are clipped, so that a film without such
+    values keeps all of its range. It is inverted if low values are white (MONOCHROME1, or a
+    presentation table of shape INVERSE).
+
+    Padding (PixelPaddingValue, PixelPaddingRangeLimit) takes no part in this and is black. An
+    enhanced CT's values are taken from its functional groups.
 
     Args:
       data: the bytes of the file.
@@ -72,120 +148,213 @@ def read(
       window: centre and width in Hounsfield units, for CT.
 
     Raises:
-      ImageError: another modality, no pixels, too many or too few of them, colours, several frames,
-        a compression that cannot be read, or a CT without its rescale values. The size is read from
-        the header, before any pixel is decoded.
+      ImageError: another modality, no pixels, too many or too few of them, colours, several frames
+        (see `volumes`), a compression that cannot be read, an element that is missing or bad (the
+        message names it), or a CT without its rescale values. The size is read from the header,
+        and of compressed pixels from their own, before any pixel is decoded.
     """
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its errors are raised as well
-    try:
-        return _read(data, modality, window)
-    except ImageError:
-        raise
-    except Exception as error:  # a damaged header raises whatever its parser meets
-        raise ImageError(f"the DICOM header is damaged ({error}); export the file again") from error
-
-
-def _read(data: bytes, modality: str, window: tuple[float, float]) -> np.ndarray:
-    import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    file = io.BytesIO(data)
-    _check_deflated(file)
-    found = pydicom.dcmread(file)
-    kind = modality_of(str(found.get("Modality", "")))
-    if modality and kind != modality:
-        raise ImageError(f"a DICOM file of modality {kind or 'unknown'}, where {modality} is meant")
-    if "PixelData" not in found:
-        raise ImageError(f"a DICOM file of modality {kind or 'unknown'} without pixels")
-    frames = int(found.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise ImageError(f"a DICOM file of {frames} frames; export them one by one")
-    colours = str(found.get("PhotometricInterpretation", ""))
-    if colours not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"DICOM pixels of {colours or 'unknown colours'}; export it in gray")
-    check_size(int(found.Rows), int(found.Columns))
-    if found.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_compressed(found)
-    try:
-        pixels = found.pixel_array
-    except Exception as error:  # each decoder has errors of its own
-        syntax = found.file_meta.TransferSyntaxUID.name
+    frames = open_frames(data, modality=modality)
+    if len(frames) > 1:
         raise ImageError(
-            f"DICOM pixels of {syntax} cannot be read ({error}); export the file uncompressed, or "
-            "install pylibjpeg with its plugins"
-        ) from error
-    if pixels.ndim != 2:
-        raise ImageError(f"DICOM pixels of shape {pixels.shape}; export one gray image")
-    values = apply_modality_lut(pixels, found)
-    if kind == "CT":
-        if "RescaleIntercept" not in found:
-            raise ImageError("a CT slice without rescale slope and intercept has no known units")
-        centre, width = window
-        scaled = (values - (centre - width / 2)) * (255 / width)
-    else:
-        values = apply_voi_lut(values, found).astype(np.float64)
-        low, high = values.min(), values.max()
-        scaled = (values - low) * (255 / max(high - low, 1e-9))
-        if colours == "MONOCHROME1":
-            scaled = 255 - scaled
-    if not np.isfinite(scaled).all():
-        raise ImageError("the DICOM file's rescale values or window are no usable numbers")
-    return cv2.convertScaleAbs(np.clip(scaled, 0, 255))
-
-
-def _check_deflated(file: BinaryIO) -> None:
-    """Refuses a deflated file that unpacks to more than a file may have; pydicom takes any.
-
-    Raises:
-      ImageError: it does.
-    """
-    from pydicom.filereader import read_dataset, read_preamble
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    file.seek(0)
-    read_preamble(file, False)
-    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    unpacked = 0
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        unpacker, rest = zlib.decompressobj(-zlib.MAX_WBITS), file.read()
-        while rest and unpacked <= MAX_BYTES:
-            unpacked += len(unpacker.decompress(rest, 2**20))
-            rest = unpacker.unconsumed_tail
-    file.seek(0)
-    if unpacked > MAX_BYTES:
-        raise ImageError(
-            f"a deflated DICOM file of more than {MAX_BYTES:,} bytes; export it uncompressed"
+            f"a DICOM file of {len(frames)} frames is no single image; it is read as a volume"
         )
+    return frames.gray(0, window)
 
 
-def _check_compressed(found: Any) -> None:
-    """Refuses compressed pixels that unpack to more than the header promises.
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """The frames of one DICOM file, in the order of the file.
+
+    Attributes:
+      dataset: of pydicom, without its pixels.
+      modality: as in `Header`.
+    """
+
+    dataset: Any
+    modality: str
+    encoded: list[bytes] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def gray(self, index: int, window: tuple[float, float] = LUNG_WINDOW) -> np.ndarray:
+        """One frame, uint8 [h, w]; see `read`."""
+        quiet()
+        with _damage_named():
+            stored = pixels.decode(self.dataset, self.encoded[index])
+            show = _ct_gray if self.modality == "CT" else _film_gray
+            gray = show(self.dataset, stored, index, window)
+            gray[stored.padding] = 0
+            return gray
+
+
+def open_frames(data: bytes, *, modality: str = "") -> Frames:
+    """Opens a DICOM file of one or more frames, and checks its header.
+
+    Args:
+      data: the bytes of the file.
+      modality: as in `read`.
 
     Raises:
-      ImageError: they do, or they are too many.
+      ImageError: as `read`.
     """
-    from pydicom.encaps import get_frame
-    from pydicom.uid import RLELossless
+    quiet()
+    with _damage_named():
+        dataset = pixels.parse(io.BytesIO(data))
+        kind = modality_of(str(dataset.get("Modality") or ""))
+        if "DirectoryRecordSequence" in dataset:
+            raise ImageError("a DICOMDIR, the list of a medium's files; give those files")
+        if modality and kind != modality:
+            raise ImageError(
+                f"a DICOM file of modality {kind or 'unknown'}, where {modality} is meant"
+            )
+        if "PixelData" not in dataset:
+            raise ImageError(f"a DICOM file of modality {kind or 'unknown'} without pixels")
+        encoded = pixels.split_frames(dataset, pixels.check_pixels(dataset))
+        return Frames(dataset, kind, encoded)
 
-    frame = get_frame(found.PixelData, 0, number_of_frames=1)
-    if found.file_meta.TransferSyntaxUID == RLELossless:
-        count, *offsets = np.frombuffer(frame[:64], "<u4").tolist()
-        for start, end in itertools.pairwise([*offsets[:count], len(frame)]):
-            _check_run_lengths(frame[start:end], limit=2 * found.Rows * found.Columns)
-        return
-    try:
-        picture = Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000"))
-    except OSError:  # of another kind, which the decoder names
-        return
-    check_size(picture.height, picture.width)
+
+class _damage_named:
+    """Turns whatever a parser meets in a damaged file into an `ImageError`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ImageError):
+            message = " ".join(str(error).split())
+            raise ImageError(
+                f"the DICOM header is damaged ({message}); export the file again"
+            ) from error
 
 
-def _check_run_lengths(segment: bytes, *, limit: int) -> None:
-    """Refuses a segment of PS3.5, annex G, of more than so many bytes: two can become 128."""
-    position = unpacked = 0
-    while position < len(segment):
-        head = segment[position]
-        unpacked += 257 - head if head > 128 else (head + 1) % 129
-        position += 2 if head > 128 else 1 + (head + 1) % 129
-        if unpacked > limit:
-            raise ImageError("DICOM pixels that unpack to more than the header says; export again")
+def _ct_gray(
+    dataset: Any, stored: pixels.Stored, index: int, window: tuple[float, float]
+) -> np.ndarray:
+    """A CT slice through the window; padding is not black yet."""
+    hounsfield = _rescaled(dataset, stored.values, index, ct=True)
+    if not np.isfinite(hounsfield).all():
+        raise ImageError("the DICOM file's rescale values make no finite Hounsfield units")
+    return through_window(hounsfield, window)
+
+
+def _film_gray(
+    dataset: Any, stored: pixels.Stored, index: int, window: tuple[float, float]
+) -> np.ndarray:
+    """A film through its own window; padding is not black yet."""
+    values = _rescaled(dataset, stored.values, index, ct=False)
+    shown, windowed = _through_own_window(dataset, values, index)
+    picture = shown[~stored.padding]
+    if not picture.size:
+        return np.zeros(shown.shape, np.uint8)
+    low, high = float(picture.min()), float(picture.max())
+    if not windowed:
+        at_2, at_98 = np.percentile(picture, [2, 98])
+        if (span := at_98 - at_2) > 0:
+            kept = picture[(picture >= at_2 - span) & (picture <= at_98 + span)]
+            low, high = float(kept.min()), float(kept.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageError("the DICOM file's rescale values or window are no usable numbers")
+    middle, width = (low + high) / 2, max(high - low, 1e-9)
+    inverted = (
+        dataset.PhotometricInterpretation == "MONOCHROME1"
+        or dataset.get("PresentationLUTShape") == "INVERSE"
+    )
+    return through_window(-shown if inverted else shown, (-middle if inverted else middle, width))
+
+
+def _rescaled(dataset: Any, values: np.ndarray, index: int, *, ct: bool) -> np.ndarray:
+    """Stored values to Hounsfield units, or to whatever a film's window is meant for.
+
+    Raises:
+      ImageError: one of slope and intercept is there without the other, or of CT both are missing.
+    """
+    if tables := dataset.get("ModalityLUTSequence"):
+        kind = str(tables[0].get("ModalityLUTType") or "")
+        if ct and kind != "HU":
+            raise ImageError(
+                f"the DICOM element {name_of('ModalityLUTType')} is {kind!r}, so the units of this "
+                "CT slice are unknown; export it with RescaleSlope and RescaleIntercept"
+            )
+        return _look_up(tables[0], values, signed=ct)
+    group = pixels.macro(dataset, "PixelValueTransformationSequence", index)
+    slope, intercept = number(group, "RescaleSlope"), number(group, "RescaleIntercept")
+    missing = [
+        name_of(keyword)
+        for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept))
+        if value is None
+    ]
+    if len(missing) == 1 or (missing and ct):
+        raise ImageError(
+            f"without the DICOM element {' and '.join(missing)} (missing or empty) the values have "
+            "no known units; export the file with rescale slope and intercept"
+        )
+    if missing:
+        return values
+    if slope == 0:
+        raise ImageError(f"the DICOM element {name_of('RescaleSlope')} is 0; export the file again")
+    return values * slope + intercept
+
+
+def _look_up(item: Any, values: np.ndarray, *, signed: bool) -> np.ndarray:
+    """Values through a table of PS3.3, C.11.1; its ends hold for all beyond them.
+
+    Args:
+      item: of a sequence of tables.
+      values: of any shape.
+      signed: entries of 16 bits are in two's complement, as Hounsfield units are.
+
+    Raises:
+      ImageError: the table is incomplete.
+    """
+    descriptor, entries = item.get("LUTDescriptor"), item.get("LUTData")
+    if not descriptor or len(descriptor) != 3 or entries is None:
+        raise ImageError(
+            f"the DICOM element {name_of('LUTDescriptor')} or {name_of('LUTData')} is missing or "
+            "incomplete; export the file again"
+        )
+    count, first = int(descriptor[0]) or 2**16, int(descriptor[1])
+    if isinstance(entries, bytes):
+        entries = np.frombuffer(entries, np.uint8 if len(entries) < 2 * count else "<u2")
+    table = np.atleast_1d(np.array(entries, np.int64))[:count]
+    if len(table) < count:
+        raise ImageError(
+            f"the DICOM element {name_of('LUTData')} has {len(table):,} of {count:,} entries; "
+            "export the file again"
+        )
+    if signed:
+        table = np.where(table >= 2**15, table - 2**16, table)
+    return table[np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)]
+
+
+def _through_own_window(dataset: Any, values: np.ndarray, index: int) -> tuple[np.ndarray, bool]:
+    """A film's values through its VOI table or window, and whether it has one (PS3.3, C.11.2).
+
+    Raises:
+      ImageError: the first window that has both centre and width is none.
+    """
+    if tables := dataset.get("VOILUTSequence"):
+        return _look_up(tables[0], values, signed=False), True
+    group = pixels.macro(dataset, "FrameVOILUTSequence", index)
+    centre, width = number(group, "WindowCenter"), number(group, "WindowWidth")
+    if centre is None and width is None:
+        return values.astype(np.float64), False
+    function = str(group.get("VOILUTFunction") or "LINEAR").upper()
+    least = 1 if function == "LINEAR" else 0
+    if centre is None or width is None or not width >= least or width == 0:
+        raise ImageError(
+            f"the DICOM elements {name_of('WindowCenter')} {centre} and {name_of('WindowWidth')} "
+            f"{width} are no window; correct or delete both, then the film's own range is taken"
+        )
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))), True
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    elif function != "LINEAR_EXACT":
+        raise ImageError(
+            f"the DICOM element {name_of('VOILUTFunction')} is {function[:40]!r}, none of LINEAR, "
+            "LINEAR_EXACT and SIGMOID; export the file again"
+        )
+    if width == 0:  # of 1, a threshold
+        return (values > centre).astype(np.float64), True
+    return np.clip((values - centre) / width + 0.5, 0, 1), True

@@ -15,6 +15,8 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from jaxcovid.data.dicom_signature import is_dicom as is_dicom
+
 MIN_SIDE_PX = 16
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 2**28  # of a file
@@ -28,34 +30,50 @@ class ImageError(ValueError):
     """An image that cannot be used; the message says why and what to do."""
 
 
+# TIFF's tags, the same in EXIF, and a value of the first.
+_PHOTOMETRIC, _ORIENTATION, _WHITE_IS_ZERO = 262, 274, 0
+
+# The least that any slice of a chest has; lung is at -900 to -500, the air around at -1000.
+_LUNG_AT_MOST = -500
+
 # Centre and width of the lung window, Hounsfield units.
 LUNG_WINDOW = (-600.0, 1500.0)
 
 
 def decode_gray(
-    data: bytes, *, modality: str = "", window: tuple[float, float] = LUNG_WINDOW
+    data: bytes,
+    *,
+    modality: str = "",
+    window: tuple[float, float] = LUNG_WINDOW,
+    hu_offset: float | None = None,
 ) -> np.ndarray:
     """Decodes one image file to 8-bit gray.
 
     The format is taken from the content, never from the file's name (COVID-CT has JPEG data in
     `.png` files). Colour becomes gray by its luminance (.299 R + .587 G + .114 B), of a JPEG the
     one that the file stores; an opaque alpha channel is dropped; 16-bit gray is scaled to its own
-    range (lowest value 0, highest 255).
-    An EXIF orientation is ignored, so that one file always gives one array. Of DICOM see
-    `dicom.read`.
+    range (lowest value 0, highest 255), unless `hu_offset` says what its values are; in a TIFF
+    whose lowest value is white, values count from the other end.
+    An EXIF orientation is ignored: one file always gives one array, whatever program re-saved it,
+    and data sets that were prepared before stay what they are. Scanners and PACS write none, but
+    the photo of a film may have one, and viewers turn it: see `exif_orientation`.
+    Of DICOM see `dicom.read`.
 
     Args:
       data: The bytes of a PNG, JPEG, BMP, TIFF, WebP, single-frame GIF or DICOM file.
       modality: "CT" or "X-ray" to refuse DICOM files of any other; empty takes all.
-      window: Centre and width in Hounsfield units, for DICOM files of CT.
+      window: Centre and width in Hounsfield units, for CT in DICOM files and with `hu_offset`.
+      hu_offset: Value + hu_offset are the Hounsfield units of 16-bit PNG and TIFF files, which go
+        through the window; None scales them to their own range. Other files ignore it.
 
     Returns:
       Gray image, uint8 [h, w], 0..255.
 
     Raises:
       ImageError: If the data is empty, no image, too small or too large, cut short, damaged, CMYK,
-        of several frames, transparent, of floating-point values or of another modality. The size is
-        read from the header, before anything is decoded.
+        of several frames, transparent, of floating-point values or of another modality, or if
+        `hu_offset` makes no Hounsfield units of its values. The size is read from the header,
+        before anything is decoded.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes); copy it again from its source")
@@ -104,7 +122,70 @@ def decode_gray(
         )
     if image.ndim == 2 and transparent:
         raise ImageError("one gray level is marked as transparent; save the image without it")
+    deep = image.dtype in (np.uint16, np.int16)
+    if deep and header.format == "TIFF" and header.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        image = np.invert(image)  # OpenCV does so for 8 bits alone
+    if deep and hu_offset is not None and image.ndim == 2:
+        check_size(*image.shape)
+        hounsfield = image + float(hu_offset)
+        check_hounsfield(hounsfield.min(), hounsfield.max())
+        return through_window(hounsfield, window)
     return _gray(image, {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY})
+
+
+def through_window(hounsfield: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Hounsfield units to uint8 of the same shape: the window's lower edge 0, its upper 255."""
+    centre, width = window
+    scaled = (hounsfield - (centre - width / 2)) * (255 / width)
+    return cv2.convertScaleAbs(np.clip(scaled, 0, 255))
+
+
+def check_hounsfield(lowest: float, highest: float) -> None:
+    """Refuses values that are no Hounsfield units of a chest, which has air (-1000) in it.
+
+    Args:
+      lowest: value of an image or a volume.
+      highest: value of it.
+
+    Raises:
+      ImageError: the lowest is above -500, or one of them is not finite.
+    """
+    if np.isfinite([lowest, highest]).all() and lowest <= _LUNG_AT_MOST:
+        return
+    kind = ""
+    if lowest >= 0 and highest <= 1:
+        kind = "they are a mask, or were scaled to 0..1; "
+    elif lowest >= 0 and highest <= 255:
+        kind = (
+            "they are a mask, or gray levels that went through a window before and must not again: "
+            "save those as 8-bit PNG; "
+        )
+    elif lowest >= 0:
+        kind = "scanners often store Hounsfield units + 1024; "
+    raise ImageError(
+        f"values from {lowest:g} to {highest:g} are no Hounsfield units of a chest, which reach "
+        f"below {_LUNG_AT_MOST}; {kind}give Hounsfield units"
+    )
+
+
+def is_16_bit(data: bytes) -> bool:
+    """True of 16-bit gray in a file that is not DICOM; False of all else and of no image."""
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS).mode.startswith("I;16")
+    except Exception:  # `decode_gray` says what is wrong with it
+        return False
+
+
+def exif_orientation(data: bytes) -> int:
+    """The EXIF orientation of an image file: 1 is upright, as is one that has none; 2 to 8 turn it.
+
+    `decode_gray` ignores it, viewers follow it.
+    """
+    try:
+        found = Image.open(io.BytesIO(data), formats=_FORMATS).getexif().get(_ORIENTATION, 1)
+        return found if found in range(1, 9) else 1
+    except Exception:  # `decode_gray` says what is wrong with it
+        return 1
 
 
 def read_file(path: pathlib.Path) -> bytes:
@@ -153,11 +234,6 @@ def colour_of(image: bytes | np.ndarray) -> float:
     colours = image[..., :3].reshape(-1, 3) * (255 / np.iinfo(image.dtype).max)
     spread = np.linalg.svd(np.cov(colours, rowvar=False), compute_uv=False)  # variances
     return float(np.sqrt(spread[1] + spread[2]))
-
-
-def is_dicom(data: bytes) -> bool:
-    """True if the bytes are those of a DICOM file (PS3.10: "DICM" after 128 others)."""
-    return data[128:132] == b"DICM"
 
 
 def as_gray(array: np.ndarray) -> np.ndarray:
