@@ -56,6 +56,18 @@ def make_parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+def centre_and_width(text: str) -> tuple[float, float]:
+    """The window of an option, as in `--window=-600,1500`.
+
+    Raises:
+      ValueError: it is no two numbers, or the width is not above 0.
+    """
+    centre, width = map(float, text.split(","))
+    if not width > 0:
+        raise ValueError(f"the width of a window is above 0, not {width}")
+    return centre, width
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turns an error that a user can mend into one message and exit status 1.

@@ -210,6 +210,7 @@ def _score(
 
     predictor = predictors.load(workdir, step=step)
     opened = open_dataset(dataset or predictor.facts["dataset"]["name"], data_dir)
+    scoring.check_fits(opened, predictor)
     seen = scoring.check_held_out(workdir, predictor, opened, split, allow_seen=allow_seen)
     scored = scoring.score_split(predictor, opened, split, workers=workers)
     return dataclasses.replace(scored, seen=seen)

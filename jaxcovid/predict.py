@@ -3,9 +3,11 @@
 python -m jaxcovid.predict --workdir=runs/covid_ct scan.png folder/ > predictions.csv
 python -m jaxcovid.predict --workdir=runs/covid_ct --heatmaps --output=screened folder/
 
-Several DICOM slices of a series or a patient get a row together as well: the mean of their
-probabilities. An image that cannot be used gets a row with its error; the others are finished, and
-the exit status is 1. For research only: no diagnosis.
+Slices of a volume (NIfTI, .npy of Hounsfield units, DICOM of several frames), of a DICOM series or
+of a patient get a row together as well: the mean of their probabilities. Scouts, slices that are
+not axial and objects without pixels are left out and counted. An image that cannot be used gets a
+row with its error; the others are finished, and the exit status is 1. For research only: no
+diagnosis.
 """
 
 import argparse
@@ -13,8 +15,9 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
+import hashlib
+import itertools
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,23 +31,6 @@ from jaxcovid import command
 from jaxcovid.files import as_path
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Files and the visible files below folders, sorted within each.
-
-    Raises:
-      FileNotFoundError: a path does not exist, or nothing is found.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"no image or folder {path}")
-        below = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [p for p in below if p.is_file() and not p.name.startswith(".")]
-    if not found:
-        raise FileNotFoundError(f"no files below {', '.join(map(str, paths))}")
-    return found
-
-
 def run(
     workdir: Path,
     paths: Sequence[str | Path],
@@ -52,6 +38,10 @@ def run(
     threshold: str = "youden",
     step: int | None = None,
     heatmaps: Path | None = None,
+    every: int = 1,
+    window: tuple[float, float] | None = None,
+    hu_offset: float | None = None,
+    pseudonyms: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each image, in order.
 
@@ -62,27 +52,41 @@ def run(
         number in 0 to 1.
       step: of the checkpoint; None is the best one by validation AUC.
       heatmaps: folder for an overlay of each image; None makes none.
+      every: of volumes every how many slices are screened.
+      window: centre and width in Hounsfield units, for CT; None is that of the training.
+      hu_offset: what makes Hounsfield units of the values of 16-bit PNG and TIFF; None is that of
+        the training.
+      pseudonyms: key file; ids of patients and series are replaced by keyed pseudonyms.
 
     Yields:
       Rows of the same columns: `id`; of DICOM `patient` and `series`; `images`, how many it is
       about; `probability` of the positive class and `decision` (not of a network for findings);
-      `probability_NAME` of the other outputs; `warning` of an image that is not of the kind that
-      the network was trained on; `error`, else empty. First a row for each image, then
-      one for each DICOM series and patient of several.
+      `probability_NAME` of the other outputs; `heatmap`, the file in the folder (of findings
+      several, with ";" between), if there is a folder; `warning` of an image that is not of the
+      kind that the network was trained on; `error`, else empty. First a row for each image, then
+      one for each volume, DICOM series and patient of several.
 
     Raises:
-      ValueError: not a workdir, an unknown threshold.
+      ValueError: not a workdir, an unknown threshold, a key that is too short.
       OSError: a path that does not exist, a folder that cannot be written.
     """
-    import cv2
+    import dataclasses
 
     from jaxcovid import predictor as predictors
-    from jaxcovid.data import dicom
-    from jaxcovid.data.images import ImageError, colour_of, read_file
-    from jaxcovid.evaluation.figures import overlay
+    from jaxcovid import screening
+    from jaxcovid.data import pseudonyms as keys
+    from jaxcovid.data.dicom import counted_warnings
+    from jaxcovid.data.image_files import counts_text, every_nth
 
-    images = find_images(paths)
+    every_nth(1, every)
+    key = keys.read_key(pseudonyms) if pseudonyms else None
+    left_out: collections.Counter[str] = collections.Counter()
+    files = screening.list_files(paths, left_out)
     predictor = predictors.load(workdir, step=step)
+    if window:
+        predictor = dataclasses.replace(predictor, window=window)
+    if hu_offset is not None:
+        predictor = dataclasses.replace(predictor, hu_offset=hu_offset)
     if not predictor.screening and threshold != "youden":
         raise ValueError("a network for findings has no thresholds; leave --threshold out")
     limit = _threshold(threshold, predictor.thresholds) if predictor.screening else None
@@ -90,60 +94,70 @@ def run(
         raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
-
-    def read(paths: Sequence[Path]) -> dict[Path, Any]:
-        """Of each path the gray image, its colour and DICOM header, or what is wrong with it."""
-        found: dict[Path, Any] = {}
-        for path in paths:
-            try:
-                data = read_file(path)
-                gray = predictor.read_gray(data)
-                found[path] = gray, colour_of(data), dicom.header_of(path)
-            except (ImageError, OSError) as error:
-                found[path] = error
-        return found
-
-    # Of findings, a heatmap each.
-    drawn = [""] if predictor.screening else [f"_{name}" for name in predictor.outputs]
-    row = partial(_row, outputs=predictor.outputs, limit=limit)
-    size = predictor.batch_size
-    batches = [images[start : start + size] for start in range(0, len(images), size)]
-    groups: dict[tuple[str, str], list[Any]] = collections.defaultdict(list)
-    for opened in _one_ahead(read, batches):
-        grays = {p: of[0] for p, of in opened.items() if not isinstance(of, Exception)}
-        usable = list(grays.values())
-        found = dict(zip(grays, predictor.probabilities(usable), strict=True)) if usable else {}
-        if heatmaps and usable:
-            for output, outputs_name in enumerate(drawn):
-                cams = predictor.heatmaps(usable, output=output)
-                for path, cam in zip(grays, cams, strict=True):
-                    picture = cv2.cvtColor(overlay(grays[path], cam), cv2.COLOR_RGB2BGR)
-                    encoded = cv2.imencode(".png", picture)[1].tobytes()
-                    (heatmaps / _picture_name(path, outputs_name)).write_bytes(encoded)
-        for path, of in opened.items():
-            if path not in found:
-                yield row(str(path), error=str(of))
-                continue
-            gray, colour, header = of
-            warning = predictor.warning(gray, colour)
-            patient, series = (header.patient, header.series) if header else ("", "")
-            if series:
-                groups[patient, series].append(found[path])
-            if patient:
-                groups[patient, ""].append(found[path])
-            yield row(str(path), found[path], patient=patient, series=series, warning=warning)
-    for (patient, series), several in sorted(groups.items()):
-        if len(several) > 1:
-            name = f"series {series}" if series else f"patient {patient}"
-            mean = sum(several) / len(several)
-            yield row(name, mean, patient=patient, series=series, images=len(several))
+    row = partial(_row, outputs=predictor.outputs, limit=limit, drawn=heatmaps is not None)
+    reader = screening.Reader(predictor, every=every, pseudonyms=key)
+    groups = screening.Groups()
+    with counted_warnings():
+        opened = reader.open(files)
+        for batch in _one_ahead(lambda: list(itertools.islice(opened, predictor.batch_size))):
+            usable = [image for image in batch if image.gray is not None]
+            grays = [image.gray for image in usable]
+            scores = iter(predictor.probabilities(grays) if usable else [])
+            names = [image.name for image in usable] if heatmaps else []
+            pictures = iter(_draw_heatmaps(predictor, grays, names, heatmaps) if names else [])
+            for image in batch:
+                ids = {"patient": image.patient, "series": image.series}
+                if image.gray is None:
+                    yield row(image.name, error=image.error, **ids)
+                    continue
+                probabilities = next(scores)
+                groups.add(image, probabilities)
+                yield row(
+                    image.name,
+                    probabilities,
+                    warning=predictor.warning(image.gray, image.colour),
+                    heatmap=next(pictures, ""),
+                    **ids,
+                )
+        for kind, name, patient, members in groups.means():
+            series = name if kind == "series" else ""
+            mean = sum(members) / len(members)
+            ids = {"patient": patient, "series": series}
+            yield row(f"{kind} {name}", mean, images=len(members), **ids)
+    if text := counts_text(left_out + reader.left_out):
+        logging.warning("Left out: %s", text)
+    for note, count in sorted(reader.notes.items()):
+        if count:
+            logging.warning("%d %s", count, note)
 
 
-def _picture_name(path: Path, output: str) -> str:
-    """The file name of a heatmap; no name of an image or of an output leads out of the folder."""
-    parts = [part for part in path.parts if part not in (path.anchor, "..")]
-    name = re.sub(r"[/\\\0]", "_", "_".join(parts) + output)
-    return os.fsdecode(os.fsencode(name)[-200:]) + ".png"  # file systems take 255 bytes
+def _draw_heatmaps(
+    predictor: Any, grays: Sequence[Any], names: Sequence[str], folder: Path
+) -> list[str]:
+    """Writes an overlay of each image, of findings one for each; returns the names of the files."""
+    import cv2
+
+    from jaxcovid.evaluation.figures import overlay
+
+    suffixes = [""] if predictor.screening else [f"_{name}" for name in predictor.outputs]
+    files: list[list[str]] = [[_picture_name(name, s) for s in suffixes] for name in names]
+    for output in range(len(suffixes)):
+        cams = predictor.heatmaps(grays, output=output)
+        for gray, cam, of_image in zip(grays, cams, files, strict=True):
+            picture = cv2.cvtColor(overlay(gray, cam), cv2.COLOR_RGB2BGR)
+            (folder / of_image[output]).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    return [";".join(of_image) for of_image in files]
+
+
+def _picture_name(name: str, suffix: str) -> str:
+    """The file name of a heatmap: one for each image, none of which leads out of the folder.
+
+    The last part of the image's name for people, and a hash of the whole of it, as images of
+    several folders may share that part.
+    """
+    last = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2], flags=re.ASCII).lstrip(".")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return re.sub(r"[/\\\0]", "_", f"{last[:100]}_{digest}{suffix}.png")
 
 
 def _row(
@@ -154,7 +168,9 @@ def _row(
     limit: float | None,
     patient: str = "",
     series: str = "",
+    drawn: bool = False,
     images: int = 1,
+    heatmap: str = "",
     warning: str = "",
     error: str = "",
 ) -> dict[str, Any]:
@@ -168,18 +184,18 @@ def _row(
     if limit is not None:
         called = probabilities is not None and probabilities[0] >= limit
         row["decision"] = "" if probabilities is None else ("" if called else "not ") + outputs[0]
+    if drawn:
+        row["heatmap"] = heatmap
     return {**row, "warning": warning, "error": error}
 
 
-def _one_ahead(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """The results of a function, the next one made while the caller works on the last."""
+def _one_ahead(next_batch: Callable[[], list[Any]]) -> Iterator[list[Any]]:
+    """Batches until an empty one, the next one made while the caller works on the last."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        coming = executor.submit(function, items[0])
-        for item in items[1:]:
-            done = coming.result()
-            coming = executor.submit(function, item)
-            yield done
-        yield coming.result()
+        coming = executor.submit(next_batch)
+        while batch := coming.result():
+            coming = executor.submit(next_batch)
+            yield batch
 
 
 def _threshold(threshold: str, stored: Mapping[str, float]) -> float:
@@ -216,7 +232,27 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output", metavar="DIR", help="gets predictions.csv and heatmaps/ (default: predictions)"
     )
-    parser.add_argument("--data_dir", metavar="DIR", help="not needed to predict; ignored")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of volumes: every Nth slice (default: 1)"
+    )
+    parser.add_argument(
+        "--window",
+        metavar="HU",
+        type=command.centre_and_width,
+        help="CENTRE,WIDTH in Hounsfield units, for CT (default: that of the training)",
+    )
+    parser.add_argument(
+        "--hu_offset",
+        type=float,
+        metavar="HU",
+        help="16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
+    )
+    parser.add_argument(
+        "--pseudonyms",
+        metavar="KEYFILE",
+        type=as_path,
+        help="replace ids of patients and series by pseudonyms made with this secret key",
+    )
     return parser.parse_args(argv[1:])
 
 
@@ -226,12 +262,17 @@ def main(args: argparse.Namespace) -> None:
     with command.user_errors(), contextlib.ExitStack() as files:
         command.start()
         output = Path(args.output or "predictions") if args.output or args.heatmaps else None
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         rows = run(
             as_path(args.workdir),
             args.images,
             threshold=args.threshold,
             step=args.step,
             heatmaps=output / "heatmaps" if args.heatmaps else None,
+            every=args.every,
+            window=args.window,
+            hu_offset=args.hu_offset,
+            pseudonyms=args.pseudonyms,
         )
         writers: list[csv.DictWriter] = []
         for row in rows:
@@ -239,7 +280,7 @@ def main(args: argparse.Namespace) -> None:
                 targets = [sys.stdout]
                 if output:
                     output.mkdir(parents=True, exist_ok=True)
-                    table = (output / "predictions.csv").open("w", newline="")
+                    table = (output / "predictions.csv").open("w", newline="", encoding="utf-8")
                     targets.append(files.enter_context(table))
                 writers = [csv.DictWriter(target, list(row)) for target in targets]
                 for writer in writers:

@@ -52,6 +52,9 @@ class Predictor:
       forward: compiled, see `step.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
       guard: knows what training images look like; None if the workdir has none.
+      window: centre and width in Hounsfield units through which CT is seen.
+      hu_offset: what makes Hounsfield units of 16-bit PNG and TIFF; None stretches each over its
+        own range.
     """
 
     facts: Mapping[str, Any]
@@ -65,6 +68,8 @@ class Predictor:
     forward: Any
     batch_size: int
     guard: Guard | None
+    window: tuple[float, float]
+    hu_offset: float | None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -161,8 +166,9 @@ class Predictor:
         if isinstance(image, np.ndarray):
             return as_gray(image)
         data = image if isinstance(image, bytes) else read_file(Path(image))
-        window = tuple(self.facts["dataset"]["window"])
-        return decode_gray(data, modality=self.modality, window=window)
+        return decode_gray(
+            data, modality=self.modality, window=self.window, hu_offset=self.hu_offset
+        )
 
     def _forward(self, batch: jax.Array) -> jax.Array:
         return self.forward(self.weights, batch)
@@ -232,4 +238,6 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
         forward=jit_forward(mesh, model=model),
         batch_size=-(-batch_size // mesh.size) * mesh.size,
         guard=load_guard(workdir),
+        window=tuple(facts["dataset"]["window"]),
+        hu_offset=facts["dataset"].get("hu_offset"),  # earlier versions knew none
     )

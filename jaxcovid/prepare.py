@@ -15,11 +15,14 @@ python -m jaxcovid.prepare phantom
 """
 
 import argparse
+import contextlib
 import importlib
+import json
 import os
+import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, logging
@@ -27,6 +30,7 @@ from etils import epath
 
 from jaxcovid import command
 from jaxcovid.data import datasets
+from jaxcovid.data.pseudonyms import Pseudonyms, read_key
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
@@ -36,7 +40,10 @@ _BUILDERS = {
     "chest_xray_pneumonia": ("ChestXrayPneumonia", ("source",)),
     "chestxray14": ("Chestxray14", ("source", "allow_missing")),
     "chexpert": ("Chexpert", ("source", "allow_missing")),
-    "folder": ("Folder", ("source", "csv", "window")),
+    "folder": (
+        "Folder",
+        ("source", "csv", "window", "hu_offset", "every", "pseudonyms", "allow_missing"),
+    ),
     "phantom": ("Phantom", ()),
 }
 
@@ -48,26 +55,35 @@ def build(
     source: str | None = None,
     csv: str | None = None,
     window: tuple[float, float] | None = None,
+    hu_offset: float | None = None,
+    every: int | None = None,
+    pseudonyms: Pseudonyms | None = None,
     allow_missing: bool = False,
     other_pneumonia: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> datasets.Dataset:
-    """Prepares a data set, unless that is done already.
+    """Prepares a data set, unless that is done already with these options.
 
     Args:
         name: "covid_ct", "covid_ct/gray320", "phantom", or "folder/NAME" with a name of your own.
         data_dir: Where data sets are kept; `datasets.default_data_dir()` if None.
         source: Folder of the images, as published.
         csv: Table of the images (folder).
-        window: Centre and width in Hounsfield units for DICOM files of CT (folder).
-        allow_missing: Leave out films that are named and absent or unusable (X-ray data sets).
+        window: Centre and width in Hounsfield units for CT (folder).
+        hu_offset: What makes Hounsfield units of the values of 16-bit PNG and TIFF of CT (folder).
+        every: Of volumes every how many slices are taken (folder).
+        pseudonyms: For the ids of patients and series (folder).
+        allow_missing: Leave out images that are absent or unusable (X-ray data sets, folder).
         other_pneumonia: Prepared data sets whose test splits give covid_chestxray/paper its further
             films.
+        overwrite: Prepare it anew; what was there stays until the new one is whole.
 
     Returns:
         The data set, opened.
 
     Raises:
-        ValueError: If the name, an option or the images are not usable; says which.
+        ValueError: If the name, an option or the images are not usable, or the data set was
+            prepared with another option; says which.
         OSError: If files are missing or the data set cannot be written.
     """
     base, _, config = name.partition("/")
@@ -78,10 +94,13 @@ def build(
         "source": source,
         "csv": csv,
         "window": window,
+        "hu_offset": hu_offset,
+        "every": every,
+        "pseudonyms": pseudonyms,
         "allow_missing": allow_missing,
         "other_pneumonia": other_pneumonia,
     }
-    given = {key: value for key, value in options.items() if value}
+    given = {key: value for key, value in options.items() if value or isinstance(value, float)}
     for option in given:
         if option not in accepted:
             raise ValueError(f"{base} takes no --{option}")
@@ -90,7 +109,11 @@ def build(
             f"folder needs --name=NAME, a name of letters, digits, '_', '-', '.'; got {config!r}"
         )
     data_dir = epath.Path(data_dir or datasets.default_data_dir()).expanduser()
-    if datasets.find_version(name, data_dir) is None:
+    prepared_from = _noted(given)
+    finished = datasets.find_version(name, data_dir)
+    if finished is not None and not overwrite:
+        _check_options(datasets.open_dataset(name, data_dir), prepared_from)
+    else:
         if other_pneumonia:
             given["other_pneumonia"] = [
                 datasets.open_dataset(other, data_dir) for other in other_pneumonia
@@ -100,7 +123,8 @@ def build(
         configs = builder_class.builder_configs
         if config and configs and config not in configs:
             raise ValueError(f"{base} has no config {config!r}; it has {', '.join(configs)}")
-        _write(builder_class, config=config or None, data_dir=data_dir, **given)
+        with _kept_until_replaced(finished):
+            _write(builder_class, prepared_from, config=config or None, data_dir=data_dir, **given)
     dataset = datasets.open_dataset(name, data_dir)
     if not (dataset.directory / datasets.CARD_FILE).exists():
         from jaxcovid.data import card
@@ -109,7 +133,55 @@ def build(
     return dataset
 
 
-def _write(builder_class: type, **kwargs: Any) -> None:
+def _noted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are kept beside the data: places as absolute paths, no key."""
+    noted = dict(options)
+    for name in {"source", "csv"} & noted.keys():
+        noted[name] = str(pathlib.Path(noted[name]).expanduser().absolute())
+    if "pseudonyms" in noted:
+        noted["pseudonyms"] = noted["pseudonyms"].fingerprint
+    return json.loads(json.dumps(noted))
+
+
+def _check_options(dataset: datasets.Dataset, wanted: Mapping[str, Any]) -> None:
+    """Refuses options other than those that a data set was prepared with.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    different = [
+        f"--{name}={value} (prepared with {dataset.prepared_from.get(name, 'none')})"
+        for name, value in wanted.items()
+        if dataset.prepared_from.get(name) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{dataset.name} is already prepared, with other options: {', '.join(different)}. "
+            "Give it another --name, or prepare it anew with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def _kept_until_replaced(directory: epath.Path | None) -> Iterator[None]:
+    """Moves a prepared data set aside, and back if what should replace it fails."""
+    if directory is None:
+        yield
+        return
+    aside = directory.parent / f"{directory.name}.replaced"
+    if aside.exists():  # left by a run that was killed
+        aside.rmtree()
+    directory.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if directory.exists():
+            directory.rmtree()
+        aside.rename(directory)
+        raise
+    aside.rmtree()
+
+
+def _write(builder_class: type, prepared_from: Mapping[str, Any], **kwargs: Any) -> None:
     import tensorflow_datasets as tfds
 
     builder = builder_class(**kwargs)
@@ -133,6 +205,8 @@ def _write(builder_class: type, **kwargs: Any) -> None:
         directory,
         modality=builder.modality,
         window=builder.window,
+        hu_offset=getattr(builder, "hu_offset", None),
+        prepared_from=prepared_from,
         published=builder.published,
         grouped=builder.grouped,
     )
@@ -149,13 +223,6 @@ def _report(dataset: datasets.Dataset) -> str:
     return "\n".join([*lines, f"  card: {dataset.directory / datasets.CARD_FILE}"])
 
 
-def _centre_and_width(text: str) -> tuple[float, float]:
-    centre, width = map(float, text.split(","))
-    if not width > 0:
-        raise ValueError(f"the width of a window is above 0, not {width}")
-    return centre, width
-
-
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = command.make_parser("prepare", __doc__)
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"one of {', '.join(_BUILDERS)}")
@@ -164,7 +231,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--allow_missing",
         action="store_true",
-        help="X-rays: go without films that are absent or unusable",
+        help="X-rays, folder: go without images that are absent or unusable",
     )
     parser.add_argument(
         "--other_pneumonia",
@@ -176,8 +243,26 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--window",
         metavar="HU",
-        type=_centre_and_width,
-        help="folder: CENTRE,WIDTH for DICOM files of CT (default: -600,1500, the lung window)",
+        type=command.centre_and_width,
+        help="folder: CENTRE,WIDTH for CT (default: -600,1500, the lung window)",
+    )
+    parser.add_argument(
+        "--hu_offset",
+        type=float,
+        metavar="HU",
+        help="folder: 16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
+    )
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="folder: of volumes every Nth slice (default: 1)"
+    )
+    parser.add_argument(
+        "--pseudonyms",
+        metavar="KEYFILE",
+        type=pathlib.Path,
+        help="folder: replace ids of patients by pseudonyms made with this secret key",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="prepare it anew if it is there already"
     )
     parser.add_argument("--name", metavar="NAME", help="folder: name to give the data set")
     parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
@@ -190,8 +275,8 @@ def main(args: argparse.Namespace) -> None:
     name = f"{args.dataset}/{args.name}" if args.name else args.dataset
     data_dir = epath.Path(args.data_dir or datasets.default_data_dir()).expanduser()
     try:
-        if datasets.find_version(name, data_dir):
-            print(f"{name} is already prepared; delete its directory to prepare it anew.")
+        if datasets.find_version(name, data_dir) and not args.overwrite:
+            print(f"{name} is already prepared; --overwrite prepares it anew.")
         else:
             print(f"Preparing {name} on this host's {os.cpu_count()} CPU cores.", flush=True)
         dataset = build(
@@ -200,8 +285,12 @@ def main(args: argparse.Namespace) -> None:
             source=args.source,
             csv=args.csv,
             window=args.window,
+            hu_offset=args.hu_offset,
+            every=args.every,
+            pseudonyms=read_key(args.pseudonyms) if args.pseudonyms else None,
             allow_missing=args.allow_missing,
             other_pneumonia=args.other_pneumonia,
+            overwrite=args.overwrite,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

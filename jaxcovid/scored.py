@@ -58,19 +58,9 @@ def score_split(predictor: Predictor, dataset: Dataset, split: str, *, workers: 
     """Asks a network about a split.
 
     Raises:
-      ValueError: no such split, images of another modality, or classes or findings that the network
-        was not trained for.
+      ValueError: no such split.
     """
     facts = predictor.facts
-    if dataset.name != facts["dataset"]["name"]:
-        _check_external(dataset, predictor)
-    elif dataset.digest != facts["dataset"]["digest"]:
-        logging.warning(
-            "The data set %s has changed since training: its digest is %s, the run's %s",
-            dataset.name,
-            dataset.digest,
-            facts["dataset"]["digest"],
-        )
     source = dataset.source(split)
     probabilities = ask(predictor, source, control=predictor.control, workers=workers)
     # Where the other classes have other names, only the positive one can be told from the rest.
@@ -122,7 +112,23 @@ def ask(
     )
 
 
-def _check_external(dataset: Dataset, predictor: Predictor) -> None:
+def check_fits(dataset: Dataset, predictor: Predictor) -> None:
+    """Checks that a network can be asked about a data set, its own or another.
+
+    Raises:
+      ValueError: images of another modality, or classes or findings that the network was not
+        trained for.
+    """
+    own = predictor.facts["dataset"]
+    if dataset.name == own["name"]:
+        if dataset.digest != own["digest"]:
+            logging.warning(
+                "The data set %s has changed since training: its digest is %s, the run's %s",
+                dataset.name,
+                dataset.digest,
+                own["digest"],
+            )
+        return
     if dataset.modality and predictor.modality and dataset.modality != predictor.modality:
         raise ValueError(
             f"{dataset.name} holds {dataset.modality} images, this network was trained on "

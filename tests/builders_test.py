@@ -51,9 +51,9 @@ def ct_cov19_tree(tmp_path_factory):
         name = f"FILE{number:04d}.jpg" if number < 660 else f"pos_{number}.png"
         if number % 3 == 0:
             write_image(folder / "COV" / case / name, number)
-        write_image(folder / "Normal" / "1" / f"neg_{number}.png", number)
+        write_image(folder / "Normal" / "1" / f"neg_{number}.png", 1000 + number)
         inner = "" if split == "Val" else ("pneu_1" if number < 400 else "2")
-        write_image(folder / "OtherPneumonia" / inner / f"pneu_{number}.png", number)
+        write_image(folder / "OtherPneumonia" / inner / f"pneu_{number}.png", 2000 + number)
     return root
 
 

@@ -1,5 +1,6 @@
 import collections
 import itertools
+import os
 
 import cv2
 import numpy as np
@@ -48,6 +49,7 @@ def test_sub_folders_are_classes_at_any_depth(tmp_path, caplog):
     assert "covid/series/1/slice 0%1.jpg" in {row["id"] for row in rows}
     assert all(row["patient"] == row["id"] for row in rows)
     assert "each of the 41 images counts as its own patient" in caplog.text
+    assert "Left out: 3 hidden files or folders, 1 loose files outside" in caplog.text
 
 
 def test_a_table_gives_patients_and_splits(tmp_path):
@@ -71,7 +73,7 @@ def test_paths_of_a_table_may_be_relative_to_the_source(tmp_path):
     table = write_table(tmp_path, rows, "path,label,split", make_images=False)
     found = folder.read_rows(str(tmp_path / "images"), table)
     assert [row["id"] for row in found] == ["sub/a.png", "b.png"]
-    with pytest.raises(FileNotFoundError, match=r"2 images .*: sub/a\.png, b\.png"):
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 images .*: sub/a\.png, b\.png"):
         folder.read_rows(None, table)
 
 
@@ -128,6 +130,8 @@ def test_bad_images_are_listed_with_reasons(tmp_path):
         (FOUR, "file,label,patient,split", "no column path"),
         (FOUR, "file,class,patient,split", "no column path and no column label"),
         (["a.png,x", "b.png,x"], "path,label", "2 classes are needed, found 1: x"),
+        ([*FOUR, "b/../a.png,x,p1,train"], None, r"named by way of '\.\.'.*: line 6: b/\.\./a"),
+        ([*FOUR, "e.png, X ,p4,test"], None, "only in case or blanks: 'x', 'X'; write each one"),
         ([*FOUR, "./a.png,x,p1,train"], None, r"1 images stand more than once .*: a\.png"),
         ([*FOUR, "e.png,x,p4,Test"], None, "unknown splits .*: Test; use train, validation"),
         ([*FOUR, "e.png,x,p1,test"], None, r"1 patients .*: p1 \(test, train\)"),
@@ -150,7 +154,7 @@ def test_no_path_of_a_table_leads_out_of_its_folder(tmp_path):
     write_image(tmp_path / "secret.png")
     write_image(inside / "sub" / "b.png")
     (inside / "link.png").symlink_to(tmp_path / "secret.png")
-    for path in ("../secret.png", "sub/../../secret.png", str(tmp_path / "secret.png"), "link.png"):
+    for path in (str(tmp_path / "secret.png"), "link.png"):
         rows = ["sub/b.png,x,1,train", f"{path},y,2,train"]
         table = write_table(inside, rows, make_images=False)
         with pytest.raises(
@@ -165,7 +169,7 @@ def test_no_path_of_a_table_leads_out_of_its_folder(tmp_path):
 
 def test_what_is_no_table_is_refused(tmp_path):
     table = tmp_path / "table.csv"
-    for content in (b"\xff\xfe", b"path,label\n" + b"x" * 200_000, b"path,label\na\0.png,x\n"):
+    for content in (b"\xff\xfep", b"path,label\n" + b"x" * 200_000, b"path,label\na\0.png,x\n"):
         table.write_bytes(content)
         with pytest.raises(ValueError, match=r"table\.csv"):
             folder.read_rows(None, str(table))
@@ -179,7 +183,7 @@ def test_all_missing_files_are_listed(tmp_path):
     table = write_table(tmp_path, FOUR)
     (tmp_path / "b.png").unlink()
     (tmp_path / "d.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"2 images .*: b\.png, d\.png"):
+    with pytest.raises(FileNotFoundError, match=r"2 of 4 images .*: b\.png, d\.png"):
         folder.read_rows(None, table)
 
 
@@ -196,3 +200,95 @@ def test_wrong_folders_are_refused(tmp_path):
         folder.read_rows(None, None)
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         folder.read_rows(None, str(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8-sig", ";"), ("utf-8", "\t"), ("utf-16", ","), ("latin-1", ";")],
+)
+def test_tables_of_other_programs_are_read(tmp_path, encoding, delimiter, caplog):
+    write_table(tmp_path, FOUR)
+    lines = ["path,label,patient,split", *FOUR]
+    lines[1] = "a.png,Müdigkeit,p1,train"
+    text = "\r\n".join(lines).replace(",", delimiter)
+    (tmp_path / "other.csv").write_bytes(text.encode(encoding))
+    rows = folder.read_rows(None, str(tmp_path / "other.csv"))
+    assert [row["id"] for row in rows] == ["a.png", "b.png", "c.png", "d.png"]
+    assert rows[0]["label"] == "Müdigkeit"
+    assert ("is not UTF-8" in caplog.text) == (encoding == "latin-1")
+
+
+def test_utf_16_without_its_mark_is_said(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_bytes("path,label\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="zero bytes, as UTF-16 without its mark"):
+        folder.read_rows(None, str(table))
+
+
+def test_one_file_under_two_labels_is_refused(tmp_path):
+    source = classes_folder(tmp_path / "images")
+    link = tmp_path / "images" / "other" / "link.png"
+    link.symlink_to(tmp_path / "images" / "covid" / "3.png")
+    with pytest.raises(ValueError, match=r"covid/3\.png \(covid\) and other/link\.png \(other\)"):
+        prepare.build("folder/a", tmp_path / "data", source=source)
+    link.unlink()
+    link.write_bytes((tmp_path / "images" / "covid" / "3.png").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"1 files stand under two labels: .*(3|link)\.png is .*(3|link)\.png"
+    ):
+        prepare.build("folder/a", tmp_path / "data", source=source)
+
+
+def test_blank_images_are_named_and_bad_ones_left_out_when_wanted(tmp_path, caplog):
+    source = classes_folder(tmp_path / "images", 25)
+    cv2.imwrite(f"{source}/covid/0.png", np.full((20, 20), 90, np.uint8))
+    (tmp_path / "images" / "other" / "empty.png").touch()
+    (tmp_path / "images" / "covid" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no image")
+    dataset = prepare.build("folder/a", tmp_path / "data", source=source, allow_missing=True)
+    assert sum(dataset.split_sizes.values()) == 50
+    assert "1 images are blank: covid/0.png" in caplog.text
+    assert "2 unusable images" in caplog.text
+    assert "other/empty.png: the file is empty" in caplog.text
+    assert "covid/caf\\xe9.png: no readable image" in caplog.text
+
+
+def test_a_table_may_name_what_is_not_there_when_allowed(tmp_path):
+    table = write_table(tmp_path, [*FOUR, "e.png,y,p5,test"])
+    (tmp_path / "e.png").unlink()
+    assert len(folder.read_rows(None, table, allow_missing=True)) == 4
+
+
+def test_a_used_name_with_other_options_is_refused_unless_it_may_be_replaced(tmp_path):
+    first, second = (classes_folder(tmp_path / name) for name in ("first", "second"))
+    before = prepare.build("folder/a", tmp_path / "data", source=first)
+    assert prepare.build("folder/a", tmp_path / "data").digest == before.digest
+    with pytest.raises(ValueError, match=rf"--source={second} \(prepared with {first}\)"):
+        prepare.build("folder/a", tmp_path / "data", source=second)
+    (tmp_path / "second" / "covid" / "0.png").write_text("no image")
+    with pytest.raises(images.ImageError, match="1 unusable"):
+        prepare.build("folder/a", tmp_path / "data", source=second, overwrite=True)
+    assert prepare.build("folder/a", tmp_path / "data", source=first).digest == before.digest
+    write_image(tmp_path / "second" / "covid" / "0.png")
+    after = prepare.build("folder/a", tmp_path / "data", source=second, overwrite=True)
+    assert after.digest != before.digest
+    assert [path.name for path in after.directory.parent.iterdir()] == ["1.0.0"]
+
+
+def test_volumes_give_a_record_a_slice(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("covid", "other"):
+        for index in range(10):
+            (tmp_path / label).mkdir(exist_ok=True)
+            volume = rng.integers(-1000, 400, (5, 32, 40)).astype(np.int16)
+            np.save(tmp_path / label / f"case{index}.npy", volume)
+    options = {"source": str(tmp_path), "every": 2, "window": (-600.0, 1200.0)}
+    dataset = prepare.build("folder/v", tmp_path / "data", **options)
+    assert dataset.modality == "CT"
+    assert sum(dataset.split_sizes.values()) == 2 * 10 * 3  # of five slices 0, 2 and 4
+    assert sum(dataset.patient_counts.values()) == 20
+    record = dataset.source("test")[0]
+    name, _, index = record["id"].partition("#")
+    assert record["patient"] == name
+    hu = np.load(tmp_path / name)[int(index)]
+    gray = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(gray, np.clip((hu + 1200.0) * 255 / 1200, 0, 255), atol=0.51)

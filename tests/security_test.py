@@ -117,7 +117,7 @@ def test_names_of_published_tables_stay_in_their_folder(tmp_path):
 )
 @pytest.mark.parametrize("output", ["", "_/../../x", "_..\\x", "_a\0"])
 def test_heatmaps_stay_in_their_folder(path, output, tmp_path):
-    name = predict._picture_name(pathlib.Path(path), output)
+    name = predict._picture_name(path, output)
     (tmp_path / name).write_bytes(b"")
     assert [found.name for found in tmp_path.iterdir()] == [name]
 

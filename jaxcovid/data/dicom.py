@@ -7,6 +7,7 @@ C.11.6 (presentation lookup table).
 import dataclasses
 import io
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "Header",
     "counted_warnings",
     "header_of",
+    "is_placeholder",
     "modality_of",
     "open_frames",
     "read",
@@ -50,6 +52,7 @@ class Header:
         a scout, or a slice (of several, any) whose normal is more than 45 degrees away from the
         head-feet axis, such as a coronal or sagittal reformat. A tilted gantry (30 degrees at
         most) stays in, as does a file that says nothing of it. Empty for a usable one.
+      study: unique identifier of the study, empty if the file has none.
     """
 
     modality: str
@@ -57,6 +60,18 @@ class Header:
     series: str
     frames: int = 1
     left_out: str = ""
+    study: str = ""
+
+
+# What stands in the place of a PatientID that was taken out.
+_NOBODY = re.compile(
+    r"anon\w*|unknown|none|null|n/?a|no ?id|patient|test|[0x*?._ -]*", re.IGNORECASE
+)
+
+
+def is_placeholder(patient: str) -> bool:
+    """True of a PatientID that stands for nobody, put in the place of one that was taken out."""
+    return bool(_NOBODY.fullmatch(patient.strip()))
 
 
 def header_of(path: pathlib.Path) -> Header | None:
@@ -75,6 +90,7 @@ def header_of(path: pathlib.Path) -> Header | None:
                     series=str(dataset.get("SeriesInstanceUID") or ""),
                     frames=frames,
                     left_out=_left_out(dataset, has_pixels, frames),
+                    study=str(dataset.get("StudyInstanceUID") or ""),
                 )
         except Exception:  # `read` says what is wrong with it
             return None

@@ -4,9 +4,11 @@ A builder lists its images as rows: dictionaries of `path` (or `image`, the enco
 one value for each feature but the image.
 """
 
+import codecs
 import collections
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import pathlib
@@ -17,10 +19,11 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
 from absl import logging
 from sklearn import model_selection
 
-from jaxcovid.data import images
+from jaxcovid.data import dicom, images, volumes
 
 Row = dict[str, Any]
 # What data sets of chest X-rays tell of a film: view as in the table, sex "M", "F" or "", age in
@@ -30,6 +33,7 @@ _FOLDS = 10
 _LISTED = 200  # names in a message
 _MAX_TABLE_BYTES = 2**26
 _SPLIT_AS_PUBLISHED = ("published", "paper")
+_BLANK_DEVIATION = 2.0  # gray levels; an image of less shows nothing
 
 
 class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -40,7 +44,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         homepage: Address of the source.
         citation: BibTeX.
         modality: "CT" or "X-ray"; empty if it is not known.
-        window: Centre and width in Hounsfield units through which DICOM files of CT are seen.
+        window: Centre and width in Hounsfield units through which CT is seen.
+        hu_offset: What makes Hounsfield units of the values of 16-bit PNG and TIFF; None stretches
+            each over its own range.
+        one_label_a_file: Refuse files of equal bytes under two labels.
         class_names: Values of `label`.
         finding_names: Of a data set without `label`: what `findings` tells of each image, 1 yes,
             0 no, -1 uncertain, -2 not mentioned.
@@ -54,6 +61,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     citation: str = ""
     modality: str = ""
     window: tuple[float, float] = images.LUNG_WINDOW
+    hu_offset: float | None = None
+    one_label_a_file: bool = False
     class_names: Sequence[str] = ()
     finding_names: Sequence[str] = ()
     published: int = 0
@@ -71,6 +80,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         super().__init__(**kwargs)
         self.source, self.allow_missing = source, allow_missing
+        self._open_volume: tuple[pathlib.Path | None, Any] = (None, None)
 
     @property
     def grouped(self) -> bool:
@@ -82,13 +92,24 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def encoded(self, row: Row) -> bytes:
-        """What is stored of an image: the file as it is; of DICOM the gray picture, as PNG."""
+        """What is stored of an image: the file as it is; of CT and DICOM the gray picture, as PNG.
+
+        A row with `slice` is one of a volume.
+        """
+        if "slice" in row:
+            return _png(self._volume(row["path"]).gray(row["slice"]))
         data = row["image"] if "image" in row else images.read_file(row["path"])
         # What else a DICOM file says of a person does not get into a data set.
-        if images.is_dicom(data):
-            gray = images.decode_gray(data, window=self.window)
-            return cv2.imencode(".png", gray)[1].tobytes()
+        if images.is_dicom(data) or (self.hu_offset is not None and images.is_16_bit(data)):
+            gray = images.decode_gray(data, window=self.window, hu_offset=self.hu_offset)
+            return _png(gray)
         return data
+
+    def _volume(self, path: pathlib.Path) -> volumes.Volume:
+        """The volume of a file; the last one stays open for its next slice."""
+        if self._open_volume[0] != path:
+            self._open_volume = path, volumes.open_volume(path, window=self.window)
+        return self._open_volume[1]
 
     def example(self, row: Row) -> Row:
         """The record of a row: one value for each feature."""
@@ -122,27 +143,91 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> dict[str, Iterator[tuple[str, Row]]]:
         del dl_manager  # Nothing is downloaded: the sources ask for a consent or have no address.
         rows = self.rows()
-        listed = [row["path"] for found in rows.values() for row in found if "path" in row]
-        unusable = images.unusable_images(listed)
+        with dicom.counted_warnings():
+            unusable = self._unusable([row for found in rows.values() for row in found])
         if unusable:
-            lines = [f"{path}: {reason}" for path, reason in unusable.items()]
+            lines = [f"{name}: {reason}" for name, reason in unusable.items()]
             message = f"{len(unusable)} unusable images:\n  " + "\n  ".join(lines)
             if not self.allow_missing:
                 raise images.ImageError(f"{message}\nMend or remove them")
             logging.warning("%s\nThey are left out", message)
+        rows = {
+            split: [row for row in found if row["id"] not in unusable]
+            for split, found in rows.items()
+        }
+        if empty := [split for split, found in rows.items() if not found]:
+            raise images.ImageError(f"no usable image is left in {' and '.join(empty)}")
         images_found = sum(map(len, rows.values()))
         if self.published not in (0, images_found):
             logging.warning(
                 "%d images; the published data set has %d", images_found, self.published
             )
-        return {
-            split: self._generate_examples([r for r in found if r.get("path") not in unusable])
-            for split, found in rows.items()
-        }
+        return {split: self._generate_examples(found) for split, found in rows.items()}
+
+    def _unusable(self, rows: Sequence[Row]) -> dict[str, str]:
+        """Decodes every image; returns by id why one cannot be used, and says what is odd.
+
+        Raises:
+            ValueError: If files of equal bytes have two labels; see `one_label_a_file`.
+        """
+        bad: dict[str, str] = {}
+        blank: list[str] = []
+        labels: dict[bytes, Row] = {}
+        two_labels: list[str] = []
+        notes: collections.Counter[str] = collections.Counter()
+        bar = tqdm.tqdm(rows, "Checking images", unit=" images", leave=False, disable=None)
+        for row in (row for row in bar if "path" in row):
+            try:
+                if "slice" in row:
+                    gray = self._volume(row["path"]).gray(row["slice"])
+                else:
+                    data = images.read_file(row["path"])
+                    gray = images.decode_gray(data, window=self.window, hu_offset=self.hu_offset)
+                    images.colour_of(data)
+                    notes["own range"] += self.hu_offset is None and images.is_16_bit(data)
+                    notes["orientation"] += images.exif_orientation(data) != 1
+                    digest = hashlib.sha256(data).digest()
+                    first = labels.setdefault(digest, row)
+                    if self.one_label_a_file and first["label"] != row["label"]:
+                        two_labels.append(f"{first['id']} is {row['id']}")
+            except images.ImageError as error:
+                bad[row["id"]] = str(error)
+                continue
+            if gray.std() < _BLANK_DEVIATION:
+                blank.append(row["id"])
+        if two_labels:
+            raise ValueError(
+                f"{len(two_labels)} files stand under two labels: {'; '.join(two_labels)}; leave "
+                "each under the right one"
+            )
+        if blank:
+            logging.warning("%d images are blank: %s", len(blank), _listed(blank))
+        if notes["own range"] and self.modality != "X-ray":
+            logging.warning(
+                "%d images have 16 bits a pixel, and each is stretched over its own range. If they "
+                "are CT, give --hu_offset: what added to their values makes Hounsfield units",
+                notes["own range"],
+            )
+        if notes["orientation"]:
+            logging.warning(
+                "%d images carry an EXIF orientation, which is not applied: turn them upright",
+                notes["orientation"],
+            )
+        return bad
 
     def _generate_examples(self, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
         for row in rows:
             yield row["id"], self.example(row)
+
+
+def _png(gray: np.ndarray) -> bytes:
+    return cv2.imencode(".png", gray)[1].tobytes()
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def source_folder(
@@ -187,9 +272,12 @@ def find_table(root: pathlib.Path, names: Sequence[str], layout: str) -> pathlib
 def read_table(table: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
     """The columns and the rows of a CSV file, gzipped if its name says so; gaps are empty.
 
+    Between fields stands a comma, a semicolon or a tab, whichever the first line has most of. Text
+    is UTF-8, UTF-16 with its mark, or else Windows' Western European, which the log says.
+
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is too large, not UTF-8 or no CSV.
+        ValueError: If it is too large or no CSV.
     """
     opened = gzip.open if table.suffix == ".gz" else open
     try:
@@ -198,11 +286,29 @@ def read_table(table: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
             data = b"".join(itertools.islice(pieces, 1 + _MAX_TABLE_BYTES // 2**20))
         if len(data) > _MAX_TABLE_BYTES:
             raise ValueError(f"at most {_MAX_TABLE_BYTES:,} bytes are accepted")
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        reader = csv.DictReader(text, restval="")
+        text = _decoded(data, table)
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=delimiter)
         return list(reader.fieldnames or ()), list(reader)
     except (ValueError, csv.Error, EOFError, zlib.error) as error:
         raise ValueError(f"{table} is no usable table: {error}") from error
+
+
+def _decoded(data: bytes, table: pathlib.Path) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if b"\0" in data:
+        raise ValueError("it has zero bytes, as UTF-16 without its mark has; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        logging.warning(
+            "%s is not UTF-8 (byte %d); read as Windows' Western European (cp1252)",
+            table,
+            error.start,
+        )
+        return data.decode("cp1252")
 
 
 def age_of(text: str) -> int:
@@ -264,10 +370,7 @@ def present(rows: Sequence[Row], table: pathlib.Path, *, allow_missing: bool) ->
     missing = [row["id"] for row in rows if not row["path"].is_file()]
     if not missing:
         return list(rows)
-    listed = ", ".join(missing[:_LISTED])
-    if len(missing) > _LISTED:
-        listed += f" and {len(missing) - _LISTED} more"
-    message = f"{len(missing)} of {len(rows)} images of {table} are not there: {listed}"
+    message = f"{len(missing)} of {len(rows)} images of {table} are not there: {_listed(missing)}"
     if len(missing) == len(rows):
         raise FileNotFoundError(message)
     if not allow_missing:

@@ -1,30 +1,36 @@
 """A user's own images: one sub-folder a class, or a CSV table."""
 
 import collections
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxcovid.data import datasets, dicom
+from jaxcovid.data import datasets, dicom, image_files, volumes
 from jaxcovid.data.builders.base import (
     ImageBuilder,
     Row,
     check_columns,
+    present,
     read_table,
     split_by_patient,
 )
-from jaxcovid.data.images import LUNG_WINDOW
+from jaxcovid.data.image_files import text_of
+from jaxcovid.data.images import LUNG_WINDOW, ImageError
+from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+_LOOSE = "loose files outside of the classes' folders"
 
 
 class Folder(ImageBuilder):
     """Builder of a user's own images; the config's name is the name the user gives."""
 
     description = "A user's own images, stored as they are."
+    one_label_a_file = True
     more_features: ClassVar = {"series": tfds.features.Text()}  # of DICOM files, else empty
 
     def __init__(
@@ -34,6 +40,10 @@ class Folder(ImageBuilder):
         source: str | None = None,
         csv: str | None = None,
         window: tuple[float, float] = LUNG_WINDOW,
+        hu_offset: float | None = None,
+        every: int = 1,
+        pseudonyms: Pseudonyms | None = None,
+        allow_missing: bool = False,
         **kwargs: Any,
     ) -> None:
         """Creates the builder; see `read_rows` for `source`, `csv` and the errors.
@@ -43,13 +53,25 @@ class Folder(ImageBuilder):
             source: Folder of the images.
             csv: Table of the images.
             window: See `ImageBuilder`.
+            hu_offset: See `ImageBuilder`.
+            every: Of volumes every how many slices are taken.
+            pseudonyms: For the ids of patients and series; None keeps the ids.
+            allow_missing: See `ImageBuilder`.
             **kwargs: Those of the TFDS builder: `data_dir`, `version`.
         """
-        self.window = window
-        self._rows = read_rows(source, csv)
+        self.window, self.hu_offset = window, hu_offset
+        with dicom.counted_warnings():
+            self._rows = read_rows(
+                source, csv, every=every, allow_missing=allow_missing, pseudonyms=pseudonyms
+            )
         self.class_names = sorted({row["label"] for row in self._rows})
         self.modality = max(row["modality"] for row in self._rows)  # of all, or of none
-        super().__init__(config=tfds.core.BuilderConfig(name=config), **kwargs)
+        if hu_offset is not None:
+            if self.modality not in ("", "CT"):
+                raise ValueError(f"--hu_offset is of CT, these are {self.modality} images")
+            self.modality = "CT"
+        config = tfds.core.BuilderConfig(name=config)
+        super().__init__(config=config, allow_missing=allow_missing, **kwargs)
 
     def rows(self) -> dict[str, list[Row]]:
         """The images of the splits that there are."""
@@ -60,67 +82,67 @@ class Folder(ImageBuilder):
         return {split: rows for split, rows in found.items() if rows}
 
 
-def read_rows(source: str | None, csv: str | None) -> list[Row]:
+def read_rows(
+    source: str | None,
+    csv: str | None,
+    *,
+    every: int = 1,
+    allow_missing: bool = False,
+    pseudonyms: Pseudonyms | None = None,
+) -> list[Row]:
     """Lists the images with their classes, patients and splits.
 
-    Without `csv`, each sub-folder of `source` is a class and every file under it (at any depth,
-    hidden files aside) an image. `csv` names the images in columns `path` (relative to `source`,
-    or to the folder of the table without it), `label` and, if they are known, `patient` and
-    `split`. A table may come from somebody else, so no path of it may lead out of that folder, be
-    it absolute, by `..` or by a link.
+    Without `csv`, each sub-folder of `source` is a class and every file under it (at any depth, see
+    `image_files`) an image, or a volume of several. `csv` names the images in columns `path`
+    (relative to `source`, or to the folder of the table without it), `label` and, if they are
+    known, `patient` and `split`. A table may come from somebody else, so no path of it may lead out
+    of that folder, be it absolute, by `..` or by a link.
 
-    Without patients those of DICOM files count, and any other image as its own patient. Without
+    DICOM objects without pixels, scouts and slices that are not axial are left out and counted.
+
+    Without patients those of DICOM files count, and any other file as its own patient. Without
     splits, the patients are split 70/10/20 into train, validation and test, the classes shared out
     evenly, always in the same way.
 
     Args:
         source: Folder of the images.
         csv: Table of the images.
+        every: Of volumes every how many slices are taken.
+        allow_missing: Leave out images that the table names and that are not there, and volumes
+            that cannot be read.
+        pseudonyms: For the ids of patients and series.
 
     Returns:
-        A row for each image: `path`, `id` (the path in the folder or the table), `label` (class
-        name), `patient`, `split`, `modality` and `series` (of DICOM files, else empty).
+        A row for each image: `path`, `id` (the path in the folder or the table; of a slice of a
+        volume with its number behind a "#"), `label` (class name), `patient`, `split`, `modality`
+        and `series` (of DICOM files, else empty), of a volume `slice`.
 
     Raises:
         FileNotFoundError: If the folder, the table or images of the table are not there.
-        ValueError: If nothing was found, there are fewer than two classes, the table is damaged, a
-            column is missing or has gaps, a path leads out, an id stands twice, a split is unknown,
-            a patient stands in two splits, there are too few patients to split, or DICOM files have
+        ValueError: If nothing was found, there are fewer than two classes or two that differ only
+            in case or blanks, the table is damaged, a column is missing or has gaps, a path leads
+            out, an image stands twice, a split is unknown, a patient stands in two splits, there
+            are too few patients to split, one PatientID is that of all files, or files are of
             several modalities.
     """
+    left_out: collections.Counter[str] = collections.Counter()
     if csv:
-        rows = _read_table(pathlib.Path(csv).expanduser(), source)
+        rows = _read_table(pathlib.Path(csv).expanduser(), source, allow_missing=allow_missing)
     elif source:
-        rows = _read_folders(pathlib.Path(source).expanduser())
+        rows = _read_folders(pathlib.Path(source).expanduser(), left_out)
     else:
         raise ValueError("folder needs --source=DIR (a sub-folder for each class) or --csv=FILE")
-    classes = sorted({row["label"] for row in rows})
-    if len(classes) < 2:
-        raise ValueError(
-            f"at least 2 classes are needed, found {len(classes)}: {', '.join(classes)}"
-        )
-    headers = [dicom.header_of(row["path"]) for row in rows]
-    modalities = sorted({header.modality for header in headers if header})
-    if len(modalities) > 1:
-        raise ValueError(
-            f"DICOM files of several modalities, {', '.join(modalities)}; make a data set of each"
-        )
-    for row, header in zip(rows, headers, strict=True):
-        row["modality"] = header.modality if header else ""
-        row["series"] = header.series if header else ""
-    if "patient" not in rows[0]:
-        rows = [
-            {**row, "patient": header and (header.patient or header.series or None)}
-            for row, header in zip(rows, headers, strict=True)
-        ]
-        unknown = sum(row["patient"] is None for row in rows)
-        if unknown:
-            logging.warning(
-                "no patient ids: each of the %d images counts as its own patient. If patients "
-                "have several images, give a CSV with a column patient; else the test is too easy.",
-                unknown,
-            )
-        rows = [{**row, "patient": row["patient"] or row["id"]} for row in rows]
+    _check_files(rows)
+    headers = {row["id"]: dicom.header_of(row["path"]) for row in rows}
+    left_out.update(header.left_out for header in headers.values() if header and header.left_out)
+    if text := image_files.counts_text(left_out):
+        logging.warning("Left out: %s", text)
+    rows = [row for row in rows if not (headers[row["id"]] and headers[row["id"]].left_out)]
+    _check_classes(rows)
+    _add_patients(rows, headers)
+    _replace_ids(rows, pseudonyms)
+    rows = _with_slices(rows, every, allow_missing=allow_missing)
+    _check_modalities(rows)
     if "split" not in rows[0]:
         shared_out = split_by_patient(rows, test_tenths=2)
         rows = [{**row, "split": split} for split, found in shared_out.items() for row in found]
@@ -133,17 +155,141 @@ def read_rows(source: str | None, csv: str | None) -> list[Row]:
     return rows
 
 
-def _read_folders(root: pathlib.Path) -> list[Row]:
+def _check_files(rows: Sequence[Row]) -> None:
+    """Refuses one file in two rows, be it by links."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(os.path.realpath(row["path"]), row)
+        if other is not row:
+            raise ValueError(
+                f"{other['id']} ({other['label']}) and {row['id']} ({row['label']}) are one file; "
+                "name it once"
+            )
+
+
+def _check_classes(rows: Sequence[Row]) -> None:
+    """Refuses fewer than two classes, and names that a slip of the hand made two of."""
+    spellings: dict[str, dict[str, None]] = collections.defaultdict(dict)
+    for row in rows:
+        spellings[" ".join(row["label"].split()).lower()][row["label"]] = None
+    if twice := [", ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]:
+        raise ValueError(
+            f"classes that differ only in case or blanks: {'; '.join(twice)}; write each one way"
+        )
+    if len(spellings) < 2:
+        labels = ", ".join(sorted({row["label"] for row in rows}))
+        raise ValueError(f"at least 2 classes are needed, found {len(spellings)}: {labels}")
+
+
+def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None]) -> None:
+    """Gives rows `series` and, if the table has none, `patient`.
+
+    Raises:
+        ValueError: If one PatientID is that of all DICOM files, or stands for nobody.
+    """
+    dicoms = [header for header in headers.values() if header and not header.left_out]
+    for row in rows:
+        header = headers[row["id"]]
+        row["modality"] = header.modality if header else ""
+        row["series"] = header.series if header else ""
+        row["dicom patient"] = header.patient if header else ""
+    if "patient" in rows[0]:
+        return
+    counts = collections.Counter(header.patient for header in dicoms if header.patient)
+    anonymous = [patient for patient in counts if dicom.is_placeholder(patient)]
+    if len(counts) == 1 and counts.total() > 1:
+        anonymous = list(counts)
+    if anonymous:
+        told = [f"{counts[patient]} files have the PatientID {patient!r}" for patient in anonymous]
+        raise ValueError(
+            f"{'; '.join(told)}: that may be many people. Give a CSV with columns path, label and "
+            "patient, so that no patient stands in two splits"
+        )
+    unknown = 0
+    for row in rows:
+        row["patient"] = row["dicom patient"] or row["series"]
+        if not row["patient"]:
+            row["patient"] = row["id"]
+            unknown += 1
+    if unknown:
+        logging.warning(
+            "no patient ids: each of the %d images counts as its own patient. If patients "
+            "have several images, give a CSV with a column patient; else the test is too easy.",
+            unknown,
+        )
+
+
+def _replace_ids(rows: Sequence[Row], pseudonyms: Pseudonyms | None) -> None:
+    """Puts pseudonyms in the place of the ids of patients and series, if wanted."""
+    named = 0
+    for row in rows:
+        patient = row.pop("dicom patient")
+        if pseudonyms:
+            named += names_patient(row["id"], patient or row["patient"])
+            if row["patient"] != row["id"]:
+                row["patient"] = pseudonyms(row["patient"])
+            row["series"] = pseudonyms(row["series"])
+    if named:
+        logging.warning(
+            "%d paths hold the id of their patient, and the data set keeps paths: rename them",
+            named,
+        )
+
+
+def _with_slices(rows: Sequence[Row], every: int, *, allow_missing: bool) -> list[Row]:
+    """The rows, that of a volume replaced by one for each of its slices."""
+    taken: list[Row] = []
+    bad: list[str] = []
+    for row in rows:
+        try:
+            if not volumes.is_volume(row["path"]):
+                taken.append(row)
+                continue
+            volume = volumes.open_volume(row["path"])
+        except ImageError as error:
+            bad.append(f"{row['id']}: {error}")
+            continue
+        row["modality"] = row["modality"] or volume.modality
+        taken += [
+            {**row, "id": f"{row['id']}#{index:04d}", "slice": index}
+            for index in image_files.every_nth(len(volume), every)
+        ]
+    if bad:
+        message = f"{len(bad)} unusable volumes:\n  " + "\n  ".join(bad)
+        if not allow_missing or not taken:
+            raise ImageError(f"{message}\nMend or remove them, or go without: --allow_missing")
+        logging.warning("%s\nThey are left out", message)
+    return taken
+
+
+def _check_modalities(rows: Sequence[Row]) -> None:
+    counts = collections.Counter(row["modality"] for row in rows if row["modality"])
+    if len(counts) > 1:
+        examples = {row["modality"]: row["id"] for row in rows}
+        told = [f"{name} ({n}, as {examples[name]})" for name, n in sorted(counts.items())]
+        raise ValueError(
+            f"images of several modalities, {', '.join(told)}; make a data set of each"
+        )
+
+
+def _read_folders(root: pathlib.Path, left_out: collections.Counter[str]) -> list[Row]:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     rows = []
-    for path in sorted(root.glob("*/**/*")):
-        relative = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.is_file() and not hidden and path.name.lower() not in _SYSTEM_FILES:
-            rows.append({"path": path, "id": relative.as_posix(), "label": relative.parts[0]})
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            left_out[image_files.HIDDEN] += 1
+        elif not entry.is_dir():
+            left_out[_LOOSE] += 1
+        else:
+            for path in image_files.find_files(entry, left_out):
+                name = text_of(path.relative_to(root).as_posix())
+                rows.append({"path": path, "id": name, "label": text_of(entry.name)})
     if not rows:
-        raise ValueError(f"no images in the sub-folders of {root}; give each class a sub-folder")
+        raise ValueError(
+            f"no images in the sub-folders of {root}; give each class a sub-folder"
+            + (f" (left out: {image_files.counts_text(left_out)})" if left_out else "")
+        )
     labels = {row["label"] for row in rows}
     if labels <= _SPLITS.keys():
         raise ValueError(
@@ -153,7 +299,7 @@ def _read_folders(root: pathlib.Path) -> list[Row]:
     return rows
 
 
-def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
+def _read_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) -> list[Row]:
     columns, entries = read_table(table)
     check_columns(table, columns, ("path", "label"))
     if not entries:
@@ -170,10 +316,12 @@ def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
 
     root = pathlib.Path(source).expanduser() if source else table.parent
     rows = []
-    outside = []
+    outside, roundabout = [], []
     for line, entry in enumerate(entries, start=2):
         row = {column: entry[column].strip() for column in used}
         path = pathlib.PurePath(row["path"])
+        if ".." in path.parts:
+            roundabout.append(f"line {line}: {row['path']}")
         if not _leads_into(root / path, root):
             outside.append(f"line {line}: {row['path']}")
         rows.append({**row, "path": root / path, "id": path.as_posix()})
@@ -182,15 +330,16 @@ def _read_table(table: pathlib.Path, source: str | None) -> list[Row]:
             f"{len(outside)} images of {table} are outside of {root}: {', '.join(outside)}; move "
             "them into it, or give a --source=DIR that holds them"
         )
+    if roundabout:
+        raise ValueError(
+            f"{len(roundabout)} images of {table} are named by way of '..', so that one could have "
+            f"two names: {', '.join(roundabout)}; name each as it lies below {root}"
+        )
     ids = collections.Counter(row["id"] for row in rows)
     twice = sorted(identifier for identifier, count in ids.items() if count > 1)
     if twice:
         raise ValueError(f"{len(twice)} images stand more than once in {table}: {', '.join(twice)}")
-    missing = [row["id"] for row in rows if not row["path"].is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} images of {table} are not in {root}: {', '.join(missing)}"
-        )
+    rows = present(rows, table, allow_missing=allow_missing)
     if "split" in used:
         unknown = sorted({row["split"] for row in rows} - _SPLITS.keys())
         if unknown:
