@@ -19,6 +19,7 @@ from absl import app, logging
 
 import jaxcovid
 from jaxcovid import command
+from jaxcovid.files import as_path
 
 FILE, PAGE = "audit.json", "audit.html"
 _SHOWN = 60  # pairs and rows on the page; audit.json has all
@@ -121,7 +122,6 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--report",
         metavar="DIR",
-        type=Path,
         help="gets another copy of audit.json and audit.html",
     )
     parser.add_argument("--positive", metavar="NAME", help="class or finding told from the rest")
@@ -134,7 +134,10 @@ def main(args: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads
     with command.user_errors():
         audit = run(
-            args.dataset, data_dir=args.data_dir, positive=args.positive, report=args.report
+            args.dataset,
+            data_dir=args.data_dir,
+            positive=args.positive,
+            report=as_path(args.report) if args.report else None,
         )
     for check in audit["checks"]:
         print(f"{check['verdict']:>8}  {check['name']}: {check['summary']}")

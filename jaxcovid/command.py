@@ -2,18 +2,34 @@
 
 import argparse
 import contextlib
+import dis
 import logging
 import os
 import platform
+import shlex
+import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import absl.logging
 from absl.flags import argparse_flags
 
+from jaxcovid.files import expand_home, home
+
 DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
+
+# How each name in this package's folder begins.
+_PACKAGE = str(Path(__file__).parent) + os.sep
+# What libraries say of the machine, in errors that they raise for everything.
+_OF_THE_MACHINE = (
+    "No space left on device",
+    "RESOURCE_EXHAUSTED",  # the memory of a device
+    "Unable to initialize backend",  # JAX_PLATFORMS
+    "Worker process was terminated",
+)
 
 
 class _Handler(logging.Handler):
@@ -23,7 +39,7 @@ class _Handler(logging.Handler):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or f"{os.sep}jaxcovid{os.sep}" in record.pathname
+        return record.levelno >= logging.WARNING or record.pathname.startswith(_PACKAGE)
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -68,27 +84,78 @@ def centre_and_width(text: str) -> tuple[float, float]:
     return centre, width
 
 
+def typed(name: str, arguments: Sequence[str]) -> str:
+    """The command line of a command, as a shell takes it.
+
+    Args:
+      name: of the command.
+      arguments: the words behind it. Options that say which of several processes this is are of
+        the place and left out.
+    """
+    places = ("coordinator_address", "num_processes", "process_id")
+    kept, skip = [], False
+    for word in arguments:
+        option, equals, _ = word.lstrip("-").partition("=")
+        if skip or (word.startswith("-") and option in places):
+            skip = not skip and not equals  # its value is the next word
+        else:
+            kept.append(word)
+    return shlex.join(["python", "-m", f"jaxcovid.{name}", *kept])
+
+
+def is_for_user(error: BaseException | None, *files: str) -> bool:
+    """True of an error that a user can mend: its message is enough.
+
+    That are errors of the operating system (a file, a disk, a connection), those that a `raise` of
+    this package made, with a text, what libraries say of the machine, and errors of any kind that a
+    library made of one of these. Everything else is a mistake in a program: TypeError, KeyError and
+    their like whoever raises them, and a ValueError that comes from the depth of a library.
+
+    Args:
+      error: with its traceback; None is no error.
+      *files: whose `raise` counts as well.
+    """
+    if error is None:
+        return False
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, ValueError | RuntimeError):
+        if any(text in str(error) for text in _OF_THE_MACHINE):
+            return True
+        trace = error.__traceback__
+        while trace and trace.tb_next:
+            trace = trace.tb_next
+        if trace and trace.tb_frame.f_code.co_filename.startswith((_PACKAGE, *files)):
+            # Not the call of something that failed: int(), or code without a frame of its own.
+            return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return is_for_user(error.__cause__, *files)
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns an error that a user can mend into one message and exit status 1.
+    """Ends the program by one message and exit status 1 if a user can mend the error.
 
-    `--verbosity=1` shows the traceback as well.
+    Other errors keep their traceback; `--verbosity=1` shows it of all. Ctrl-C ends it quietly with
+    status 130, as a shell has it.
     """
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
-        absl.logging.debug("The error in full:", exc_info=True)
-        _leave(f"error: {error}")
-    except Exception:
+    except KeyboardInterrupt:
+        _leave("", 128 + signal.SIGINT)
+    except Exception as error:
+        if is_for_user(error):
+            absl.logging.debug("The error in full:", exc_info=True)
+            _leave(f"error: {error}")
         _leave(traceback.format_exc())
 
 
-def _leave(message: str) -> None:
-    """Ends this process with status 1; others of the run notice and end too."""
-    print(message, file=sys.stderr, flush=True)
+def _leave(message: str, status: int = 1) -> None:
+    """Ends this process; others of the run notice and end too."""
+    if message:
+        print(message, file=sys.stderr, flush=True)
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        os._exit(1)  # an orderly exit would wait for processes that wait for this one
-    sys.exit(1)
+        os._exit(status)  # an orderly exit would wait for processes that wait for this one
+    sys.exit(status)
 
 
 def start(
@@ -111,8 +178,24 @@ def start(
     processes.start(coordinator_address, num_processes, process_id)
     which = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {which}%(message)s", "%H:%M:%S"))
-    if not jax.config.jax_compilation_cache_dir:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "jaxcovid"))
+    if not jax.config.jax_compilation_cache_dir and (folder := _cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     processes.announce()
     warn_of_cpu()
+
+
+def _cache_folder() -> Path | None:
+    """The folder of compiled programs; None, and a line in the log, where it cannot be written."""
+    caches = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = (Path(expand_home(caches)) if caches else home() / ".cache") / "jaxcovid"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (ValueError, OSError) as error:
+        absl.logging.warning(
+            "Compiled programs are not kept (%s); set XDG_CACHE_HOME to a folder that can be "
+            "written",
+            error,
+        )
+        return None

@@ -9,6 +9,35 @@ from typing import Any
 from etils import epath
 
 
+def home() -> Path:
+    """The user's home folder.
+
+    Raises:
+      ValueError: there is none: HOME is not set and the system does not know the user.
+    """
+    try:
+        found = Path.home()
+    except RuntimeError:
+        found = Path()
+    if not found.is_absolute():
+        raise ValueError("there is no home folder: set HOME")
+    return found
+
+
+def expand_home(name: str) -> str:
+    """The name with `~` and `~USER` in front replaced by the home folder.
+
+    Raises:
+      ValueError: there is no such folder.
+    """
+    if not name.startswith("~"):
+        return name
+    expanded = os.path.expanduser(name)  # noqa: PTH111
+    if not Path(expanded).is_absolute():
+        raise ValueError(f"{name} names a home folder that is not there; give the whole path")
+    return expanded
+
+
 def as_path(name: str | os.PathLike[str]) -> Path:
     """A folder or file as the user names it: a path, `file://PATH` or `gs://BUCKET/PATH`.
 
@@ -16,7 +45,8 @@ def as_path(name: str | os.PathLike[str]) -> Path:
     are used here but no locks and no appending.
 
     Raises:
-      ValueError: another kind of URL, `s3://` among them: orbax 0.12.8 cannot write there.
+      ValueError: another kind of URL, `s3://` among them: orbax 0.12.8 cannot write there; or `~`
+        without a home folder.
     """
     if not isinstance(name, str):
         return name
@@ -25,7 +55,7 @@ def as_path(name: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{name} is no folder; give a path, file://PATH or gs://BUCKET/PATH")
     if scheme == "gs" and mark:
         return epath.Path(name)
-    return Path(rest if mark else name)
+    return Path(rest if mark else expand_home(name))
 
 
 def is_remote(path: Path) -> bool:

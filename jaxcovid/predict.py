@@ -261,7 +261,7 @@ def main(args: argparse.Namespace) -> None:
     failed, warned = 0, 0
     with command.user_errors(), contextlib.ExitStack() as files:
         command.start()
-        output = Path(args.output or "predictions") if args.output or args.heatmaps else None
+        output = as_path(args.output or "predictions") if args.output or args.heatmaps else None
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         rows = run(
             as_path(args.workdir),

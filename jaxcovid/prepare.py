@@ -17,6 +17,7 @@ python -m jaxcovid.prepare phantom
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ from etils import epath
 from jaxcovid import command
 from jaxcovid.data import datasets
 from jaxcovid.data.pseudonyms import Pseudonyms, read_key
+from jaxcovid.files import expand_home
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
@@ -108,7 +110,7 @@ def build(
         raise ValueError(
             f"folder needs --name=NAME, a name of letters, digits, '_', '-', '.'; got {config!r}"
         )
-    data_dir = epath.Path(data_dir or datasets.default_data_dir()).expanduser()
+    data_dir = epath.Path(expand_home(os.fspath(data_dir or datasets.default_data_dir())))
     prepared_from = _noted(given)
     finished = datasets.find_version(name, data_dir)
     if finished is not None and not overwrite:
@@ -184,6 +186,8 @@ def _kept_until_replaced(directory: epath.Path | None) -> Iterator[None]:
 def _write(builder_class: type, prepared_from: Mapping[str, Any], **kwargs: Any) -> None:
     import tensorflow_datasets as tfds
 
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     builder = builder_class(**kwargs)
     directory = epath.Path(builder.data_dir)
     # Only a digest makes it a whole data set; without one, a run was ended half way. TFDS would
@@ -193,10 +197,12 @@ def _write(builder_class: type, prepared_from: Mapping[str, Any], **kwargs: Any)
         directory.rmtree()
         builder = builder_class(**kwargs)
     try:
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-        )
+        # TFDS prints that it downloads something, which it does not.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                file_format="array_record",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
     except RuntimeError as error:  # The record writer's word for a full disk.
         if "No space left" not in str(error):
             raise
@@ -273,8 +279,9 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Prepares the data set and prints where it lies, its counts and its digest."""
     name = f"{args.dataset}/{args.name}" if args.name else args.dataset
-    data_dir = epath.Path(args.data_dir or datasets.default_data_dir()).expanduser()
-    try:
+    with command.user_errors():
+        data_dir = args.data_dir or datasets.default_data_dir()
+        data_dir = epath.Path(expand_home(os.fspath(data_dir)))
         if datasets.find_version(name, data_dir) and not args.overwrite:
             print(f"{name} is already prepared; --overwrite prepares it anew.")
         else:
@@ -292,8 +299,6 @@ def main(args: argparse.Namespace) -> None:
             other_pneumonia=args.other_pneumonia,
             overwrite=args.overwrite,
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     print(_report(dataset))
 
 

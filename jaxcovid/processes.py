@@ -4,10 +4,15 @@ A process of several that leaves by itself leaves the others in a collective for
 them all: an error by leaving at once, which the others notice, a signal by agreeing on a step.
 """
 
+import contextlib
+import errno
 import os
 import signal
 import socket
+import sys
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,6 +21,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 INITIALIZATION_TIMEOUT_S = 300  # until all processes have come
+WAITING_INTERVAL_S = 15  # between two lines that say who is waited for
 HEARTBEAT_TIMEOUT_S = 60  # of silence, after which a process is dead and the others end
 SHUTDOWN_TIMEOUT_S = 60  # that a finished process waits for the others
 
@@ -29,7 +35,8 @@ def start(
 
     What is given counts; else the cluster that JAX detects (SLURM under `srun`, an indexed Job of
     Kubernetes, a TPU pod); else there is one process. With an address given, process 0 listens on
-    it and on no other; JAX_COORDINATOR_BIND_ADDRESS is used instead where it is set.
+    it and on no other; JAX_COORDINATOR_BIND_ADDRESS is used instead where it is set, as on a
+    cluster where the name of process 0 does not resolve before it runs.
 
     Args:
       coordinator_address: HOST:PORT of process 0.
@@ -37,25 +44,20 @@ def start(
       process_id: of this one, from 0.
 
     Raises:
-      ValueError: a part is missing or out of range.
+      ValueError: a part is missing or out of range, or the address cannot be used.
       RuntimeError: the others did not come in time.
     """
-    timeouts = {
-        "initialization_timeout": INITIALIZATION_TIMEOUT_S,
-        "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT_S,
-        "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT_S,
-    }
     given = (coordinator_address, num_processes, process_id)
     if num_processes == 1 and coordinator_address is None:
         return
     if given == (None, None, None):
         try:
-            jax.distributed.initialize(**timeouts)
+            _join("the address that the cluster gives")
         except ValueError as error:
             if "coordinator_address" not in str(error):  # that is how JAX says: no cluster
                 raise
         return
-    if None in given or ":" not in coordinator_address:
+    if None in given:
         raise ValueError(
             "give --coordinator_address=HOST:PORT, --num_processes and --process_id together, not "
             f"{coordinator_address}, {num_processes} and {process_id}"
@@ -65,17 +67,142 @@ def start(
             f"process_id is {process_id}; of {num_processes} processes it must be 0 to "
             f"{num_processes - 1}"
         )
-    jax.distributed.initialize(
+    bind_address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+    host, port = _host_and_port(coordinator_address)
+    if not bind_address:
+        _resolve(host, port)
+    if process_id == 0:
+        _check_free(bind_address or coordinator_address)
+    _join(
+        coordinator_address,
         coordinator_address,
         num_processes,
         process_id,
         # Detection would give each process one GPU of those that it can see.
         cluster_detection_method="deactivate",
-        coordinator_bind_address=os.environ.get(
-            "JAX_COORDINATOR_BIND_ADDRESS", coordinator_address
-        ),
-        **timeouts,
+        coordinator_bind_address=bind_address or coordinator_address,
     )
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(
+            f"{address!r} is no address; give HOST:PORT with a port of 1 to 65535, as in "
+            "localhost:8476 or [::1]:8476"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ValueError(
+            f"the host {host!r} of the coordinator cannot be resolved ({error.strerror}); give the "
+            "name or address of process 0's host. Where its name resolves only once it runs, set "
+            "JAX_COORDINATOR_BIND_ADDRESS, as launch/kubernetes.yaml does"
+        ) from error
+
+
+def _check_free(address: str) -> None:
+    """Refuses an address on which this process cannot listen; JAX would share a port in use."""
+    host, port = _host_and_port(address)
+    family, kind, protocol, _, place = _resolve(host, port)[0]
+    with socket.socket(family, kind, protocol) as listener:
+        if os.name == "posix":  # what an ended process has left there is no obstacle
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(place)
+            listener.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                why = "is not an address of this host, on which process 0 listens"
+            else:
+                why = f"cannot be listened on ({error.strerror})"
+            raise ValueError(
+                f"{address} {why}; give another host or port as --coordinator_address, to every "
+                "process the same"
+            ) from error
+
+
+def _join(where: str, *processes: Any, **options: Any) -> None:
+    """Calls `jax.distributed.initialize`, and says who is waited for while it waits.
+
+    It waits in C++, where it hears no Ctrl-C, says nothing, and ends the program with a stack trace
+    after its time: so it waits in a thread, for longer than this one.
+
+    Args:
+      where: the address, for messages.
+      *processes: address, count and index of `initialize`; none if they are detected.
+      **options: its other options.
+    """
+    failed: list[BaseException] = []
+
+    def initialize() -> None:
+        try:
+            jax.distributed.initialize(
+                *processes,
+                initialization_timeout=2 * INITIALIZATION_TIMEOUT_S,
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
+                shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S,
+                **options,
+            )
+        except BaseException as error:
+            failed.append(error)
+
+    begun = time.monotonic()
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        left = begun + INITIALIZATION_TIMEOUT_S - time.monotonic()
+        thread.join(max(0.0, min(WAITING_INTERVAL_S, left)))
+        if not thread.is_alive():
+            break
+        waited = time.monotonic() - begun
+        who = _who_is_here(*processes) if processes else "others of the cluster are missing"
+        if waited >= INITIALIZATION_TIMEOUT_S:
+            raise RuntimeError(
+                f"not all processes came to {where} within {waited:.0f} s: {who}. Start all with "
+                "the same --coordinator_address and --num_processes, each with its own --process_id"
+            )
+        logging.info("Waiting for the processes at %s since %.0f s: %s", where, waited, who)
+    if failed:
+        raise failed[0]
+
+
+def _who_is_here(address: str, count: int, index: int) -> str:
+    """Which processes have come, as far as this one can see: JAX itself does not tell."""
+    host, port = _host_and_port(address)
+    if index > 0:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+        except OSError as error:
+            return f"process 0 does not answer there ({error.strerror or error})"
+        return f"process 0 is there, others of the {count} are missing"
+    hosts = _connected_hosts(port)
+    if not hosts:
+        return f"others of the {count} are missing"
+    came_from = ", ".join(sorted(set(hosts)))
+    return f"{len(hosts)} of {count} are here, this one included, from {came_from}"
+
+
+def _connected_hosts(port: int) -> list[str]:
+    """The other end of each connection to a port of this host; Linux tells, others none."""
+    found = []
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", name).read_text().splitlines()[1:]:
+                _, here, there, state = line.split()[:4]
+                if state == "01" and int(here.rpartition(":")[2], 16) == port:
+                    # Words of four bytes, each in the order of the machine.
+                    words = bytes.fromhex(there.rpartition(":")[0])
+                    parts = [words[i : i + 4] for i in range(0, len(words), 4)]
+                    if sys.byteorder == "little":
+                        parts = [part[::-1] for part in parts]
+                    text = socket.inet_ntop(family, b"".join(parts))
+                    found.append(text.removeprefix("::ffff:"))
+    return found
 
 
 def announce() -> None:

@@ -19,7 +19,7 @@ from etils import epath
 
 from jaxcovid.data import identity
 from jaxcovid.data.images import LUNG_WINDOW, ImageError
-from jaxcovid.files import write_atomically
+from jaxcovid.files import expand_home, home, write_atomically
 
 DIGEST_FILE = "digest.json"
 CARD_FILE = "card.html"
@@ -150,8 +150,17 @@ class Dataset:
 
 
 def default_data_dir() -> epath.Path:
-    """Returns the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets without it."""
-    return epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Returns the environment's TFDS_DATA_DIR, or ~/tensorflow_datasets without it.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if folder := os.environ.get("TFDS_DATA_DIR"):
+        return epath.Path(expand_home(folder))
+    try:
+        return epath.Path(home() / "tensorflow_datasets")
+    except ValueError as error:
+        raise ValueError(f"{error}, or say where data sets are kept: --data_dir=DIR") from error
 
 
 def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
@@ -167,7 +176,7 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
     """
     import tensorflow_datasets as tfds
 
-    data_dir = epath.Path(data_dir or default_data_dir()).expanduser()
+    data_dir = epath.Path(expand_home(os.fspath(data_dir or default_data_dir())))
     directory = find_version(name, data_dir)
     if directory is None:
         raise FileNotFoundError(
