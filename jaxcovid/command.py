@@ -168,6 +168,7 @@ def start(
     Args and errors: see `processes.start`; by default this is the only process.
     """
     handler = _Handler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().handlers = [handler]
     absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
     import jax

@@ -39,14 +39,19 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
 
     workdirs.read(workdir)
     beats, log = heartbeat.read(workdir), writers.read(workdir)
+    folder = as_path(workdir) / heartbeat.FOLDER
     if not beats:
-        return f"{workdir}: no process has started to train yet", False
-    lines, first = [], beats[0]
+        damaged = f"no file in {folder} can be read" if list(folder.glob("*.json")) else None
+        return f"{workdir}: {damaged or 'no process has started to train yet'}", False
+    lines, first = [], beats[0]  # that of process 0, if it has one
     step, total = first.get("step", 0), first["total_steps"]
     states = {process["process"]: _state(process, beats, now) for process in beats}
     missing = sorted(set(range(first["processes"])) - set(states))
-    lines.append(f"{workdir}: step {step:,} of {total:,} ({step / total:.0%}), {states[0]}")
-    if "images_per_s" in first:
+    state = states[first["process"]]
+    lines.append(f"{workdir}: step {step:,} of {total:,} ({step / max(1, total):.0%}), {state}")
+    if first["process"] > 0:
+        lines.append(f"  as process {first['process']} tells: process 0 tells nothing")
+    if "images_per_s" in first and "data_stall_share" in first:
         rate = f"{first['images_per_s']:.3g} images/s"
         lines.append(f"  {rate}, {first['data_stall_share']:.1%} of the time waiting for images")
     if replaced := sum(process.get("replaced_records", 0) for process in beats):
@@ -75,7 +80,10 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
             f"{process.get('step', 0):,}{waits}, heard {_ago(now - process['time'])}: "
             f"{states[process['process']]}"
         )
-    lines += [f"  process {index}: never heard" for index in missing]
+    for index in missing:
+        file = folder / f"{index}.json"
+        said = f"{file} is damaged" if file.exists() else "never heard"
+        lines.append(f"  process {index}: {said}")
     good = ("training", "starting", "finished")
     well = not missing and all(state.startswith(good) for state in states.values())
     return "\n".join(lines), well

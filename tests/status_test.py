@@ -97,6 +97,24 @@ def test_a_process_that_never_came_a_finished_run_and_one_that_did_not_start(wor
     assert not status.report(workdir, now=NOW)[1]
 
 
+@pytest.mark.parametrize(
+    "content", [None, "", "{", '{"process": 0}', '{"process": 0, "step": "many"}', "[1]"]
+)
+def test_the_file_of_process_0_is_missing_or_damaged(workdir, content):
+    beat(workdir, 1)
+    file = workdir / heartbeat.FOLDER / "0.json"
+    if content is not None:
+        file.write_text(content)
+    text, well = status.report(workdir, now=NOW)
+    assert not well
+    assert "step 250 of 1,000 (25%), training\n  as process 1 tells: process 0 tells n" in text
+    assert text.endswith("process 0: never heard" if content is None else f"{file} is damaged")
+    assert "process 1 on n1, pid 11: step 250" in text
+    (workdir / heartbeat.FOLDER / "1.json").unlink()
+    said = "no process has started" if content is None else "can be read"
+    assert said in status.report(workdir, now=NOW)[0]
+
+
 def test_a_heartbeat_tells_of_its_process_and_of_the_end(workdir, monkeypatch):
     monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.01)
     beat(workdir, 1)

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from jaxcovid.workdir import read_json
 
 FOLDER = "processes"
 INTERVAL_S = 5.0
+_OPTIONAL = ("step", "seconds_per_step", "images_per_s", "data_stall_share", "replaced_records")
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("process", "processes", "pid", "total_steps"), int),
+    **dict.fromkeys(("host", "state"), str),
+    **dict.fromkeys(("time", *_OPTIONAL), int | float),
+}
 
 
 class Heartbeat:
@@ -78,9 +85,22 @@ class Heartbeat:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """What the processes of a run last told, by their index; empty if none ever did."""
+    """What the processes of a run last told, by their index; empty if none ever did.
+
+    A file that is damaged counts as none.
+    """
     beats = []
     for path in (as_path(workdir) / FOLDER).glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
-            beats.append(read_json(path))
+            beat = read_json(path)
+            if path.stem == str(beat.get("process")) and _is_whole(beat):
+                beats.append(beat)
     return sorted(beats, key=lambda beat: beat["process"])
+
+
+def _is_whole(beat: Mapping[str, Any]) -> bool:
+    """True of what `Heartbeat` writes, as far as its readers take it."""
+    return all(
+        isinstance(beat[name], kind) if name in beat else name in _OPTIONAL
+        for name, kind in _TYPES.items()
+    )
