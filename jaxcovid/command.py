@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dis
 import logging
+import multiprocessing
 import os
 import platform
 import shlex
@@ -13,6 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 from absl.flags import argparse_flags
@@ -30,6 +32,12 @@ _OF_THE_MACHINE = (
     "Unable to initialize backend",  # JAX_PLATFORMS
     "Worker process was terminated",
 )
+
+# A worker that prepares images comes here before all else. Its parent gets Ctrl-C too, and ends it.
+if multiprocessing.current_process().name != "MainProcess":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+# What grain shares with workers that are ended is tidied up by a process of Python's, which warns.
+sys.warnoptions.append("ignore:resource_tracker")
 
 
 class _Handler(logging.Handler):
@@ -106,10 +114,11 @@ def typed(name: str, arguments: Sequence[str]) -> str:
 def is_for_user(error: BaseException | None, *files: str) -> bool:
     """True of an error that a user can mend: its message is enough.
 
-    That are errors of the operating system (a file, a disk, a connection), those that a `raise` of
-    this package made, with a text, what libraries say of the machine, and errors of any kind that a
-    library made of one of these. Everything else is a mistake in a program: TypeError, KeyError and
-    their like whoever raises them, and a ValueError that comes from the depth of a library.
+    That are errors of the operating system (a file, a disk, a connection), this package's own
+    kinds, each ValueError and RuntimeError that a `raise` of this package made, what libraries say
+    of the machine, and errors of any kind that a library made of one of these. Everything else is a
+    mistake in a program: TypeError, KeyError and their like whoever raises them, and a ValueError
+    that comes from the depth of a library.
 
     Args:
       error: with its traceback; None is no error.
@@ -117,7 +126,7 @@ def is_for_user(error: BaseException | None, *files: str) -> bool:
     """
     if error is None:
         return False
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or type(error).__module__.startswith("jaxcovid."):
         return True
     if isinstance(error, ValueError | RuntimeError):
         if any(text in str(error) for text in _OF_THE_MACHINE):
@@ -138,24 +147,42 @@ def user_errors() -> Iterator[None]:
     Other errors keep their traceback; `--verbosity=1` shows it of all. Ctrl-C ends it quietly with
     status 130, as a shell has it.
     """
+    previous, sys.unraisablehook = sys.unraisablehook, _interrupted_where_nobody_catches
     try:
         yield
     except KeyboardInterrupt:
-        _leave("", 128 + signal.SIGINT)
+        _interrupted()
     except Exception as error:
         if is_for_user(error):
             absl.logging.debug("The error in full:", exc_info=True)
             _leave(f"error: {error}")
         _leave(traceback.format_exc())
+    finally:
+        sys.unraisablehook = previous
 
 
-def _leave(message: str, status: int = 1) -> None:
-    """Ends this process; others of the run notice and end too."""
-    if message:
-        print(message, file=sys.stderr, flush=True)
+def _interrupted() -> None:
+    """Ends this process and its workers with the status of Ctrl-C."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(128 + signal.SIGINT)  # an orderly exit would wait for threads and for other processes
+
+
+def _interrupted_where_nobody_catches(unraisable: Any) -> None:
+    """Hears a Ctrl-C that came while a destructor ran, where Python ignores exceptions."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        _interrupted()
+    sys.__unraisablehook__(unraisable)
+
+
+def _leave(message: str) -> None:
+    """Ends this process with status 1; others of the run notice and end too."""
+    print(message, file=sys.stderr, flush=True)
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        os._exit(status)  # an orderly exit would wait for processes that wait for this one
-    sys.exit(status)
+        os._exit(1)  # an orderly exit would wait for processes that wait for this one
+    sys.exit(1)
 
 
 def start(

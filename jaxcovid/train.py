@@ -21,12 +21,36 @@ from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 import jaxcovid
-from jaxcovid import command
+from jaxcovid import command, config_files
 from jaxcovid.files import as_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE.py or FILE.py:variant", lock_config=True
 )
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Loads a configuration by the parser of ml_collections, after finding its file."""
+
+    def __init__(self, parser: flags.ArgumentParser) -> None:
+        super().__init__()
+        self._parser = parser
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        config = config_files.resolve(argument)
+        try:
+            return self._parser.parse(config)
+        except ValueError as error:  # with a traceback as its text
+            files = config.partition(":")[0], str(config_files.folder())
+            if command.is_for_user(error.__context__, *files):  # what a configuration refuses
+                raise ValueError(str(error.__context__)) from error
+            raise
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, figures")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of the first of several processes (default: detected)"

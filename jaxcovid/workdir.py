@@ -4,7 +4,6 @@ With it, evaluation and prediction need nothing but `--workdir`.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -96,6 +95,8 @@ def lock(workdir: Path) -> Iterator[None]:
         logging.warning("%s has no locks: start no second training in it", workdir)
         yield
         return
+    import fcntl  # Windows, where networks predict but do not train, has none
+
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a+") as file:
         try:

@@ -23,10 +23,13 @@ def elements(config: str, workdir: Path) -> Iterator[list[str]]:
     """The options of each element of the sweep in `config`, FILE.py or FILE.py:variant.
 
     Raises:
-      ValueError: the file has no `sweep`, or two elements would share a workdir.
+      ValueError: there is no such file, it has no `sweep`, or two elements would share a workdir.
     """
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # configs import one another
-    spec = importlib.util.spec_from_file_location("config", config.partition(":")[0])
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from jaxcovid import config_files
+
+    file = config_files.resolve(config).partition(":")[0]
+    spec = importlib.util.spec_from_file_location("config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "sweep"):

@@ -7,6 +7,7 @@ run and every later one compile the same program, so that a resumed run stays bi
 
 import contextlib
 import hashlib
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import jaxcovid
 from jaxcovid.files import write_atomically
 from jaxcovid.training.step import jit_over_mesh, jit_train_step, train_step
 
+MAX_BYTES = 2**28  # of all kept programs together
+
 
 def compile_train_step(
     mesh: Mesh, state: Any, batch: Any, *, identity: str, folder: str | Path | None, **kwargs: Any
@@ -32,7 +35,7 @@ def compile_train_step(
       batch: a global batch, or its shapes.
       identity: everything that the step depends on beside the shapes and the code, such as the
         configuration: two steps that differ have two.
-      folder: where programs are kept; None keeps none.
+      folder: where programs are kept, up to `MAX_BYTES`; None keeps none.
       **kwargs: those of `step.train_step`.
 
     Returns:
@@ -59,6 +62,7 @@ def compile_train_step(
             with contextlib.suppress(OSError):  # to do without the file is no error
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, program.serialize())
+                _remove_oldest(path.parent)
 
     def step(state: Any, batch: Any) -> Any:
         leaves, metrics = program.call(jax.tree.leaves(state), batch)
@@ -83,9 +87,30 @@ def _key(identity: str, mesh: Mesh, shardings: Any, shapes: Any) -> str:
 def _read(path: Path) -> Any:
     """The program of a file; None if there is none that can be read."""
     try:
-        return export.deserialize(bytearray(path.read_bytes()))
+        program = export.deserialize(bytearray(path.read_bytes()))
+        with contextlib.suppress(OSError):  # a folder that can only be read serves as well
+            os.utime(path)  # as many file systems note no time of access
+        return program
     except FileNotFoundError:
         return None
     except Exception as error:  # the format's parser has no error of its own
         logging.warning("%s cannot be read (%s); the step is traced anew", path, error)
         return None
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Removes what was used longest ago until the rest has at most `MAX_BYTES`.
+
+    Other processes may do the same: what is gone is gone. One that is about to read a program that
+    goes traces it anew.
+    """
+    found = []
+    for path in folder.glob("*.stablehlo*"):  # what a killed process left half written, too
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    total = 0
+    for _, size, path in sorted(found, reverse=True):
+        total += size
+        if total > MAX_BYTES:
+            path.unlink(missing_ok=True)

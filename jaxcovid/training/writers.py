@@ -9,6 +9,7 @@ import concurrent.futures
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from absl import logging
 from jaxcovid.files import as_path, is_remote, write_atomically
 
 FILE = "metrics.jsonl"
+# An object store takes whole files only: there the lines are written together, so often.
+REMOTE_INTERVAL_S = 30.0
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
@@ -54,8 +57,8 @@ class Writer:
         self._asked_for_tensorboard = False
         path = self._workdir / FILE
         kept = [_line(found) for found in read(workdir) if found["step"] <= start_step]
-        # Nothing can be appended to what lies in an object store: there it is written anew.
         self._kept = kept if is_remote(path) else []
+        self._unwritten, self._written = False, time.monotonic()
         write_atomically(path, "".join(kept).encode())
         self._file = None if is_remote(path) else path.open("a")
 
@@ -94,10 +97,24 @@ class Writer:
             self._file.flush()
         else:
             self._kept.append(line)
-            (self._workdir / FILE).write_text("".join(self._kept))
+            self._unwritten = True
+            if time.monotonic() - self._written >= REMOTE_INTERVAL_S:
+                self.flush()
         text = ", ".join(f"{name}={value:.6g}" for name, value in numbers.items())
         logging.info("[%d] %s", step, text)
         self._to_tensorboard(lambda writer: writer.write_scalars(step, numbers))
+
+    def flush(self) -> None:
+        """Writes the lines that an object store has not got yet; call it before a checkpoint.
+
+        A run that resumes from the checkpoint writes the lines behind it again, not those before.
+
+        Raises:
+          OSError: `metrics.jsonl` cannot be written.
+        """
+        if self._enabled and self._unwritten:
+            write_atomically(self._workdir / FILE, "".join(self._kept).encode())
+            self._unwritten, self._written = False, time.monotonic()
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Writes pictures uint8 [n, h, w, 3] to TensorBoard, if there is one."""
@@ -108,6 +125,7 @@ class Writer:
         """Waits until everything is written and ends the files."""
         if not self._enabled:
             return
+        self.flush()
         if self._file:
             self._file.close()
         if self._asked_for_tensorboard:

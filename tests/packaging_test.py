@@ -1,0 +1,110 @@
+"""What pip installs, and that it works from any folder; what prediction needs at import."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The unpacked wheel of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("jaxcovid", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, folder / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, folder / "source")
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet")
+    subprocess.run(
+        [sys.executable, "-m", "pip", *build, f"--wheel-dir={folder}", folder / "source"],
+        check=True,
+        timeout=300,
+    )
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def test_the_wheel_has_one_package_and_all_files(wheel):
+    packages = {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")}
+    assert packages == {"jaxcovid"}
+    for folder, installed in (("jaxcovid", "jaxcovid"), ("configs", "jaxcovid/configs")):
+        for path in (REPOSITORY / folder).rglob("*.*"):
+            if path.suffix in (".py", ".jinja"):
+                name = path.relative_to(REPOSITORY / folder)
+                assert (wheel / installed / name).read_bytes() == path.read_bytes()
+
+
+def test_commands_and_configs_of_the_wheel_work_from_an_empty_folder(wheel, command, tmp_path):
+    def train(config, *more):
+        return command(
+            "train",
+            f"--config={config}",
+            *more,
+            f"--workdir={tmp_path / 'w'}",
+            f"--data_dir={tmp_path}",
+            cwd=tmp_path,
+            check=False,
+            PYTHONPATH=str(wheel),
+        ).stderr
+
+    help_text = command("train", "--help", cwd=tmp_path, check=False, PYTHONPATH=str(wheel)).stdout
+    assert "--workdir" in help_text
+    for config in sorted((REPOSITORY / "configs").glob("[!_]*.py")):
+        said = train(f"configs/{config.name}")
+        assert "is not prepared" in said, said
+    assert "there are scratch, debug" in train("configs/deep_cxr_net.py:nonsense")
+    # A file of the user's own, beside a package of the same name and a file that hides none.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/default.py").write_text("raise RuntimeError('of another project')")
+    assert "is not prepared" in train("configs/covid_ct.py")
+    (tmp_path / "configs/default.py").unlink()
+    (tmp_path / "configs/mine.py").write_text(
+        "from configs import default\n"
+        "def get_config(variant=''):\n"
+        "    config = default.get_config(variant)\n"
+        "    config.dataset = 'phantom/' + variant\n"
+        "    return config\n"
+    )
+    assert "'phantom/debug' is not prepared" in train("configs/mine.py:debug")
+    said = train("configs/none.py")
+    assert "there is no configuration configs/none.py" in said
+    assert "configs/covid_ct.py" in said
+    assert "Traceback" not in said
+
+
+def test_configs_of_the_checkout_work_from_another_folder(command, tmp_path):
+    arguments = ("--workdir=w", f"--data_dir={tmp_path}", "--config=configs/cxr_part1.py")
+    said = command("train", *arguments, cwd=tmp_path, check=False).stderr
+    assert "'chexpert' is not prepared" in said, said
+
+
+def test_prediction_imports_nothing_that_windows_lacks(tmp_path):
+    code = """
+import sys
+for name in ("fcntl", "grp", "pwd", "resource", "syslog", "termios"):
+    sys.modules[name] = None  # to import it is an ImportError
+import jaxcovid.predict, jaxcovid.predictor, jaxcovid.workdir
+from jaxcovid import command
+from jaxcovid.evaluation import figures
+with command.user_errors():
+    list(jaxcovid.predict.run(jaxcovid.predict.as_path("nowhere"), [sys.executable]))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert process.stderr.startswith("error: nowhere is not a workdir"), process.stderr
