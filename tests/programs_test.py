@@ -1,5 +1,7 @@
 """The train step kept as a traced program."""
 
+import os
+
 import jax
 import numpy as np
 import optax
@@ -88,3 +90,24 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     assert_same(compiled(file / "folder", 1), compiled(None, 1))
+
+
+def test_kept_programs_are_bounded_and_the_longest_unused_go(tmp_path, monkeypatch):
+    first = compiled(tmp_path, 1)
+    (kept,) = tmp_path.iterdir()
+    size = kept.stat().st_size
+    monkeypatch.setattr(programs, "MAX_BYTES", 3 * size)
+    for age, name in enumerate(["a.stablehlo", "b.stablehlo", ".c.stablehlo.7.tmp", "other"], 1):
+        (tmp_path / name).write_bytes(bytes(size))
+        os.utime(tmp_path / name, (0, 1e9 - age))
+    os.utime(kept, (0, 1e9 - 10))  # the oldest, and read now
+    assert_same(compiled(tmp_path, 1), first)
+    compiled(tmp_path, 1, identity="b")  # a new one
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 4
+    assert {kept.name, "a.stablehlo", "other"} < left  # what is of no program stays
+    # Another process takes the same files away meanwhile.
+    monkeypatch.setattr(programs, "MAX_BYTES", 0)
+    monkeypatch.setattr(programs.Path, "glob", lambda *_: [tmp_path / "gone.stablehlo", kept])
+    programs._remove_oldest(tmp_path)
+    assert not kept.exists()
