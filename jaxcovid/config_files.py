@@ -5,6 +5,22 @@ import sys
 import types
 from pathlib import Path
 
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from jaxcovid import command
+
+
+def define_flag() -> flags.FlagHolder[ml_collections.ConfigDict]:
+    """The option `--config`, and `--config.OPTION` for each of its options."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "FILE.py or FILE.py:variant", lock_config=True
+    )
+    flag = flags.FLAGS["config"]
+    flag.parser = _Parser(flag.parser)
+    return holder
+
 
 def folder() -> Path:
     """The configurations that come along: in a checkout beside the package, installed within it."""
@@ -57,3 +73,24 @@ def _append(own: str) -> None:
     places = list(getattr(package, "__path__", []))
     if own not in places:
         package.__path__ = [*places, own]
+
+
+class _Parser(flags.ArgumentParser):
+    """Loads a configuration by the parser of ml_collections, after finding its file."""
+
+    def __init__(self, parser: flags.ArgumentParser) -> None:
+        super().__init__()
+        self._parser = parser
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        config = resolve(argument)
+        try:
+            return self._parser.parse(config)
+        except ValueError as error:  # with a traceback as its text
+            files = config.partition(":")[0], str(folder())
+            if command.is_for_user(error.__context__, *files):  # what a configuration refuses
+                raise ValueError(str(error.__context__)) from error
+            raise
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()

@@ -12,6 +12,7 @@ one run: each is evaluated, and the mean of their probabilities in the first, un
 import argparse
 import dataclasses
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def run(
     against: Path | None = None,
     allow_seen: bool = False,
     workers: int = 0,
+    typed: str | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates one split and writes its report.
 
@@ -48,6 +50,7 @@ def run(
       allow_seen: score a split that holds images or patients that the network has learned from;
         the report says how many.
       workers: processes that prepare images; 0 uses threads.
+      typed: the command line, for the report; None is the one that does the same.
 
     Returns:
       The content of each `metrics.json`: of every run, and of several runs their ensemble's.
@@ -68,9 +71,18 @@ def run(
     opened["allow_seen"] = allow_seen
     other = _score(against, split, **opened) if against else None
     tested = [_score(w, split, step=step, **opened) for w in workdirs]
-    options = f" --step={step}" if step is not None else ""
-    options += " --allow_seen" if allow_seen else ""
-    options += (" --controls" if controls else "") + (f" --against={against}" if against else "")
+    if typed is None:
+        options = {"step": step, "dataset": dataset, "against": against}
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        runs = ",".join(map(str, workdirs))
+        words = [
+            f"--workdir={runs}",
+            f"--split={split}",
+            *given,
+            *(["--controls"] if controls else []),
+            *(["--allow_seen"] if allow_seen else []),
+        ]
+        typed = command.typed("evaluate", words)
     found = []
     for workdir, scored in zip(workdirs, tested, strict=True):
         more = {"seen": dataclasses.asdict(scored.seen)} if scored.seen else {}
@@ -88,7 +100,7 @@ def run(
             more=more,
             curves=curves,
             gallery=sections.gallery(scored),
-            commands=results.commands_of(scored, [workdir], split, dataset, options),
+            commands=results.commands_of(scored, [workdir], typed),
         )
         found.append(metrics)
     if len(workdirs) > 1 and facts[0]["config"]["control"] == "shuffled_labels":
@@ -98,7 +110,9 @@ def run(
         if split != "validation" or dataset:
             own = {"data_dir": data_dir, "workers": workers, "allow_seen": allow_seen}
             validated = [_score(w, "validation", **own) for w in workdirs]
-        found.append(_ensemble(workdirs, tested, validated, split=split, dataset=dataset))
+        found.append(
+            _ensemble(workdirs, tested, validated, split=split, dataset=dataset, typed=typed)
+        )
     return found
 
 
@@ -109,6 +123,7 @@ def _ensemble(
     *,
     split: str,
     dataset: str | None,
+    typed: str,
 ) -> dict[str, Any]:
     """Evaluates the mean of the probabilities of several runs.
 
@@ -156,7 +171,7 @@ def _ensemble(
         more={"runs": runs, "seen": dataclasses.asdict(seen) if seen else None},
         curves={str(w): s.curve for w, s in zip(workdirs, tested, strict=True)},
         gallery=None,
-        commands=results.commands_of(first, workdirs, split, dataset, ""),
+        commands=results.commands_of(first, workdirs, typed),
     )
 
 
@@ -265,6 +280,7 @@ def main(args: argparse.Namespace) -> None:
             against=args.against,
             allow_seen=args.allow_seen,
             workers=args.workers,
+            typed=command.typed("evaluate", sys.argv[1:]),
         )
 
 

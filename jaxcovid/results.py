@@ -11,26 +11,33 @@ from jaxcovid.data.datasets import Dataset
 from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.report import write_report
 from jaxcovid.scored import Scored
-from jaxcovid.workdir import read_json
+from jaxcovid.workdir import read, read_json
 
 
-def commands_of(
-    scored: Scored, workdirs: Sequence[Path], split: str, dataset: str | None, options: str
-) -> list[str]:
-    """The commands that lead to a report."""
+def commands_of(scored: Scored, workdirs: Sequence[Path], evaluation: str) -> list[str]:
+    """The commands that lead to a report.
+
+    Args:
+      scored: the split.
+      workdirs: of the runs.
+      evaluation: the command line of the evaluation.
+    """
     trained = scored.predictor.facts["dataset"]["name"]
     names = dict.fromkeys([trained, scored.dataset.name])
-    runs = ",".join(map(str, workdirs))
-    external = f" --dataset={dataset}" if dataset else ""
     return [
         *(f"python -m jaxcovid.prepare {name} --source=DIR" for name in names),
         *(f"python -m jaxcovid.audit {name}" for name in names),
-        *(
-            f"python -m jaxcovid.train --config=FILE --workdir={workdir}  # with the options below"
-            for workdir in workdirs
-        ),
-        f"python -m jaxcovid.evaluate --workdir={runs} --split={split}{external}{options}",
+        *(_training_of(workdir) for workdir in workdirs),
+        evaluation,
     ]
+
+
+def _training_of(workdir: Path) -> str:
+    """The command of a training as it was typed, unless Python or an older version started it."""
+    typed = read(workdir).get("command")
+    if isinstance(typed, str):
+        return typed
+    return f"python -m jaxcovid.train --config=FILE --workdir={workdir}  # with the options below"
 
 
 def write_results(

@@ -17,40 +17,13 @@ from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
 import jaxcovid
 from jaxcovid import command, config_files
 from jaxcovid.files import as_path
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "FILE.py or FILE.py:variant", lock_config=True
-)
-
-
-class _ConfigParser(flags.ArgumentParser):
-    """Loads a configuration by the parser of ml_collections, after finding its file."""
-
-    def __init__(self, parser: flags.ArgumentParser) -> None:
-        super().__init__()
-        self._parser = parser
-
-    def parse(self, argument: str) -> ml_collections.ConfigDict:
-        config = config_files.resolve(argument)
-        try:
-            return self._parser.parse(config)
-        except ValueError as error:  # with a traceback as its text
-            files = config.partition(":")[0], str(config_files.folder())
-            if command.is_for_user(error.__context__, *files):  # what a configuration refuses
-                raise ValueError(str(error.__context__)) from error
-            raise
-
-    def flag_type(self) -> str:
-        return self._parser.flag_type()
-
-
-flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser)
+_CONFIG = config_files.define_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, figures")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of the first of several processes (default: detected)"
@@ -60,13 +33,20 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "which of them this is, from
 _DATA_DIR = flags.DEFINE_string("data_dir", None, command.DATA_DIR_HELP)
 
 
-def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | None = None) -> Any:
+def run(
+    config: ml_collections.ConfigDict,
+    *,
+    workdir: Path,
+    data_dir: str | None = None,
+    typed: str | None = None,
+) -> Any:
     """Trains as `config` says; see `configs/default.py` for every option.
 
     Args:
       config: the resolved configuration.
       workdir: created if missing; resumed if it belongs to the same run.
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+      typed: the command line, for reports; None if there was none.
 
     Returns:
       A `training.loop.Result`.
@@ -148,6 +128,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: Path, data_dir: str | Non
         "outputs": targets.names,
         "parts": network.part_summaries(parts),
         "versions": {"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
+        **({"command": typed} if typed else {}),
     }
     source, validation = dataset.source("train"), dataset.source("validation")
     validation_targets_of = targets
@@ -294,7 +275,12 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
     with command.user_errors():
         command.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        result = run(_CONFIG.value, workdir=as_path(_WORKDIR.value), data_dir=_DATA_DIR.value)
+        result = run(
+            _CONFIG.value,
+            workdir=as_path(_WORKDIR.value),
+            data_dir=_DATA_DIR.value,
+            typed=command.typed("train", sys.argv[1:]),
+        )
     if result.terminated:
         sys.exit(128 + signal.SIGTERM)
 

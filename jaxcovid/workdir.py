@@ -54,6 +54,8 @@ class WorkdirError(ValueError):
 def read(workdir: Path) -> dict[str, Any]:
     """The facts of a run: `config`, `dataset` (name, digest, ...), `outputs` and `parts`.
 
+    Also `command`, the command line of its start, unless Python or an older version started it.
+
     Raises:
       WorkdirError: the folder is missing, is not a workdir, or has another version's format.
     """
@@ -160,7 +162,7 @@ def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
 
     Args:
       workdir: created if missing.
-      facts: see `read`; JSON values only.
+      facts: see `read`; JSON values only. A used workdir keeps the `command` of its first start.
 
     Raises:
       WorkdirError: the workdir belongs to a run with other facts; all differences are named.
@@ -174,7 +176,8 @@ def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
         write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
         return
     stored, wanted = _flat(read(workdir)), _flat(facts)
-    free = {f"config.{name}" for name in FREE_OPTIONS} | {"versions.jaxcovid", "versions.jax"}
+    free = {f"config.{name}" for name in FREE_OPTIONS}
+    free |= {"versions.jaxcovid", "versions.jax", "command"}
     different = [
         f"  {key}: {stored.get(key)!r} in the workdir, {wanted.get(key)!r} now"
         for key in sorted(stored.keys() | wanted.keys())
@@ -189,3 +192,5 @@ def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
             + "\nResume with the same settings, or give a new --workdir."
             + (_CHANGED_DATA if changed and same_name else "")
         )
+    if (first := stored.get("command")) and first != wanted.get("command"):
+        logging.info("%s was started by another command, which it keeps:\n  %s", workdir, first)
