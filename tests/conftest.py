@@ -32,6 +32,15 @@ def compilation_cache():
     jax.config.update("jax_compilation_cache_dir", folder)
 
 
+@pytest.fixture(autouse=True)
+def end_what_was_started():
+    """However a test ends, nothing that it started outlives it."""
+    import runs
+
+    yield
+    runs.end_all()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A data directory with `folder/blobs`: 40 small images of two easily told classes."""
@@ -102,15 +111,13 @@ def open_real(name, directory):
 def command():
     """Runs `python -m jaxcovid.NAME ARGUMENTS` on one device; returns the finished process."""
 
-    def run(name, *arguments, cwd=REPOSITORY, check=True, timeout=600, **environment):
-        process = subprocess.run(
+    import runs
+
+    def run(name, *arguments, cwd=REPOSITORY, check=True, **environment):
+        process = runs.run(
             [sys.executable, "-m", f"jaxcovid.{name}", *map(str, arguments)],
             cwd=cwd,
             env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
         )
         if check and process.returncode:
             raise AssertionError(f"{process.args}\n{process.stdout}\n{process.stderr}")
@@ -128,12 +135,12 @@ def slurm(tmp_path):
     if os.geteuid() or not shutil.which("slurmctld"):
         pytest.skip("a SLURM of one's own needs root, slurm-wlm and munge")
     folder = tmp_path / "slurm"
+    import runs
+
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def run(*words, cwd=None, **more):
-        process = subprocess.run(
-            words, env={**environment, **more}, cwd=cwd or tmp_path, capture_output=True, text=True
-        )
+        process = runs.run(words, env={**environment, **more}, cwd=cwd or tmp_path)
         assert process.returncode == 0, process.stderr
         return process.stdout.strip()
 

@@ -6,12 +6,12 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 
 import kubernetes_validate
 import pytest
+import runs
 import yaml
 from absl import flags
 from ml_collections import config_flags
@@ -132,11 +132,8 @@ def test_accelerators_get_the_version_of_jax_that_is_tested(name, extra):
 
 
 def sweep(*arguments):
-    return subprocess.run(
+    return runs.run(
         [sys.executable, LAUNCH / "sweep.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
     )
 
 
@@ -221,7 +218,7 @@ def test_a_sweep_that_cannot_work_is_one_message(tmp_path, text, message):
 
 def batch(folder, *arguments, **environment):
     """Runs launch/slurm.sbatch as SLURM would, with the commands in `folder`/bin."""
-    return subprocess.run(
+    return runs.run(
         ["bash", LAUNCH / "slurm.sbatch", *arguments],
         env={
             "PATH": f"{folder}/bin:{os.environ['PATH']}",
@@ -230,10 +227,6 @@ def batch(folder, *arguments, **environment):
             "SLURM_JOB_NODELIST": "n[1-2]",
             **environment,
         },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
     )
 
 
@@ -297,10 +290,9 @@ def test_tpu_workers_all_get_the_code_and_run_the_same_command(tmp_path):
     )
 
     def run(**environment):
-        return subprocess.run(
+        return runs.run(
             ["bash", LAUNCH / "tpu_pod.sh", "pod", "z", "--config=a b;c", "--workdir=$HOME/w"],
             env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", **environment},
-            check=False,
         ).returncode
 
     assert run() == 0
@@ -310,21 +302,21 @@ def test_tpu_workers_all_get_the_code_and_run_the_same_command(tmp_path):
         copied = worker / "jaxcovid/jaxcovid/train.py"
         assert copied.read_text() == (REPOSITORY / "jaxcovid/train.py").read_text()
     assert run(STATUS="143") != 0
-    usage = subprocess.run(
-        ["bash", LAUNCH / "tpu_pod.sh"], capture_output=True, text=True, check=False
-    )
+    usage = runs.run(["bash", LAUNCH / "tpu_pod.sh"])
     assert usage.returncode == 2
     assert "bash launch/tpu_pod.sh NAME ZONE" in usage.stderr
 
 
-# Takes STEPS half seconds in all; on SIGTERM it saves, which takes a while, and ends with 143.
+# Counts until it is let go; on SIGTERM it saves, which takes a while, and ends with 143.
 STAND_IN = """
 saved=saved-$SLURM_JOB_ID
 trap 'sleep 3; echo $step > $saved; echo saved $step; exit 143' TERM
 step=$(cat $saved 2>/dev/null || echo 0)
 echo started at $step
 [ -z "${FAIL:-}" ] || exit 1
-while [ $step -lt $STEPS ]; do sleep 0.5; step=$((step + 1)); done
+step=$((step + 1))
+touch counts-$SLURM_JOB_ID
+while ! [ -e go ]; do sleep 0.5; step=$((step + 1)); done
 echo finished
 """
 
@@ -347,27 +339,34 @@ def test_a_real_slurm_requeues_at_the_time_limit_and_when_preempted_not_when_can
         return re.search(r"JobState=(\w+)", shown)[1], int(re.search(r"Restarts=(\d+)", shown)[1])
 
     def wait(number, expected):
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + runs.TIMEOUT_S
         while state(number) != expected:
             assert time.monotonic() < deadline, (number, state(number), log(number))
             time.sleep(1)
+
+    def wait_until_it_counts(number):
+        deadline = time.monotonic() + runs.TIMEOUT_S
+        while not (tmp_path / f"counts-{number}").exists():
+            assert time.monotonic() < deadline, (number, state(number))
+            time.sleep(0.1)
 
     def log(number):
         text = (tmp_path / f"slurm-{number}.out").read_text()
         return re.findall(r"^0: (started at|saved|finished) ?(\d*)$", text, re.M)
 
-    limited = submit("--time=1", STEPS="120")
+    limited = submit("--time=1")
     failing = submit(FAIL="1")
     wait(failing, ("FAILED", 0))
-    requeued = submit(STEPS="30")
-    cancelled = submit(STEPS="30")
-    wait(cancelled, ("RUNNING", 0))
-    time.sleep(3)
+    requeued = submit()
+    cancelled = submit()
+    wait_until_it_counts(requeued)
+    wait_until_it_counts(cancelled)
     slurm("scontrol", "requeue", requeued)  # what SLURM does to preempt a job
     slurm("scancel", cancelled)
     wait(requeued, ("PENDING", 1))
     wait(limited, ("PENDING", 1))
-    assert state(cancelled) == ("CANCELLED", 0)
+    wait(cancelled, ("CANCELLED", 0))
+    (tmp_path / "go").touch()
     for number in (limited, requeued):  # SLURM waits two minutes
         slurm("scontrol", "update", f"jobid={number}", "timelimit=5", "starttime=now")
     for number in (limited, requeued):
