@@ -201,8 +201,9 @@ def start(
     import jax
 
     from jaxcovid import processes
-    from jaxcovid.training.sharding import warn_of_cpu
+    from jaxcovid.training.sharding import silence_libtpu, warn_of_cpu
 
+    silence_libtpu()
     processes.start(coordinator_address, num_processes, process_id)
     which = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {which}%(message)s", "%H:%M:%S"))

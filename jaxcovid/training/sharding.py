@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +15,22 @@ from jax.sharding import PartitionSpec as P
 BATCH_AXIS = "batch"
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of one axis, `BATCH_AXIS`, over all devices of all processes, or the first few."""
-    chosen = jax.devices()[:devices]
-    return jax.make_mesh((len(chosen),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+def make_mesh(count: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis, `BATCH_AXIS`, in the order of the processes.
+
+    The rows of a global batch that a process holds are then contiguous and follow those of the
+    processes before it, as `pipeline` deals them out. `jax.make_mesh` orders TPUs by the topology
+    of their links, which interleaves the processes of a pod.
+
+    Args:
+      count: how many devices, from the first; None takes all.
+      devices: to choose from; None is all devices of all processes.
+    """
+    ordered = sorted(
+        jax.devices() if devices is None else devices,
+        key=lambda device: (device.process_index, device.id),
+    )
+    return Mesh(np.array(ordered[:count]), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -108,3 +122,14 @@ def warn_of_cpu() -> None:
             " and ".join(plugins),
             "!" * 88,
         )
+
+
+def silence_libtpu() -> None:
+    """Keeps an installed libtpu quiet where there is no TPU; call it before JAX looks for devices.
+
+    It asks for what only the host of a TPU has, and complains on stderr if these are not set.
+    """
+    has_tpu = any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    if importlib.util.find_spec("libtpu") and not has_tpu:
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -1,0 +1,148 @@
+"""Rows of a global batch lie in the order of the processes, whatever order the devices come in."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.training import sharding
+from jaxcovid.training.validation import predict_source
+
+TOPOLOGIES = {"v5e:4x4": 4, "v5e:4x8": 8, "v5p:2x2x4": 4, "v5p:4x4x4": 16}  # and their processes
+
+# In a process of its own, so that no other test sees libtpu.
+OF_TOPOLOGIES = """
+import json, sys
+import numpy as np
+from jax.experimental import topologies
+from jaxcovid.training import sharding
+
+found = {}
+for name in sys.argv[1:]:
+    devices = topologies.get_topology_desc(topology_name=name, platform="tpu").devices
+    mesh = sharding.make_mesh(devices=devices[::-1])
+    batch = np.zeros((2 * mesh.size, 1))
+    rows = {}
+    placed = sharding.batch_sharding(mesh).devices_indices_map(batch.shape)
+    for device, (where, _) in placed.items():
+        rows.setdefault(device.process_index, []).extend(range(*where.indices(len(batch))))
+    groups = sharding.shard_state({"kernel": np.zeros((64, 64))}, mesh, 4)["kernel"].mesh
+    found[name] = {
+        "rows": [sorted(rows[process]) for process in sorted(rows)],
+        "fsdp": [[d.process_index for d in group] for group in groups.devices],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def of_topologies(tmp_path_factory):
+    pytest.importorskip("libtpu", reason="topologies of TPUs need libtpu (Linux x86_64)")
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no lock that two test runs would fight over
+        "TPU_LOG_DIR": str(tmp_path_factory.mktemp("libtpu")),
+    }
+    printed = subprocess.run(
+        [sys.executable, "-c", OF_TOPOLOGIES, *TOPOLOGIES],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    return json.loads(printed)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_on_a_pod_each_process_has_contiguous_rows_in_its_order(name, of_topologies):
+    rows = of_topologies[name]["rows"]
+    assert len(rows) == TOPOLOGIES[name]
+    assert np.array_equal(np.concatenate(rows), np.arange(2 * 4 * TOPOLOGIES[name]))
+    assert {len(of_one) for of_one in rows} == {8}
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_on_a_pod_groups_of_four_devices_lie_in_one_process(name, of_topologies):
+    assert of_topologies[name]["fsdp"] == [[i] * 4 for i in range(TOPOLOGIES[name])]
+
+
+IMAGES, BATCH = 37, 16
+
+
+def predictions(mesh):
+    """Eight gray values of each of 37 images, as a network would have predicted them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (IMAGES, 16, 16), np.uint8)
+    source = [
+        {"id": str(i), "image": cv2.imencode(".png", x)[1].tobytes()} for i, x in enumerate(images)
+    ]
+    rows = sharding.batch_sharding(mesh)
+    forward = jax.jit(lambda weights, image: image[:, 0, :8, 0], out_shardings=rows)
+    return predict_source(
+        {},
+        source,
+        forward=forward,
+        preprocessing=Preprocessing(size=16),
+        batch_size=BATCH,
+        mesh=mesh,
+    )
+
+
+def predict_in_one_of_two(port, index, path):
+    """Of two processes of four devices each, whose devices come alternately."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+    of_each = [[d for d in jax.devices() if d.process_index == i] for i in range(2)]
+    mixed = [device for pair in zip(*of_each, strict=True) for device in pair]
+    assert [device.process_index for device in mixed] == [0, 1] * 4
+    np.save(path, predictions(sharding.make_mesh(devices=mixed)))
+
+
+def test_two_processes_predict_in_the_order_of_the_source(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "import sys, process_order_test as t; t.predict_in_one_of_two(*map(eval, sys.argv[1:]))"
+    paths = [tmp_path / f"{i}.npy" for i in range(2)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(port), str(i), repr(str(path))],
+            env={
+                **os.environ,
+                "JAX_NUM_CPU_DEVICES": "4",
+                "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], "tests"]),
+            },
+            cwd=os.environ["PYTHONPATH"],
+        )
+        for i, path in enumerate(paths)
+    ]
+    try:
+        assert [process.wait(120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    expected = predictions(sharding.make_mesh())
+    assert expected.shape == (IMAGES, 8)
+    assert len(np.unique(expected, axis=0)) == IMAGES
+    for path in paths:
+        np.testing.assert_array_equal(np.load(path), expected)
+
+
+def test_an_installed_libtpu_says_nothing_where_there_is_no_tpu():
+    pytest.importorskip("libtpu", reason="needs libtpu (Linux x86_64)")
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    code = "from jaxcovid import command; command.start(); import jax; print(jax.devices())"
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert "Process 0 of 1" in process.stderr
