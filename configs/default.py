@@ -36,11 +36,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.batch_norm = "global"  # global (synchronised over devices) | per_device
     config.early_stop_validations = 0  # stop when the best AUC is so many validations old; 0 never
     config.validations_per_epoch = 1.0
-    config.save_every_steps = 50  # beside a checkpoint at each validation
+    config.save_every_steps = 50  # beside a checkpoint before each validation
     config.log_every_steps = 10
     # host | device (spares the host's cores; images of at most 320 px, such as covid_ct/gray320)
     config.preprocess_on = "host"
-    config.workers = 0  # processes that prepare images; 0 uses threads of the trainer
+    # Processes that prepare images; 0 uses two threads of the trainer. More than two of them serve
+    # the validation too if it has 2,000 images or more: they start anew each time.
+    config.workers = 0
     # Of training records that cannot be read: stop | skip (the next one stands in its place)
     config.bad_records = "stop"
     # Devices that hold one copy of the parameters and moments between them; 1: each holds all.
@@ -52,7 +54,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.schedule = "constant"  # constant | one_cycle
     config.optimizer.head_rate_factor = 1.0  # times the learning rate, for the head alone
     config.optimizer.weight_decay = 0.0  # decoupled, per update, on kernels only
-    config.optimizer.accumulate_steps = 1  # batches whose gradients make one update
+    # Batches whose gradients make one update, at most the steps of the training; the last update is
+    # made of those that are left.
+    config.optimizer.accumulate_steps = 1
 
     config.model = ml_collections.ConfigDict()
     config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none

@@ -112,6 +112,7 @@ def run(
         weight_decay=config.optimizer.weight_decay,
         head_rate_factor=config.optimizer.head_rate_factor,
         accumulate_steps=config.optimizer.accumulate_steps,
+        total_steps=total_steps,
     )
     loss_weights = losses.class_weights(sides["train"], kind=config.class_weights)
     facts = {

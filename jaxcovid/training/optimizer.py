@@ -66,6 +66,7 @@ def make_optimizer(
     weight_decay: float,
     head_rate_factor: float,
     accumulate_steps: int,
+    total_steps: int | None = None,
 ) -> optax.GradientTransformation:
     """Adam, decoupled weight decay on kernels only, one update every `accumulate_steps` steps.
 
@@ -78,6 +79,8 @@ def make_optimizer(
       weight_decay: share of a kernel that an update takes away, times the learning rate.
       head_rate_factor: of the learning rate, for the fully connected layers.
       accumulate_steps: batches whose mean gradient makes one update.
+      total_steps: of the training; where they do not divide by `accumulate_steps`, the last update
+        is made of the batches that are left. None: without an end.
 
     Raises:
       ValueError: an option out of its range.
@@ -88,6 +91,12 @@ def make_optimizer(
         raise ValueError(f"optimizer.weight_decay is {weight_decay}; it must be 0 or more")
     if accumulate_steps < 1:
         raise ValueError(f"optimizer.accumulate_steps is {accumulate_steps}; it must be 1 or more")
+    if total_steps is not None and accumulate_steps > total_steps:
+        raise ValueError(
+            f"optimizer.accumulate_steps is {accumulate_steps}, but this training has only "
+            f"{total_steps} steps, so that nothing would be trained; use 1 to {total_steps}, or "
+            "more epochs"
+        )
     optimizer = optax.chain(
         _of_one_vector(optax.scale_by_adam()),
         optax.add_decayed_weights(
@@ -98,4 +107,10 @@ def make_optimizer(
     )
     if accumulate_steps == 1:
         return optimizer
-    return optax.MultiSteps(optimizer, accumulate_steps).gradient_transformation()
+    whole, left = divmod(total_steps or 0, accumulate_steps)
+
+    def steps_of(update: jax.Array) -> jax.Array:
+        return jnp.where(update == whole, left, accumulate_steps)
+
+    every = steps_of if left else accumulate_steps
+    return optax.MultiSteps(optimizer, every).gradient_transformation()
