@@ -17,9 +17,11 @@ from jax.flatten_util import ravel_pytree
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training import sharding, step
+from jaxcovid.training.loop import TrainingError, _check_finite
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.state import jit_init_state
+from jaxcovid.training.validation import validation_scores
 
 MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
 SIZE = 64
@@ -167,7 +169,7 @@ def test_what_eight_devices_tell_each_other(model, batch_norm):
     ]
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     running = sum(x.size for x in jax.tree.leaves(state.batch_stats))
-    assert parameters <= max(sizes) <= parameters + running + 3  # and three metrics
+    assert parameters <= max(sizes) <= parameters + running + 5  # and the metrics
     if batch_norm == "per_device":
         assert len(sizes) == 1
     else:
@@ -254,6 +256,89 @@ def test_accumulation_updates_every_second_step():
     leaves = [np.asarray(jax.tree.leaves(s.params)[0]) for s in (start, first, second)]
     np.testing.assert_array_equal(leaves[0], leaves[1])
     assert not np.array_equal(leaves[1], leaves[2])
+
+
+def test_the_last_update_is_made_of_the_steps_that_are_left():
+    """Seven steps in threes: of 0 to 2, of 3 to 5, and of 6 alone."""
+    gradients = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    once, accumulated = optimizer(), optimizer(accumulate_steps=3, total_steps=7)
+    wanted = {"bias": jnp.ones(3)}
+    state = once.init(wanted)
+    for mean in (gradients[:3].mean(0), gradients[3:6].mean(0), gradients[6]):
+        updates, state = once.update({"bias": mean}, state, wanted)
+        wanted = optax.apply_updates(wanted, updates)
+    params = {"bias": jnp.ones(3)}
+    state = accumulated.init(params)
+    moved = []
+    for gradient in gradients:
+        updates, state = accumulated.update({"bias": gradient}, state, params)
+        params = optax.apply_updates(params, updates)
+        moved.append(bool(jnp.any(updates["bias"])))
+    assert moved == [False, False, True, False, False, True, True]
+    np.testing.assert_allclose(params["bias"], wanted["bias"], rtol=1e-6)
+
+
+def test_more_accumulated_steps_than_there_are_is_refused():
+    optimizer(accumulate_steps=120, total_steps=120)
+    with pytest.raises(ValueError, match=r"accumulate_steps is 121, .* 120 steps, .* 1 to 120"):
+        optimizer(accumulate_steps=121, total_steps=120)
+
+
+def unknown_batch():
+    """Three findings of which the devices know unequal shares, one of the first outputs' none."""
+    rng = np.random.default_rng(3)
+    target = rng.integers(0, 2, (16, 3)).astype(np.float32)
+    target[:5, 0] = target[1:12, 1] = target[2, 2] = -1
+    return {"image": batch(3)["image"], "target": target}
+
+
+def first_numbers(devices, rows, weights):
+    """What the log says of one step of findings, and the probabilities that it came from."""
+    model, opt = DeepCTNet(outputs=3, growth=8, depths=(2,) * 4), optimizer()
+    mesh = sharding.make_mesh(devices)
+    state = initial(mesh, opt, model)
+    logits, _ = model.apply(
+        jax.device_get(state.variables), rows["image"], train=True, mutable=["batch_stats"]
+    )
+    probabilities = np.asarray(model.probabilities(logits))
+    step_fn = step.jit_train_step(
+        mesh, model=model, optimizer=opt, weights=weights, batch_norm="global"
+    )
+    with jax.numpy_rank_promotion("allow"):
+        _, numbers = step_fn(state, sharding.place_batch(rows, mesh))
+    return jax.device_get(numbers), probabilities
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_unknown_targets_are_in_neither_the_logs_accuracy_nor_its_loss(devices):
+    rows, weights = unknown_batch(), np.array([[0.6, 1, 2], [3, 1, 0.5]], np.float32)
+    numbers, probabilities = first_numbers(devices, rows, weights)
+    assert set(numbers) >= {"loss", "accuracy", "gradient_norm"}
+    assert not any("unknown" in name for name in numbers)
+    known = rows["target"][:, 0] >= 0
+    right = (probabilities[:, 0] > 0.5) == (rows["target"][:, 0] > 0.5)
+    assert numbers["accuracy"] == pytest.approx(right[known].mean(), abs=1e-6)
+    of_validation = validation_scores(
+        probabilities, rows["target"], screening=False, exclusive=False, loss_weights=weights
+    )["loss"]
+    assert numbers["loss"] == pytest.approx(of_validation, rel=1e-4)
+    by_hand = -np.where(
+        rows["target"] > 0.5,
+        weights[1] * np.log(probabilities),
+        weights[0] * np.log1p(-probabilities),
+    )
+    assert of_validation == pytest.approx(by_hand[rows["target"] >= 0].mean(), rel=1e-5)
+
+
+def test_a_batch_that_knows_nothing_has_no_loss_and_no_accuracy():
+    rows = unknown_batch()
+    rows["target"][:] = -1
+    numbers, _ = first_numbers(8, rows, np.ones((2, 3), np.float32))
+    assert numbers["loss"] == 0
+    assert np.isnan(numbers["accuracy"])
+    _check_finite(1, numbers, pathlib.Path("nowhere"))
+    with pytest.raises(TrainingError, match="loss not finite at step 1"):
+        _check_finite(1, {**numbers, "loss": np.nan}, pathlib.Path("nowhere"))
 
 
 def test_weight_decay_shrinks_kernels_only():

@@ -62,18 +62,27 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, *, exclusive
     return float(np.exp(minimize_scalar(misfit, bounds=_LOG_RANGE, method="bounded").x))
 
 
-def loss(probabilities: np.ndarray, targets: np.ndarray, *, exclusive: bool) -> float:
+def loss(
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    *,
+    exclusive: bool,
+    weights: np.ndarray | None = None,
+) -> float:
     """Mean negative log-likelihood, nats, of known targets (of images, if exclusive).
 
     Args:
       probabilities: float [n, outputs].
       targets: float [n, outputs], 1, 0 or below 0 where not known.
       exclusive: see `apply_temperature`.
+      weights: float [2, outputs] of negative (row 0) and positive targets (row 1), as those of
+        `losses.class_weights`; None weighs all the same.
     """
+    negative, positive = np.ones((2, targets.shape[1])) if weights is None else weights
     clipped = np.clip(probabilities.astype(np.float64), _CLIP, 1 - _CLIP)
     if exclusive:
-        return float(-(targets * np.log(clipped)).sum(1).mean())
-    losses = -(targets * np.log(clipped) + (1 - targets) * np.log1p(-clipped))
+        return float(-(positive * targets * np.log(clipped)).sum(1).mean())
+    losses = -(positive * targets * np.log(clipped) + negative * (1 - targets) * np.log1p(-clipped))
     return float(losses.mean(where=targets >= 0))
 
 

@@ -30,7 +30,11 @@ Metrics = dict[str, jax.Array]  # scalars
 def gradients(
     variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, weights: jax.Array
 ) -> tuple[Any, Any, Metrics]:
-    """Gradients of the loss over these rows, the new running moments, and the rows' metrics."""
+    """Gradients of the loss over these rows, the new running moments, and the rows' metrics.
+
+    `unknown` is the share of all targets, `first_unknown` that of the first output's, see
+    `over_known`.
+    """
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updates = model.apply(
@@ -45,12 +49,32 @@ def gradients(
     (loss, (logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(
         variables["params"]
     )
-    called = model.probabilities(logits) > 0.5
-    metrics = {"loss": loss, "accuracy": (called == (batch["target"] > 0.5))[:, 0].mean()}
+    called, unknown = model.probabilities(logits) > 0.5, batch["target"] < 0
+    right = (called == (batch["target"] > 0.5)) & ~unknown
+    metrics = {
+        "loss": loss,
+        "accuracy": right[:, 0].mean(),
+        "unknown": unknown.mean(),
+        "first_unknown": unknown[:, 0].mean(),
+    }
     sown = updates.get("intermediates", {})
     for path, values in traverse_util.flatten_dict(sown).items():
         metrics[path[-1]] = values[0]
     return grads, updates.get("batch_stats", {}), metrics
+
+
+def over_known(metrics: Metrics) -> Metrics:
+    """`loss` and `accuracy` of a whole batch as means over its known targets alone.
+
+    The shares are of the whole batch too: devices that know more count for more. Where all targets
+    are known both stay bit for bit as they are. Of a batch whose first output is nowhere known the
+    accuracy is NaN; a batch without any known target has a loss of 0.
+    """
+    metrics = dict(metrics)
+    known = 1 - metrics.pop("unknown")
+    metrics["loss"] = jnp.where(known > 0, metrics["loss"] / known, 0.0)
+    metrics["accuracy"] = metrics["accuracy"] / (1 - metrics.pop("first_unknown"))
+    return metrics
 
 
 def shared_gradients(
@@ -102,6 +126,7 @@ def train_step(
         check_vma=False,
     )
     grads, batch_stats, metrics = compute(state.variables, batch)
+    metrics = over_known(metrics)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(grads)[0])
     params = optax.apply_updates(state.params, updates)
