@@ -9,8 +9,9 @@ trains all three, or this one alone from the workdirs of the other two:
         --config.parts.part2.workdir=runs/cxr_part2
 
 The workdir gets a copy of both. A part is switched off by leaving it out. The paper's split by film
-is `--config.dataset=covid_chestxray/paper`. Variant `:scratch` has the rate and schedule for random
-initialisation, `:debug` runs in seconds.
+is `--config.dataset=covid_chestxray/paper`; as patients cross it, its test needs `evaluate
+--allow_seen`. Variant `:scratch` has the rate and schedule for random initialisation, `:debug` runs
+in seconds.
 """
 
 import ml_collections
