@@ -1,12 +1,17 @@
+import errno
 import json
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+import two_processes
 
-from jaxcovid.training import checkpoints
+from jaxcovid.training import checkpoints, sharding
 from jaxcovid.training.checkpoints import CheckpointError, Checkpoints
 from jaxcovid.training.state import TrainState
 
@@ -94,14 +99,25 @@ def test_an_empty_workdir(tmp_path):
 @pytest.mark.parametrize("item", ["weights", "optimizer"])
 def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_used(tmp_path, caplog, item):
     save(tmp_path, [0.6, None])
-    flip_a_byte(tmp_path / "checkpoints" / "2" / item)
-    found, history = restore_latest(tmp_path)
-    assert int(found.step) == 1
-    assert equal(state_at(1), found)
-    assert len(history) == 1
+    for name in ("2", "2.1", "2.2"):  # the same step, damaged again and again
+        flip_a_byte(tmp_path / "checkpoints" / "2" / item)
+        bytes_of = contents(tmp_path / "checkpoints" / "2")
+        with Checkpoints(tmp_path) as saver:
+            found, history = saver.restore_latest(state_at(0))
+            assert int(found.step) == 1
+            assert equal(state_at(1), found)
+            assert len(history) == 1
+            assert checkpoints.steps(tmp_path) == [1], "its step must be free to be saved again"
+            saver.save(state_at(2), history)
+        assert checkpoints.steps(tmp_path) == [1, 2]
+        assert contents(tmp_path / "checkpoints.damaged" / name) == bytes_of
+        assert f"kept in {tmp_path}/checkpoints.damaged/{name}" in caplog.text
     assert "checkpoint 2" in caplog.text
     assert "damaged" in caplog.text
-    assert checkpoints.steps(tmp_path) == [1], "its step must be free to be saved again"
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_missing_item_and_an_empty_folder_are_passed_by(tmp_path):
@@ -110,6 +126,173 @@ def test_a_missing_item_and_an_empty_folder_are_passed_by(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir()
     found, _ = restore_latest(tmp_path)
     assert int(found.step) == 1
+    assert sorted(p.name for p in (tmp_path / "checkpoints.damaged").iterdir()) == ["2", "3"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "flipped", "first"])
+def test_whatever_is_damaged_is_restored_right_or_set_aside(damage, tmp_path):
+    """Each file of a checkpoint in turn, as orbax, tensorstore and zarr notice it, or not."""
+    save(tmp_path / "whole", [0.6, None])
+    newest = tmp_path / "whole" / "checkpoints" / "2"
+    files = [p.relative_to(newest) for p in sorted(newest.rglob("*")) if p.is_file()]
+    files = [name for name in files if name.name != "commit_success.txt"]
+    assert len(files) > 15
+    aside = set()
+    for i, name in enumerate(files):
+        workdir = tmp_path / str(i)
+        shutil.copytree(tmp_path / "whole", workdir)
+        path = workdir / "checkpoints" / "2" / name
+        content = bytearray(path.read_bytes())
+        path.unlink()
+        if damage in ("flipped", "first"):
+            content[len(content) // 2 if damage == "flipped" else 0] ^= 0xFF
+        if damage != "missing":
+            path.write_bytes(
+                {"empty": b"", "half": content[: len(content) // 2]}.get(damage, content)
+            )
+        found, _ = restore_latest(workdir)
+        assert equal(state_at(int(found.step)), found), name
+        moved = [p.name for p in (workdir / "checkpoints.damaged").glob("*")]
+        assert moved == ([] if int(found.step) == 2 else ["2"]), name
+        aside |= {name} if moved else set()
+    assert pathlib.Path("facts/metadata") in aside
+    assert len(aside) >= 5
+
+
+TRANSIENT = [
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    MemoryError(),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"),
+    ValueError("UNKNOWN: Error opening \"zarr\" driver: Failed to read [os_error_code='5']"),
+    ValueError("UNAVAILABLE: Error reading gs://bucket/d/0: connection reset"),
+]
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_error_that_may_pass_ends_the_run_and_touches_nothing(
+    error, wrapped, tmp_path, monkeypatch
+):
+    save(tmp_path, [0.6, None])
+    before, restore = contents(tmp_path), ocp.StandardCheckpointHandler.restore
+
+    def fail(self, directory, *args, **kwargs):
+        if "/2/" not in str(directory):
+            return restore(self, directory, *args, **kwargs)
+        if wrapped:  # as orbax does it
+            raise Exception("Encountered error while reading array index") from error
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
+        with pytest.raises(CheckpointError, match=r"checkpoint 2 of .* cannot be read") as raised:
+            restore_latest(tmp_path)
+    assert error in (raised.value.__cause__, raised.value.__cause__.__cause__)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "checkpoints.damaged").exists()
+    assert int(restore_latest(tmp_path)[0].step) == 2
+
+
+@pytest.mark.parametrize("which", ["facts/metadata", "weights"])
+def test_what_the_operating_system_refuses_for_real_is_no_damage(which, tmp_path):
+    save(tmp_path, [0.6, None])
+    path = tmp_path / "checkpoints" / "2" / which
+    path = largest_file(path) if path.is_dir() else path
+    content = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path.name)  # to itself: ELOOP, also for root
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*symbolic links"):
+        restore_latest(tmp_path)
+    path.unlink()
+    path.write_bytes(content)
+    assert int(restore_latest(tmp_path)[0].step) == 2
+
+
+def test_a_newer_format_is_no_damage(tmp_path):
+    save(tmp_path, [0.6, None])
+    path = tmp_path / "checkpoints" / "2" / "facts" / "metadata"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        restore_latest(tmp_path)
+    assert checkpoints.steps(tmp_path) == [1, 2]
+
+
+def test_the_best_is_kept_by_the_runs_that_resume(tmp_path):
+    save(tmp_path, [0.9, 0.5])
+    for first in (3, 5):
+        with Checkpoints(tmp_path) as saver:
+            _, history = saver.restore_latest(state_at(0))
+            for step in (first, first + 1):
+                history = [*history, validation(step, 0.6)]
+                saver.save(state_at(step), history)
+    assert checkpoints.steps(tmp_path) == [1, 5, 6]
+    assert checkpoints.best_step(tmp_path) == 1
+
+
+def test_a_validation_is_added_to_the_checkpoint_that_was_saved_before_it(tmp_path):
+    with Checkpoints(tmp_path) as saver:
+        history = []
+        for step, auc in enumerate([0.5, 0.9, 0.7, 0.6, 0.8], start=1):
+            saver.save(state_at(step), history)
+            history = [*history, validation(step, auc)]
+            saver.add_validation(history)
+    assert checkpoints.steps(tmp_path) == [2, 4, 5]
+    assert checkpoints.best_step(tmp_path) == 2
+    for step in (2, 4, 5):
+        assert checkpoints.read_facts(tmp_path, step)["history"] == history[:step]
+    found, found_history = restore_latest(tmp_path)
+    assert equal(state_at(5), found)
+    assert found_history == history
+
+
+def restore_in_one_of_two(workdir, fails):
+    """Prints the step that this process resumes from, or why it ends."""
+    restore = ocp.StandardCheckpointHandler.restore
+
+    def fail(self, directory, *args, **kwargs):
+        if "/2/" in str(directory) and jax.process_index() == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return restore(self, directory, *args, **kwargs)
+
+    if fails == "yes":
+        ocp.StandardCheckpointHandler.restore = fail
+    whole = sharding.replicated_sharding(sharding.make_mesh())
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_at(0)
+    )
+    with Checkpoints(pathlib.Path(workdir)) as saver:
+        try:
+            found, history = saver.restore_latest(target)
+            print("resumed from", int(found.step), "after", len(history))
+        except CheckpointError as error:
+            print("ended:", error)
+
+
+def test_two_processes_of_which_one_cannot_read_the_newest_end_together(tmp_path):
+    save(tmp_path, [0.6, None])
+    before = contents(tmp_path)
+    arguments = ("checkpoints_test", "restore_in_one_of_two", tmp_path)
+    (status0, first), (status1, second) = two_processes.call(*arguments, "yes")
+    assert (status0, status1) == (0, 0), first + second
+    assert "could not be read by the processes [1]; all end" in first
+    assert "cannot be read: [Errno 5] Input/output error" in second
+    assert contents(tmp_path) == before
+    for status, log in two_processes.call(*arguments, "no"):
+        assert status == 0, log
+        assert "resumed from 2 after 1" in log
+
+
+def test_two_processes_pass_by_a_damaged_one_together(tmp_path):
+    save(tmp_path, [0.6, None])
+    flip_a_byte(tmp_path / "checkpoints" / "2" / "optimizer")
+    for status, log in two_processes.call(
+        "checkpoints_test", "restore_in_one_of_two", tmp_path, "no"
+    ):
+        assert status == 0, log
+        assert "resumed from 1 after 1" in log
+    assert [p.name for p in (tmp_path / "checkpoints.damaged").iterdir()] == ["2"]
 
 
 def test_nothing_intact_is_an_error_and_deletes_nothing(tmp_path):
@@ -162,8 +345,6 @@ def test_a_saved_state_does_not_change_when_its_buffers_are_donated(tmp_path):
 
 
 def test_eight_devices_to_one(tmp_path):
-    from jaxcovid.training import sharding
-
     many = jax.device_put(state_at(4), sharding.replicated_sharding(sharding.make_mesh(8)))
     with Checkpoints(tmp_path) as saver:
         saver.save(many, [])

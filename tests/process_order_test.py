@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+import two_processes
 
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.training import sharding
@@ -97,43 +97,24 @@ def predictions(mesh):
     )
 
 
-def predict_in_one_of_two(port, index, path):
-    """Of two processes of four devices each, whose devices come alternately."""
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+def predict_with_devices_that_come_alternately(folder):
+    """In one of two processes of four devices each."""
     of_each = [[d for d in jax.devices() if d.process_index == i] for i in range(2)]
     mixed = [device for pair in zip(*of_each, strict=True) for device in pair]
     assert [device.process_index for device in mixed] == [0, 1] * 4
+    path = f"{folder}/{jax.process_index()}.npy"
     np.save(path, predictions(sharding.make_mesh(devices=mixed)))
 
 
 def test_two_processes_predict_in_the_order_of_the_source(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "import sys, process_order_test as t; t.predict_in_one_of_two(*map(eval, sys.argv[1:]))"
-    paths = [tmp_path / f"{i}.npy" for i in range(2)]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(port), str(i), repr(str(path))],
-            env={
-                **os.environ,
-                "JAX_NUM_CPU_DEVICES": "4",
-                "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], "tests"]),
-            },
-            cwd=os.environ["PYTHONPATH"],
-        )
-        for i, path in enumerate(paths)
-    ]
-    try:
-        assert [process.wait(120) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    function = "predict_with_devices_that_come_alternately"
+    for status, log in two_processes.call("process_order_test", function, tmp_path, devices=4):
+        assert status == 0, log
     expected = predictions(sharding.make_mesh())
     assert expected.shape == (IMAGES, 8)
     assert len(np.unique(expected, axis=0)) == IMAGES
-    for path in paths:
-        np.testing.assert_array_equal(np.load(path), expected)
+    for i in range(2):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), expected)
 
 
 def test_an_installed_libtpu_says_nothing_where_there_is_no_tpu():
