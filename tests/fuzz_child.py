@@ -145,10 +145,12 @@ def image_reader(folder):
 # DICOM.
 
 META = b"\2\0\0\0UL\4\0"
-NATIVE, RLE, JPEG, DEFLATED = (
+NATIVE, RLE, JPEG, LOSSLESS, JPEG_LS, DEFLATED = (
     b"1.2.840.10008.1.2.1\0",
     b"1.2.840.10008.1.2.5\0",
     b"1.2.840.10008.1.2.4.50",
+    b"1.2.840.10008.1.2.4.70",
+    b"1.2.840.10008.1.2.4.80",
     b"1.2.840.10008.1.2.1.99",
 )
 
@@ -173,6 +175,7 @@ def dicom_file(syntax, elements):
 
 def slices():
     """Transfer syntax and elements of a few files."""
+    import imagecodecs
     from pydicom.encaps import encapsulate
 
     def numbers(*values):
@@ -219,6 +222,21 @@ def slices():
     runs = b"".join(bytes([31]) + row.tobytes() for row in GRAY)
     header = struct.pack("<16I", 1, 64, *[0] * 14)
     yield RLE, tags(encapsulate([header + runs]), 8, other=film)
+    high = GRAY.astype(np.uint16) * 8
+    frame = imagecodecs.jpeg8_encode(high, lossless=True, bitspersample=16)
+    yield LOSSLESS, tags(encapsulate([frame]), other={0x00280120: (b"US", numbers(0))})
+    yield JPEG_LS, tags(encapsulate([imagecodecs.jpegls_encode(high)]))
+    # Two frames, whose rescale values and orientation stand in functional groups.
+    group = b"\xfe\xff\0\xe0" + struct.pack("<I", 0xFFFFFFFF)
+    for tag, inner in (
+        (0x00209116, element(0x00200037, b"DS", b"1\\0\\0\\0\\1\\0 ")),
+        (0x00289145, element(0x00281052, b"DS", b"0 ") + element(0x00281053, b"DS", b"1 ")),
+    ):
+        item = b"\xfe\xff\0\xe0" + struct.pack("<I", len(inner)) + inner
+        group += element(tag, b"SQ", item)
+    group += b"\xfe\xff\x0d\xe0\0\0\0\0"
+    shared = {0x00280008: (b"IS", b"2 "), 0x52009229: (b"SQ", group)}
+    yield NATIVE, tags(deep + deep, other=shared)
 
 
 VALUES = [
@@ -244,7 +262,9 @@ def mutated_dicom(draw, files):
     """A file with elements changed, of other types, left out, doubled or moved to another tag."""
     syntax, elements = draw(st.sampled_from(files))
     elements = list(elements)
-    syntax = draw(st.sampled_from([*[syntax] * 6, NATIVE, RLE, JPEG, DEFLATED, b"1.2\0", b""]))
+    syntax = draw(
+        st.sampled_from([*[syntax] * 6, NATIVE, RLE, JPEG, LOSSLESS, DEFLATED, b"1.2\0", b""])
+    )
     tags = st.sampled_from([tag for tag, _, _ in elements])
     vrs = st.sampled_from(b"US SS UL FD DS IS CS LO UI OB OW SQ UN AT XX".split())
     for _ in range(draw(st.integers(1, 3))):
@@ -275,10 +295,48 @@ def dicom_reader(folder):
     def read(data):
         dicom.header_of(path)
         if images.is_dicom(data):
-            dicom.read(data)
+            frames = dicom.open_frames(data)
+            for index in range(min(len(frames), 3)):
+                frames.gray(index)
 
     whole = [dicom_file(*of) for of in files]
+    whole += [data[132:] for data in whole[:3]]  # without preamble
     return st.one_of(mutated(whole), mutated_dicom(files)), read, images.ImageError
+
+
+# Volumes.
+
+
+def volume_reader(folder):
+    """Reads each as NIfTI, packed and not, and as an array."""
+    import nibabel
+
+    from jaxcovid.data import images, volumes
+
+    values = GRAY.astype(np.int16)[..., None] * np.array([1, 2], np.int16) - 1000
+    files = [
+        kind(values, np.diag([-1.0, 2, 3, 1])).to_bytes()
+        for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    ]
+    arrays = []
+    for array in (values.T, values[..., 0].astype(np.float32)):
+        file = io.BytesIO()
+        np.save(file, array)
+        arrays.append(file.getvalue())
+    packed = [gzip.compress(data, mtime=0) for data in files]
+
+    def read(data):
+        name = "x.npy" if data[1:6] == b"NUMPY" else "x.nii"
+        path = folder / (name + ".gz" if data[:2] == b"\x1f\x8b" else name)
+        path.write_bytes(data)
+        assert volumes.is_volume(path)
+        volume = volumes.open_volume(path)
+        for index in range(min(len(volume), 3)):
+            assert volume.gray(index).dtype == np.uint8
+
+    whole = st.one_of(mutated(files), mutated(arrays), mutated(packed))
+    repacked = mutated(files).map(lambda data: gzip.compress(data, mtime=0))
+    return st.one_of(whole, repacked), read, images.ImageError
 
 
 # Tables.
@@ -529,6 +587,7 @@ def override_reader(folder):
 READERS = {
     "images": image_reader,
     "dicom": dicom_reader,
+    "volumes": volume_reader,
     "tables": table_reader,
     "workdir": workdir_reader,
     "overrides": override_reader,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 CHILD = pathlib.Path(__file__).with_name("fuzz_child.py")
-READERS = ("images", "dicom", "tables", "workdir", "overrides")
+READERS = ("images", "dicom", "volumes", "tables", "workdir", "overrides")
 
 
 def feed(reader, examples, seed, folder):

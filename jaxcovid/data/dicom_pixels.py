@@ -26,6 +26,12 @@ _REQUIRED = (
     "BitsStored",
     "PixelRepresentation",
 )
+# Transfer syntaxes: RLE, JPEG of 8 bits and JPEG 2000 are for plugins of pydicom; JPEG of 12 bits
+# and JPEG Lossless (process 14, its selection value 1) for libjpeg-turbo.
+_JPEG = "1.2.840.10008.1.2.4."
+_PLUGINS = {"1.2.840.10008.1.2.5": "pydicom", _JPEG + "50": "pillow"}
+_PLUGINS |= {_JPEG + "90": "pillow", _JPEG + "91": "pillow"}
+_BY_LIBJPEG = {_JPEG + "51", _JPEG + "57", _JPEG + "70"}
 # Frames of a JPEG: all but the markers of tables, restarts and arithmetic conditioning.
 _JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -35,7 +41,7 @@ class Stored:
     """Values of one frame as they are stored.
 
     Attributes:
-      values: int32 or wider [h, w].
+      values: integers [h, w].
       padding: bool [h, w], where the file says that there is no picture.
     """
 
@@ -208,37 +214,20 @@ def decode(dataset: Any, frame: bytes) -> Stored:
       ImageError: the frame is of another size than the header says, its compression cannot be
         read, or bits beside the stored ones are in use where `HighBit` is unusual.
     """
-    from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
-
+    stored, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     syntax = dataset.file_meta.TransferSyntaxUID
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    signed = int(dataset.PixelRepresentation)
-    compressed = syntax.is_encapsulated
-    options = {
-        "rows": int(dataset.Rows),
-        "columns": int(dataset.Columns),
-        "samples_per_pixel": 1,
-        "photometric_interpretation": str(dataset.PhotometricInterpretation),
-        "number_of_frames": 1,
-        "bits_allocated": allocated,
-        # Uncompressed, all bits come as they are.
-        "bits_stored": stored if compressed else allocated,
-        "pixel_representation": signed if compressed else 0,
-        "pixel_keyword": "PixelData",
-        "pixel_vr": dataset["PixelData"].VR,
-    }
-    if compressed:
-        options["decoding_plugin"] = _check_compressed(dataset, frame)
-        frame = encapsulate([frame])
+    if compressed := syntax.is_encapsulated:
+        _check_compressed(dataset, frame)
     try:
-        array, _ = get_decoder(syntax).as_array(frame, index=0, raw=True, **options)
+        array = _array(dataset, frame)
     except Exception as error:  # each decoder has errors of its own
         message = " ".join(str(error).split())
         raise ImageError(
             f"DICOM pixels of {syntax.name} cannot be read ({message}); export the file "
             "uncompressed or as JPEG 2000, or copy it again if it was cut short"
         ) from error
+    if array.shape != (dataset.Rows, dataset.Columns):
+        raise ImageError(f"DICOM pixels of shape {array.shape}; export one gray image")
     unsigned = np.ascontiguousarray(array).view(f"u{array.itemsize}")
     bits = 8 * array.itemsize
     values, spare = unsigned, int(number(dataset, "HighBit") or stored - 1) + 1 - stored
@@ -252,32 +241,65 @@ def decode(dataset: Any, frame: bytes) -> Stored:
             )
         values = unsigned >> spare
     values = _signed(values, min(stored, bits), signed)
-    return Stored(values, _padding(dataset, values, _signed(unsigned, bits, signed)))
+    padding = np.zeros(values.shape, bool)
+    if (ends := _padding_ends(dataset)) is not None:
+        # In all of the allocated bits too: 63536, which is -2000 in 16 bits, pads 12-bit slices.
+        for reading in (values, _signed(unsigned, bits, signed)):
+            padding |= (reading >= ends[0]) & (reading <= ends[1])
+    return Stored(values, padding)
+
+
+def _array(dataset: Any, frame: bytes) -> np.ndarray:
+    """The decoded values of one frame; uncompressed, with all of their allocated bits."""
+    import imagecodecs
+    from pydicom import uid
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in _BY_LIBJPEG:
+        return imagecodecs.jpeg8_decode(frame)
+    if syntax in uid.JPEGLSTransferSyntaxes:
+        return imagecodecs.jpegls_decode(frame)
+    compressed = syntax.is_encapsulated
+    allocated, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation)
+    options: dict[str, Any] = {"decoding_plugin": _PLUGINS[syntax]} if compressed else {}
+    array, _ = get_decoder(syntax).as_array(
+        encapsulate([frame]) if compressed else frame,
+        index=0,
+        raw=True,
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        samples_per_pixel=1,
+        photometric_interpretation=str(dataset.PhotometricInterpretation),
+        number_of_frames=1,
+        bits_allocated=allocated,
+        bits_stored=int(dataset.BitsStored) if compressed else allocated,
+        pixel_representation=signed if compressed else 0,
+        pixel_keyword="PixelData",
+        pixel_vr=dataset["PixelData"].VR,
+        **options,
+    )
+    return array
 
 
 def _signed(values: np.ndarray, bits: int, signed: int) -> np.ndarray:
-    """The lowest so many bits of each as int64, in two's complement if signed."""
-    values = values.astype(np.int64) & ((1 << bits) - 1)
+    """The lowest so many bits of each as integers, in two's complement if signed."""
+    values = values.astype(np.int32 if bits < 32 else np.int64) & ((1 << bits) - 1)
     return np.where(values >> (bits - 1) == 1, values - (1 << bits), values) if signed else values
 
 
-def _padding(dataset: Any, *readings: np.ndarray) -> np.ndarray:
-    """Where any reading of the pixels lies in the range of padding (PS3.3, C.7.5.1.1.2).
+def _padding_ends(dataset: Any) -> np.ndarray | None:
+    """Lowest and highest value of padding (PS3.3, C.7.5.1.1.2); None if the file names none.
 
-    Both the stored bits and all of the allocated ones are read: 63536, which is -2000 in 16 bits,
-    pads slices of 12 bits too. The element may be signed where the pixels are not, and the reverse.
+    The elements may be signed where the pixels are not, and the reverse.
     """
-    padding = np.zeros(readings[0].shape, bool)
     first = number(dataset, "PixelPaddingValue")
     if first is None:
-        return padding
+        return None
     last = number(dataset, "PixelPaddingRangeLimit")
-    bits, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation)
     ends = np.array([first, first if last is None else last]).astype(np.int64)
-    low, high = np.sort(_signed(ends, bits, signed))
-    for values in readings:
-        padding |= (values >= low) & (values <= high)
-    return padding
+    return np.sort(_signed(ends, int(dataset.BitsAllocated), int(dataset.PixelRepresentation)))
 
 
 def _check_deflated(file: BinaryIO) -> None:
@@ -305,14 +327,11 @@ def _check_deflated(file: BinaryIO) -> None:
         )
 
 
-def _check_compressed(dataset: Any, frame: bytes) -> str:
+def _check_compressed(dataset: Any, frame: bytes) -> None:
     """Refuses a compressed frame that unpacks to another size than the header promises.
 
-    Returns:
-      The decoder, a plugin of pydicom.
-
     Raises:
-      ImageError: it does, or it is damaged.
+      ImageError: it does, is damaged, or is of a compression that cannot be read.
     """
     from pydicom import uid
 
@@ -320,20 +339,16 @@ def _check_compressed(dataset: Any, frame: bytes) -> str:
     if syntax == uid.RLELossless:
         count, *offsets = np.frombuffer(frame[:64], "<u4").tolist()
         for start, end in itertools.pairwise([*offsets[:count], len(frame)]):
-            _check_run_lengths(frame[start:end], limit=2 * rows * columns)
-        return "pydicom"
-    plugin, size = "pillow", None
-    if syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
+            _check_run_lengths(frame[start:end], limit=dataset.BitsAllocated // 8 * rows * columns)
+        return
+    if syntax in _BY_LIBJPEG or syntax in (uid.JPEGBaseline8Bit, *uid.JPEGLSTransferSyntaxes):
+        size = _jpeg_size(frame)
+    elif syntax in _PLUGINS:
         try:
             picture = Image.open(io.BytesIO(frame), formats=("JPEG2000",))
             size = picture.height, picture.width
         except (OSError, ValueError, SyntaxError) as error:
             raise ImageError(f"the pixels are no {syntax.name}; export uncompressed") from error
-    elif syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
-        size = _jpeg_size(frame)
-    elif syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1, *uid.JPEGLSTransferSyntaxes):
-        plugin, size = "gdcm", _jpeg_size(frame)
-        _silence_gdcm()
     else:
         raise ImageError(f"DICOM pixels of {syntax.name} cannot be read; export uncompressed")
     if size != (rows, columns):
@@ -341,23 +356,17 @@ def _check_compressed(dataset: Any, frame: bytes) -> str:
             f"compressed pixels of {size[1]} x {size[0]} px where the DICOM header says "
             f"{columns} x {rows}; export the file again"
         )
-    return plugin
-
-
-def _silence_gdcm() -> None:
-    """Its errors are raised as well."""
-    import gdcm
-
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:
     """Height and width by the frame header of a JPEG, JPEG Lossless or JPEG-LS codestream.
 
     Raises:
-      ImageError: there is none, or it is of colours.
+      ImageError: there is none, it is of colours, or the codestream has no end (of which decoders
+        make gray rows, or search for it for seconds).
     """
+    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ImageError("the compressed DICOM pixels were cut short; copy the file again")
     at = 2
     while frame[:2] == b"\xff\xd8" and at + 10 <= len(frame) and frame[at] == 0xFF:
         if frame[at + 1] == 0xFF:  # a filling byte
