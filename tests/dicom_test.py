@@ -11,41 +11,12 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    RLELossless,
-    generate_uid,
-)
+from dicom_files import compressed, dicom_bytes
+from pydicom import uid
 
 from jaxcovid import prepare
 from jaxcovid.data import dicom
 from jaxcovid.data.images import ImageError, decode_gray
-
-
-def dicom_bytes(pixels=None, *, syntax=ExplicitVRLittleEndian, **tags):
-    """A file of 16-bit pixels and tags by keyword; None leaves a tag out."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    found = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    if pixels is not None:
-        found.Rows, found.Columns = pixels.shape[-2:]
-        found.SamplesPerPixel, found.BitsAllocated, found.BitsStored = 1, 16, 16
-        found.HighBit, found.PixelRepresentation = 15, int(pixels.dtype.kind == "i")
-        found.PhotometricInterpretation = "MONOCHROME2"
-        found.PixelData = pixels.tobytes()
-        found["PixelData"].VR = "OW"
-    for name, value in tags.items():
-        setattr(found, name, value)
-    file = io.BytesIO()
-    found.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
 
 CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
 
@@ -101,19 +72,6 @@ def test_an_xray_goes_through_its_window():
 PIXELS = np.arange(1024).reshape(32, 32).astype(np.uint16)
 
 
-def compressed(frame, syntax, **tags):
-    """A film of 8 bits whose pixels are a compressed frame."""
-    tags = {"Modality": "CR", "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, **tags}
-    whole = pydicom.dcmread(io.BytesIO(dicom_bytes(PIXELS, **tags)))
-    whole.file_meta.TransferSyntaxUID = syntax
-    whole.PixelData = pydicom.encaps.encapsulate([frame])
-    whole["PixelData"].VR = "OB"
-    whole["PixelData"].is_undefined_length = True
-    file = io.BytesIO()
-    whole.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
 def jpeg(side):
     return cv2.imencode(".jpg", np.zeros((side, side), np.uint8))[1].tobytes()
 
@@ -124,8 +82,8 @@ def run_lengths(runs):
 
 
 def deflated(size):
-    data = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian, Modality="CR")
-    start = len(dicom_bytes(syntax=DeflatedExplicitVRLittleEndian)) - 2  # of the data set
+    data = dicom_bytes(PIXELS, syntax=uid.DeflatedExplicitVRLittleEndian, Modality="CR")
+    start = len(dicom_bytes(syntax=uid.DeflatedExplicitVRLittleEndian)) - 2  # of the data set
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     packed = [packer.compress(bytes(2**20)) for _ in range(size >> 20)]
     return data[:start] + b"".join(packed) + packer.flush()
@@ -134,11 +92,11 @@ def deflated(size):
 def test_compressed_films_are_read(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     rows = b"".join(b"\x1f" + row.tobytes() for row in noise)
-    film = decode_gray(compressed(run_lengths(0) + rows, RLELossless))
+    film = decode_gray(compressed(run_lengths(0) + rows, uid.RLELossless))
     low, high = float(noise.min()), float(noise.max())
     np.testing.assert_allclose(film, (noise - low) * 255 / (high - low), atol=0.51)
-    assert decode_gray(compressed(jpeg(32), JPEGBaseline8Bit)).shape == (32, 32)
-    data = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian, Modality="CR")
+    assert decode_gray(compressed(jpeg(32), uid.JPEGBaseline8Bit)).shape == (32, 32)
+    data = dicom_bytes(PIXELS, syntax=uid.DeflatedExplicitVRLittleEndian, Modality="CR")
     plain = dicom_bytes(PIXELS, Modality="CR")
     np.testing.assert_array_equal(decode_gray(data), decode_gray(plain))
     (tmp_path / "slice").write_bytes(data)
@@ -180,8 +138,11 @@ def test_a_deflated_file_that_unpacks_to_gigabytes_is_refused_early(tmp_path):
             dicom_bytes(PIXELS, Modality="CT", RescaleSlope=1, RescaleIntercept="nan"),
             "'nan', no finite number",
         ),
-        (compressed(jpeg(9000), JPEGBaseline8Bit), "pixels of 9000 x 9000 px where the .* 32 x 32"),
-        (compressed(run_lengths(10**5), RLELossless), "unpack to more than the header says"),
+        (
+            compressed(jpeg(9000), uid.JPEGBaseline8Bit),
+            "pixels of 9000 x 9000 px where",
+        ),
+        (compressed(run_lengths(10**5), uid.RLELossless), "unpack to more than the header says"),
         (b"\0" * 128 + b"DICM" + b"junk" * 40, "damaged|without pixels"),
     ],
 )
@@ -192,7 +153,7 @@ def test_what_cannot_be_used_says_why(data, message):
 
 def test_a_compression_that_cannot_be_read_is_named():
     whole = pydicom.dcmread(io.BytesIO(dicom_bytes(PIXELS, Modality="CR")))
-    whole.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    whole.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
     whole.PixelData = pydicom.encaps.encapsulate([b"no JPEG 2000"])
     whole["PixelData"].is_undefined_length = True
     file = io.BytesIO()

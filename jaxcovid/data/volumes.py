@@ -27,6 +27,8 @@ from jaxcovid.data.images import (
 MAX_BYTES = 2**30
 MAX_SLICES = 10_000
 
+_NPY_HEADER = 10_000  # bytes; NumPy refuses more too, after it has read them
+
 _NIFTI = (".nii", ".nii.gz")
 
 
@@ -160,9 +162,15 @@ def _height(dataset: Any, index: int) -> float | None:
 
 def _open_npy(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
     _check_bytes(path.stat().st_size)
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[6:7] > b"\1" and int.from_bytes(head[8:], "little") > _NPY_HEADER:
+        raise ImageError("no readable .npy file of numbers (its header is too long); save it anew")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged headers raise whatever their parser meets
         raise ImageError(f"no readable .npy file of numbers ({error}); save it anew") from error
     if not isinstance(values, np.ndarray):  # an archive under this name
         values.close()
