@@ -58,6 +58,7 @@ def ct_cov19_tree(tmp_path_factory):
 
 
 def test_ct_cov19_keeps_series_together(ct_cov19_tree, tmp_path, caplog):
+    (ct_cov19_tree / "Train" / "Normal" / "1" / "._neg_4.png").write_bytes(b"of macOS")
     dataset = prepare.build("ct_cov19", tmp_path, source=str(ct_cov19_tree))
     assert dataset.class_names == ("COVID-19", "other pneumonia", "normal")
     assert sum(dataset.split_sizes.values()) == 240 + 720 + 720

@@ -4,12 +4,14 @@ Source: the public repository m2dgithub/CT-COV19 (Dialameh et al., arXiv:2012.14
 images than the paper's Table II counts, and its names carry series only for COVID-19.
 """
 
+import collections
 import pathlib
 import re
 
 import tensorflow_datasets as tfds
 from absl import logging
 
+from jaxcovid.data import image_files
 from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder, split_by_patient
 
 LAYOUT = """\
@@ -101,9 +103,12 @@ def read_rows(source: str | None) -> list[Row]:
         source, name="ct_cov19", what="checkout of CT-COV19", layout=LAYOUT, needed=folders
     )
     rows, nameless = [], []
+    left_out: collections.Counter[str] = collections.Counter()
     for folder in map(root.joinpath, folders):
         group, split = folder.name, _SPLITS[folder.parent.name]
-        found = sorted(p for p in folder.glob("**/*") if p.suffix.lower() in _SUFFIXES)
+        files = image_files.find_files(folder, left_out)
+        found = [path for path in files if path.suffix.lower() in _SUFFIXES]
+        left_out["files that are no images"] += len(files) - len(found)
         for path in found:
             name = path.relative_to(root).as_posix()
             patient = _series(group, path.relative_to(folder))
@@ -120,6 +125,8 @@ def read_rows(source: str | None) -> list[Row]:
                 len(found),
                 expected,
             )
+    if text := image_files.counts_text(left_out):
+        logging.warning("Left out: %s", text)
     if nameless:
         raise ValueError(
             f"{len(nameless)} slices have no number in their name: {', '.join(nameless)}"
