@@ -90,6 +90,14 @@ def test_the_later_of_two_equal_validations_is_the_best(tmp_path):
     assert checkpoints.best_step(tmp_path) == 2
 
 
+def test_a_half_deleted_checkpoint_is_never_the_best(tmp_path, caplog):
+    save(tmp_path, [0.9, 0.6])
+    (tmp_path / "checkpoints" / "1" / "facts" / "metadata").unlink()
+    assert checkpoints.best_step(tmp_path) == 2
+    assert "checkpoint 1 of" in caplog.text
+    assert "does not count" in caplog.text
+
+
 def test_an_empty_workdir(tmp_path):
     assert restore_latest(tmp_path) is None
     with pytest.raises(CheckpointError, match="no validated checkpoint"):

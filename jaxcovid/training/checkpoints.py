@@ -168,11 +168,20 @@ def validation_of(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 def best_step(workdir: Path) -> int:
     """The validated step of highest validation AUC; the later one of a tie.
 
+    Damaged checkpoints do not count: a run that is killed may leave an old one half deleted.
+
     Raises:
       CheckpointError: there is no checkpoint, or none was validated.
     """
-    validations = [validation_of(read_facts(workdir, step)) for step in steps(workdir)]
-    ranked = [(entry["auc"], entry["step"]) for entry in validations if entry]
+    ranked = []
+    for step in steps(workdir):
+        try:
+            entry = validation_of(read_facts(workdir, step))
+        except DamagedError as error:
+            logging.warning("%s; it does not count", error)
+            continue
+        if entry:
+            ranked.append((entry["auc"], step))
     if not ranked:
         raise CheckpointError(
             f"no validated checkpoint in {workdir}; train until the first validation"

@@ -4,7 +4,9 @@ Every step, in this order:
   1. dispatch the train step on the batch that already lies on the devices;
   2. prepare and place the next batch while they compute;
   3. fetch the numbers of the step before; stop if they are not finite; write them when due;
-  4. validate, save, and stop early or on SIGTERM, each when due.
+  4. save, leave on SIGTERM, validate, and stop early, each when due. A checkpoint is saved before
+     its validation, which can take minutes, and gets it afterwards; what was ended in between is
+     validated first by the run that resumes.
 """
 
 import collections
@@ -32,10 +34,15 @@ from jaxcovid.training.checkpoints import Checkpoints, History
 from jaxcovid.training.heartbeat import Heartbeat
 from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.sharding import check_batch_size, place_batch, replicated_sharding
-from jaxcovid.training.state import jit_init_state
+from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import jit_forward
 from jaxcovid.training.targets import Targets
-from jaxcovid.training.validation import predict_source, stops_early, validation_scores
+from jaxcovid.training.validation import (
+    predict_source,
+    stops_early,
+    validation_scores,
+    validation_workers,
+)
 from jaxcovid.training.writers import Writer
 
 
@@ -95,7 +102,8 @@ class StepClock:
 
 
 def _check_finite(step: int, numbers: Mapping[str, float], workdir: Path) -> None:
-    bad = [name for name, value in numbers.items() if not np.isfinite(value)]
+    # The accuracy is NaN where the batch knows nothing of the first output.
+    bad = [name for name, x in numbers.items() if not np.isfinite(x) and name != "accuracy"]
     if bad:
         saved = checkpoints.steps(workdir)
         last = f"the last good checkpoint is step {saved[-1]}" if saved else "nothing was saved yet"
@@ -171,7 +179,7 @@ def train(
       preprocess_on: where training images are, see `pipeline.train_batches`; those of the
         validation always are on the host.
       bad_records: see `pipeline.train_batches`.
-      workers: see `pipeline.train_batches`.
+      workers: see `pipeline.train_batches`; of the validation, see `validation_workers`.
       fsdp: see `sharding.shard_state`.
       profile: the first and the last step that are traced for TensorBoard; (0, 0) traces none.
       identity: of the train step, see `programs.compile_train_step`.
@@ -207,10 +215,18 @@ def train(
             batch_size=batch_size,
             mesh=mesh,
             control=control,
+            workers=validation_workers(workers, len(validation_source)),
         )
         return validation_scores(
-            probabilities, validation_targets, screening=screening, exclusive=model.exclusive
+            probabilities,
+            validation_targets,
+            screening=screening,
+            exclusive=model.exclusive,
+            loss_weights=loss_weights,
         )
+
+    def due(step: int) -> bool:
+        return step > 0 and (step % validate_every_steps == 0 or step == total_steps)
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Checkpoints(workdir))
@@ -218,13 +234,41 @@ def train(
         expected = initialise.eval_shape().replace(frozen=dict(frozen or {}))
         state, history = saver.restore_latest(expected) or (None, [])
         start = int(state.step) if state else 0
-        if start >= total_steps or stops_early(history, early_stop_validations):
+
+        def finished() -> bool:
+            return start >= total_steps or stops_early(history, early_stop_validations)
+
+        unvalidated = due(start) and (not history or history[-1]["step"] < start)
+        if finished() and not unvalidated:
             logging.info("Training was finished before, at step %d", start)
             return Result(start, history, terminated=False)
         if start:
             logging.info("Resuming from the checkpoint of step %d of %d", start, total_steps)
         else:
             logging.info("Training for %d steps of %d images each", total_steps, batch_size)
+
+        writer = stack.enter_context(
+            contextlib.closing(
+                Writer(workdir, start_step=start, enabled=main_process, revalidates=unvalidated)
+            )
+        )
+        heartbeat = stack.enter_context(Heartbeat(workdir, total_steps=total_steps))
+
+        def validate(step: int, state: TrainState) -> History:
+            variables = jax.device_put(state.variables, replicated_sharding(mesh))
+            entry = validated(variables)
+            writer.scalars(step, {"validation/auc": entry["auc"], "validation/loss": entry["loss"]})
+            if draw_heatmaps and main_process:
+                writer.images(step, "heatmaps", draw_heatmaps(variables))
+            saver.add_validation([*history, {"step": step, **entry}])
+            return [*history, {"step": step, **entry}]
+
+        if unvalidated:
+            logging.info("Validating step %d, which was saved without", start)
+            heartbeat.beat(start)
+            history = validate(start, state)
+            if finished():
+                return Result(start, history, terminated=False)
 
         # The parameters are made while the first images are prepared and the step compiles.
         initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
@@ -257,11 +301,7 @@ def train(
             target = batch.pop("target")
             return {"image": unpack(batch), "target": target}
 
-        writer = stack.enter_context(
-            contextlib.closing(Writer(workdir, start_step=start, enabled=main_process))
-        )
         trace = stack.enter_context(contextlib.ExitStack())
-        heartbeat = stack.enter_context(Heartbeat(workdir, total_steps=total_steps))
         bar = stack.enter_context(
             tqdm(
                 total=total_steps * batch_size,
@@ -302,8 +342,7 @@ def train(
                     batch = next_batch()
 
             stopping = termination.requested(step)
-            validating = step % validate_every_steps == 0 or step == total_steps
-            saving = validating or stopping or step % save_every_steps == 0
+            saving = due(step) or stopping or step % save_every_steps == 0
             while len(pending) > (0 if saving else 1):
                 done, values = pending.popleft()
                 numbers = {name: float(x) for name, x in jax.device_get(values).items()}
@@ -318,7 +357,7 @@ def train(
                     writer.scalars(done, {**numbers, **rates})
                 heartbeat.beat(done, **rates)
             if step == profile[1]:
-                jax.block_until_ready(values)
+                jax.block_until_ready(state)
                 trace.close()  # nothing to a run that resumed behind the first of these steps
 
             with clock.paused():
@@ -328,24 +367,17 @@ def train(
                         "input",
                         _as_pictures(np.asarray(current["image"].addressable_data(0))),
                     )
-                if validating:
-                    variables = jax.device_put(state.variables, replicated_sharding(mesh))
-                    entry = validated(variables)
-                    history = [*history, {"step": step, **entry}]
-                    writer.scalars(
-                        step, {"validation/auc": entry["auc"], "validation/loss": entry["loss"]}
-                    )
-                    if draw_heatmaps and main_process:
-                        writer.images(step, "heatmaps", draw_heatmaps(variables))
                 if saving:
                     saver.save(state, history)
-            if stopping and step < total_steps:
+                if due(step) and not stopping:
+                    history = validate(step, state)
+            if stopping:
                 logging.warning(
                     "Ended by a signal; step %d is saved. The same command resumes.", step
                 )
                 heartbeat.ended = "interrupted"
                 return Result(step, history, terminated=True)
-            if validating and stops_early(history, early_stop_validations):
+            if due(step) and stops_early(history, early_stop_validations):
                 logging.info(
                     "Stopping early: the best validation AUC is %d validations old",
                     early_stop_validations,

@@ -39,13 +39,16 @@ def _line(numbers: Mapping[str, Any]) -> str:
 class Writer:
     """Writes scalars and images of one run; only the first process writes."""
 
-    def __init__(self, workdir: Path, *, start_step: int, enabled: bool = True) -> None:
+    def __init__(
+        self, workdir: Path, *, start_step: int, enabled: bool = True, revalidates: bool = False
+    ) -> None:
         """Continues the workdir's files; lines of steps after `start_step` are dropped.
 
         Args:
           workdir: the run's folder.
           start_step: the step that the run resumes from; it will write the later ones again.
           enabled: False on all processes but the first.
+          revalidates: the run will validate `start_step`, so that its validation is dropped too.
         """
         self._workdir = as_path(workdir)
         self._enabled = enabled
@@ -56,7 +59,11 @@ class Writer:
         self._tensorboard: Any = None
         self._asked_for_tensorboard = False
         path = self._workdir / FILE
-        kept = [_line(found) for found in read(workdir) if found["step"] <= start_step]
+        kept = [
+            _line(line)
+            for line in read(workdir)
+            if line["step"] < start_step + (not (revalidates and "validation/auc" in line))
+        ]
         self._kept = kept if is_remote(path) else []
         self._unwritten, self._written = False, time.monotonic()
         write_atomically(path, "".join(kept).encode())
