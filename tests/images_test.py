@@ -164,12 +164,69 @@ def test_16_bit_gray_is_scaled_to_its_range():
     assert not images.as_gray(np.full((20, 20), 700, np.uint16)).any()
 
 
-def test_exif_orientation_is_ignored():
-    exif = Image.Exif()
-    exif[274] = 6  # Rotated by 90 degrees.
-    for file_format in ("JPEG", "PNG"):
-        turned = images.decode_gray(encode(RGB, file_format, exif=exif))
-        np.testing.assert_array_equal(turned, images.decode_gray(encode(RGB, file_format)))
+def white_is_zero(tiff):
+    """The file with PhotometricInterpretation 0 in place of 1."""
+    entry = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert tiff.count(entry) == 1
+    return tiff.replace(entry, struct.pack("<HHIH", 262, 3, 1, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "tiff_deflate", "tiff_lzw"])
+def test_a_tiff_whose_zero_is_white_is_not_inverted(dtype, compression):
+    ramp = np.linspace(0, np.iinfo(dtype).max, 64 * 80).astype(dtype).reshape(64, 80)
+    black = images.decode_gray(encode(ramp, "TIFF", compression=compression))
+    white = white_is_zero(encode(np.invert(ramp), "TIFF", compression=compression))
+    np.testing.assert_array_equal(images.decode_gray(white), black)
+    assert images.is_16_bit(white) == (dtype == np.uint16)
+
+
+HOUNSFIELD = np.linspace(-1000, 400, 64 * 80).round().reshape(64, 80)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_16_bit_hounsfield_units_go_through_the_window(file_format):
+    data = encode((HOUNSFIELD + 1024).astype(np.uint16), file_format)
+    assert images.is_16_bit(data)
+    expected = np.clip((HOUNSFIELD + 1350) / 1500, 0, 1) * 255
+    gray = images.decode_gray(data, hu_offset=-1024)
+    np.testing.assert_allclose(gray, expected, atol=0.51)
+    assert np.abs(images.decode_gray(data) - expected).max() > 50  # its own range
+    wide = images.decode_gray(data, hu_offset=-1024, window=(-500, 3000))
+    np.testing.assert_allclose(wide, (HOUNSFIELD + 2000) / 3000 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("offset", [0, 100, float("nan")])
+def test_an_offset_that_makes_no_hounsfield_units_is_refused(offset):
+    with pytest.raises(images.ImageError, match="no Hounsfield units of a chest"):
+        images.decode_gray(encode((HOUNSFIELD + 1024).astype(np.uint16)), hu_offset=offset)
+
+
+def test_an_offset_is_for_16_bit_gray_alone():
+    for data in (encode(RGB[..., 0]), encode(RGB), encode(RGB, "JPEG")):
+        assert not images.is_16_bit(data)
+        expected = images.decode_gray(data)
+        np.testing.assert_array_equal(images.decode_gray(data, hu_offset=-1024), expected)
+    assert not images.is_16_bit(b"")
+    assert not images.is_16_bit(encode(RGB)[:20])
+
+
+def test_exif_orientation_is_ignored_and_known():
+    for orientation in (1, 3, 6, 8, 9):
+        exif = Image.Exif()
+        exif[274] = orientation  # 6 is rotated by 90 degrees
+        for file_format in ("JPEG", "PNG", "WEBP"):
+            data = encode(RGB, file_format, exif=exif)
+            turned = images.decode_gray(data)
+            np.testing.assert_array_equal(turned, images.decode_gray(encode(RGB, file_format)))
+            assert images.exif_orientation(data) == (orientation if orientation < 9 else 1)
+        tiff = encode(RGB, "TIFF", exif=exif)
+        assert images.exif_orientation(tiff) == 1
+        if orientation == 3:
+            upright = images.decode_gray(encode(RGB, "TIFF"))
+            np.testing.assert_array_equal(images.decode_gray(tiff), upright[::-1, ::-1])
+    for data in (b"", encode(RGB), encode(RGB, "JPEG"), encode(RGB, "JPEG")[:30]):
+        assert images.exif_orientation(data) == 1
 
 
 @pytest.mark.parametrize(

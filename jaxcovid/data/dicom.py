@@ -352,7 +352,8 @@ def _through_own_window(dataset: Any, values: np.ndarray, index: int) -> tuple[n
     if tables := dataset.get("VOILUTSequence"):
         return _look_up(tables[0], values, signed=False), True
     group = pixels.macro(dataset, "FrameVOILUTSequence", index)
-    centre, width = number(group, "WindowCenter"), number(group, "WindowWidth")
+    centre = number(group, "WindowCenter", several=True)
+    width = number(group, "WindowWidth", several=True)
     if centre is None and width is None:
         return values.astype(np.float64), False
     function = str(group.get("VOILUTFunction") or "LINEAR").upper()

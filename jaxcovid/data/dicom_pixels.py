@@ -107,15 +107,15 @@ def name_of(keyword: str) -> str:
     return f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def number(dataset: Any, keyword: str, index: int = 0) -> float | None:
-    """A finite number, the one at an index of several; None if the element is missing or empty.
+def number(dataset: Any, keyword: str, *, several: bool = False) -> float | None:
+    """A finite number, the first where there may be several; None if it is missing or empty.
 
     Raises:
       ImageError: it is no number.
     """
     value = dataset.get(keyword)
-    if value is not None and not isinstance(value, str | int | float):  # several
-        value = value[index] if index < len(value) else None
+    if several and value is not None and not isinstance(value, str | int | float):
+        value = value[0] if len(value) else None
     if value is None or value == "":
         return None
     try:

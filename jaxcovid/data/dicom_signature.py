@@ -7,12 +7,14 @@ import struct
 _SHORT_TYPES = re.findall(b"..", b"AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")
 _LONG_TYPES = re.findall(b"..", b"OBODOFOLOVOWSQSVUCUNURUTUV")
 
+_LAST_GROUP = 0x28
+
 
 def is_dicom(data: bytes) -> bool:
     """True if the bytes are those of a DICOM file (PS3.10: "DICM" after 128 others).
 
     Files without these 132 bytes are known by their first elements (PS3.5, 7.1), three in
-    ascending order, of groups 2 and 8.
+    ascending order, of group 2 or 8 and of those up to that of the pixels' size.
 
     Args:
       data: the first 1,024 bytes of the file, or all.
@@ -30,7 +32,7 @@ def _has_elements(data: bytes, order: str, explicit: bool) -> bool:
             return count == 2
         group, element = struct.unpack_from(f"{order}HH", data, at)
         tag, kind, head = group << 16 | element, data[at + 4 : at + 6], 8
-        if group not in (2, 8) or tag <= last:
+        if tag <= last or group > _LAST_GROUP or (count == 0 and group not in (2, 8)):
             return False
         if not explicit:
             (length,) = struct.unpack_from(f"{order}I", data, at + 4)

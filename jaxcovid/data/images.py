@@ -56,7 +56,8 @@ def decode_gray(
     whose lowest value is white, values count from the other end.
     An EXIF orientation is ignored: one file always gives one array, whatever program re-saved it,
     and data sets that were prepared before stay what they are. Scanners and PACS write none, but
-    the photo of a film may have one, and viewers turn it: see `exif_orientation`.
+    the photo of a film may have one, and viewers turn it: see `exif_orientation`. That of a TIFF is
+    part of the format and is followed.
     Of DICOM see `dicom.read`.
 
     Args:
@@ -179,10 +180,11 @@ def is_16_bit(data: bytes) -> bool:
 def exif_orientation(data: bytes) -> int:
     """The EXIF orientation of an image file: 1 is upright, as is one that has none; 2 to 8 turn it.
 
-    `decode_gray` ignores it, viewers follow it.
+    `decode_gray` ignores it, viewers follow it. 1 of a TIFF, whose own orientation both follow.
     """
     try:
-        found = Image.open(io.BytesIO(data), formats=_FORMATS).getexif().get(_ORIENTATION, 1)
+        header = Image.open(io.BytesIO(data), formats=_FORMATS)
+        found = 1 if header.format == "TIFF" else header.getexif().get(_ORIENTATION, 1)
         return found if found in range(1, 9) else 1
     except Exception:  # `decode_gray` says what is wrong with it
         return 1
