@@ -29,10 +29,9 @@ from typing import Any
 from absl import app, logging
 from etils import epath
 
-from jaxcovid import command
+from jaxcovid import command, files
 from jaxcovid.data import datasets
 from jaxcovid.data.pseudonyms import Pseudonyms, read_key
-from jaxcovid.files import expand_home
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
@@ -110,12 +109,13 @@ def build(
         raise ValueError(
             f"folder needs --name=NAME, a name of letters, digits, '_', '-', '.'; got {config!r}"
         )
-    data_dir = epath.Path(expand_home(os.fspath(data_dir or datasets.default_data_dir())))
+    data_dir = epath.Path(files.expand_home(os.fspath(data_dir or datasets.default_data_dir())))
     prepared_from = _noted(given)
     finished = datasets.find_version(name, data_dir)
     if finished is not None and not overwrite:
         _check_options(datasets.open_dataset(name, data_dir), prepared_from)
     else:
+        _check_writable(data_dir)
         if other_pneumonia:
             given["other_pneumonia"] = [
                 datasets.open_dataset(other, data_dir) for other in other_pneumonia
@@ -181,6 +181,17 @@ def _kept_until_replaced(directory: epath.Path | None) -> Iterator[None]:
         aside.rename(directory)
         raise
     aside.rmtree()
+
+
+def _check_writable(data_dir: epath.Path) -> None:
+    if files.is_remote(data_dir):
+        return
+    there = next(path for path in (data_dir, *data_dir.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OSError(
+            f"cannot keep data sets in {data_dir}: {there} is not a folder that can be "
+            "written; give another one with --data_dir=DIR"
+        )
 
 
 def _write(builder_class: type, prepared_from: Mapping[str, Any], **kwargs: Any) -> None:
@@ -281,7 +292,7 @@ def main(args: argparse.Namespace) -> None:
     name = f"{args.dataset}/{args.name}" if args.name else args.dataset
     with command.user_errors():
         data_dir = args.data_dir or datasets.default_data_dir()
-        data_dir = epath.Path(expand_home(os.fspath(data_dir)))
+        data_dir = epath.Path(files.expand_home(os.fspath(data_dir)))
         if datasets.find_version(name, data_dir) and not args.overwrite:
             print(f"{name} is already prepared; --overwrite prepares it anew.")
         else:

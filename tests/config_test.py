@@ -100,6 +100,20 @@ def test_a_workdir_belongs_to_one_run(tmp_path):
     assert "config.model.head: 'gap' in the workdir, 'flatten' now" in str(error.value)
 
 
+def test_a_workdir_keeps_the_command_of_its_start(tmp_path, caplog):
+    caplog.set_level("INFO")
+    workdirs.claim(tmp_path / "old", FACTS)
+    workdirs.claim(tmp_path / "old", {**FACTS, "command": "second"})
+    assert "command" not in workdirs.read(tmp_path / "old")
+    for command in ("first", "first"):
+        workdirs.claim(tmp_path / "run", {**FACTS, "command": command})
+    assert not caplog.text
+    free = {**FACTS["config"], "workers": 4}
+    workdirs.claim(tmp_path / "run", {**FACTS, "config": free, "command": "second"})
+    assert workdirs.read(tmp_path / "run")["command"] == "first"
+    assert "was started by another command, which it keeps:\n  first" in caplog.text
+
+
 def test_folders_that_are_no_workdirs(tmp_path):
     with pytest.raises(workdirs.WorkdirError, match="does not exist"):
         workdirs.read(tmp_path / "none")

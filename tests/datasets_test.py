@@ -5,6 +5,7 @@ import multiprocessing
 import operator
 import pathlib
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+import runs
 
 from jaxcovid import prepare
 from jaxcovid.data import datasets
@@ -30,13 +32,8 @@ def write_images(folder, count=24, side=16):
 
 
 def run_prepare(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "jaxcovid.prepare", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
+    return runs.run(
+        [sys.executable, "-m", "jaxcovid.prepare", *map(str, arguments)], cwd=ROOT, **options
     )
 
 
@@ -116,7 +113,8 @@ def test_neither_import_nor_reading_loads_tensorflow(places):
         "dataset.source('train')[0]\n"
         "assert 'tensorflow' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    process = runs.run([sys.executable, "-c", code], cwd=ROOT)
+    assert process.returncode == 0, process.stderr
 
 
 def test_a_data_set_that_is_not_there_names_the_command(tmp_path):
@@ -286,17 +284,23 @@ def test_a_run_killed_half_way_leaves_nothing_finished(tmp_path):
     write_images(tmp_path / "images", count=400, side=200)
     data_dir = tmp_path / "data"
     arguments = ["folder", "--name=a", f"--source={tmp_path / 'images'}", f"--data_dir={data_dir}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jaxcovid.prepare", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not list(data_dir.glob("folder/a/incomplete*")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+    def killed_half_way():
+        shutil.rmtree(data_dir, ignore_errors=True)
+        process = runs.popen(
+            [sys.executable, "-m", "jaxcovid.prepare", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not list(data_dir.glob("folder/a/incomplete*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        # It may have been faster; and what was finished when it was killed is whole.
+        killed = process.wait() == -signal.SIGKILL
+        return killed and datasets.find_version("folder/a", data_dir) is None
+
+    assert any(killed_half_way() for _ in range(20))
     with pytest.raises(FileNotFoundError, match=r"jaxcovid\.prepare folder --name=a"):
         datasets.open_dataset("folder/a", data_dir)
     assert prepare.build("folder/a", data_dir, source=str(tmp_path / "images")).digest

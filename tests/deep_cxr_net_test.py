@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 from functools import partial
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 from dicom_test import CT, dicom_bytes
 from xray_trees import make_chest_xray, make_chestxray14, make_covid_chestxray
 
@@ -200,12 +200,9 @@ def xray_data(tmp_path_factory):
 
 
 def launch(folder, *arguments, **environment):
-    return subprocess.run(
+    return runs.run(
         ["bash", str(folder / "launch" / "deep_cxr_net.sh"), *map(str, arguments)],
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
     )
 
 

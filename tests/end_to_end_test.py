@@ -1,7 +1,10 @@
 """One run as a user has it: train, kill, resume bit for bit, evaluate, predict, from Python too."""
 
 import csv
+import html
 import json
+import shlex
+import shutil
 import signal
 
 import cv2
@@ -134,6 +137,31 @@ def test_controls_comparison_and_an_ensemble(trained, data_dir, command, tmp_pat
     joined = json.loads((folder / "metrics.json").read_text())
     assert joined["runs"]["aucs"] == [metrics["auc"]["value"], metrics["against"]["auc"]]
     assert "Research use only" in (folder / "model_card.md").read_text()
+
+
+def test_the_report_has_the_commands_as_they_were_typed(trained, data_dir, command, tmp_path):
+    old = tmp_path / "it's old"
+    shutil.copytree(trained, old, ignore=shutil.ignore_patterns("evaluation"))
+    facts = json.loads((old / "run.json").read_text())
+    typed = shlex.join(["python", "-m", "jaxcovid.train", *arguments(trained, data_dir)])
+    assert facts.pop("command") == typed
+    (old / "run.json").write_text(json.dumps(facts))
+    words = (f"--workdir={trained},{old}", f"--data_dir={data_dir}", "--split", "test")
+    command("evaluate", *words)
+    evaluation = shlex.join(["python", "-m", "jaxcovid.evaluate", *words])
+    unknown = f"python -m jaxcovid.train --config=FILE --workdir={old}  # with the options below"
+    for folder, trainings in (
+        (trained / "evaluation" / "test", [typed]),
+        (old / "evaluation" / "test", [unknown]),
+        (trained / "evaluation" / "test-ensemble", [typed, unknown]),
+    ):
+        page, card = (
+            html.unescape((folder / name).read_text()) for name in ("report.html", "model_card.md")
+        )
+        for line in (*trainings, evaluation):
+            assert f"<pre><code>{line}</code></pre>" in page
+            assert f"\n{line}\n" in card
+        assert page.count("jaxcovid.train ") == len(trainings)
 
 
 def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir, command):

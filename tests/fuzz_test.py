@@ -3,10 +3,10 @@
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
+import runs
 
 CHILD = pathlib.Path(__file__).with_name("fuzz_child.py")
 READERS = ("images", "dicom", "volumes", "tables", "workdir", "overrides")
@@ -14,14 +14,11 @@ READERS = ("images", "dicom", "volumes", "tables", "workdir", "overrides")
 
 def feed(reader, examples, seed, folder):
     """Runs a reader over so many inputs; returns how often each end came."""
-    process = subprocess.run(
+    process = runs.run(
         [sys.executable, CHILD, reader, str(examples), str(seed), folder],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
         errors="replace",
-        timeout=600,
-        check=False,
+        timeout=3600,
     )
     left = folder / "input"
     assert process.returncode == 0, (

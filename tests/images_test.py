@@ -110,10 +110,10 @@ def test_a_huge_file_is_not_read(tmp_path):
 
 def test_a_huge_image_is_refused_from_its_header():
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(images.ImageError):
         images.decode_gray(png_header(20_000, 20_000))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000
 
 

@@ -1,9 +1,9 @@
 import dataclasses
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import runs
 import sklearn.metrics
 
 from jaxcovid.evaluation import metrics
@@ -275,7 +275,8 @@ def test_the_module_starts_fast():
         "import sys, jaxcovid.evaluation.metrics; "
         "print({'sklearn', 'scipy', 'matplotlib', 'jax', 'cv2'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    found = runs.run([sys.executable, "-c", code])
+    assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "set()"
 
 

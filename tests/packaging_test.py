@@ -1,13 +1,12 @@
 """What pip installs, and that it works from any folder; what prediction needs at import."""
 
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import zipfile
 
 import pytest
+import runs
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -22,11 +21,10 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, folder / "source")
     build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet")
-    subprocess.run(
-        [sys.executable, "-m", "pip", *build, f"--wheel-dir={folder}", folder / "source"],
-        check=True,
-        timeout=300,
+    process = runs.run(
+        [sys.executable, "-m", "pip", *build, f"--wheel-dir={folder}", folder / "source"]
     )
+    assert process.returncode == 0, process.stderr
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         archive.extractall(folder / "unpacked")
@@ -98,13 +96,5 @@ from jaxcovid.evaluation import figures
 with command.user_errors():
     list(jaxcovid.predict.run(jaxcovid.predict.as_path("nowhere"), [sys.executable]))
 """
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        env=dict(os.environ),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    process = runs.run([sys.executable, "-c", code], cwd=tmp_path)
     assert process.stderr.startswith("error: nowhere is not a workdir"), process.stderr

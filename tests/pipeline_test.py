@@ -9,6 +9,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+import runs
 
 from jaxcovid.data import pipeline
 from jaxcovid.data.images import ImageError
@@ -170,7 +171,7 @@ if __name__ == "__main__":
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(_ENDLESS.format(tests=str(pathlib.Path(__file__).parent)))
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    parent = runs.popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
 
     workers = []
@@ -182,7 +183,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     assert len(workers) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + runs.TIMEOUT_S
     while any(folder.exists() for folder in workers) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(folder.exists() for folder in workers)

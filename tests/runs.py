@@ -82,6 +82,7 @@ def start(
     launcher=(sys.executable, "-m", "jaxcovid.train"),
     hold=None,
     pause_s=0.0,
+    start_new_session=False,
     **environ,
 ):
     """Starts the train command on one device, or what a launcher makes of it.
@@ -93,6 +94,7 @@ def start(
       launcher: what gets the options.
       hold: the step at which it waits for `release`, before anything else is done.
       pause_s: how much longer each step takes afterwards.
+      start_new_session: as that of `Popen`.
       **environ: more of the environment.
     """
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -108,6 +110,7 @@ def start(
         cwd=repository,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHON": sys.executable, **environ},
         stderr=log,
+        start_new_session=start_new_session,
     )
     process.log, process.hold = log, folder
     return process

@@ -4,12 +4,12 @@ import json
 import os
 import pathlib
 import pickle
-import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
+import runs
 from covid_ct_tree import list_path, make_tree
 
 from jaxcovid import predict
@@ -32,12 +32,9 @@ class Payload:
 
 
 def without_pickle(name, *arguments):
-    return subprocess.run(
+    return runs.run(
         [sys.executable, NO_PICKLE, f"jaxcovid.{name}", *map(str, arguments)],
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "GLIBC_TUNABLES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
     )
 
 
@@ -48,10 +45,9 @@ def test_the_watch_sees_a_pickle(tmp_path):
             "import pickle, _pickle, pathlib\n"
             f"data = {pickle.dumps(Payload(tmp_path / 'made'))!r}\n{call}\n"
         )
-        process = subprocess.run(
+        process = runs.run(
             [sys.executable, NO_PICKLE, f"victim{number}"],
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
-            check=False,
         )
         assert process.returncode == 77
     assert not (tmp_path / "made").exists()

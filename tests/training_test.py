@@ -4,7 +4,6 @@ import json
 import math
 import pathlib
 import re
-import subprocess
 import sys
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 from jax.flatten_util import ravel_pytree
 
 from jaxcovid.models import chunks
@@ -94,10 +94,9 @@ def test_eight_devices_equal_one():
 @pytest.mark.slow
 def test_eight_devices_equal_one_in_double_precision():
     program = pathlib.Path(__file__).with_name("double_precision.py")
-    printed = subprocess.run(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    whole, sharded = map(json.loads, printed.splitlines())
+    process = runs.run([sys.executable, str(program)])
+    assert process.returncode == 0, process.stderr
+    whole, sharded = map(json.loads, process.stdout.splitlines())
     assert (whole["fsdp"], sharded["fsdp"]) == (1, 8)
     for away in (whole, sharded):
         assert max(away["losses"], away["gradients"], away["parameters"]) < 1e-12
