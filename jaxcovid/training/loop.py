@@ -368,6 +368,7 @@ def train(
                         _as_pictures(np.asarray(current["image"].addressable_data(0))),
                     )
                 if saving:
+                    writer.flush()
                     saver.save(state, history)
                 if due(step) and not stopping:
                     history = validate(step, state)
