@@ -601,3 +601,17 @@ def test_real_films_follow_their_photometric_interpretation():
         # These bring neither window nor rescale: their 8 bits are the picture, or its negative.
         sign = {"MONOCHROME1": -1, "MONOCHROME2": 1}[found.PhotometricInterpretation]
         assert np.corrcoef(film.ravel(), found.pixel_array.ravel())[0, 1] * sign > 0.999
+
+
+@pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")
+def test_real_slices_in_jpeg_lossless_hold_air_and_lungs():
+    root = pathlib.Path(os.environ["JAXCOVID_DATA"]) / "dicom" / "ct-jpeg-lossless"
+    paths = sorted(root.rglob("*.dcm"))
+    if not paths:
+        pytest.skip("JAXCOVID_DATA has no dicom/ct-jpeg-lossless")
+    for path in paths:
+        assert dicom.header_of(path).left_out == ""
+        gray = decode_gray(path.read_bytes(), modality="CT")
+        assert gray.shape == (512, 512)
+        lungs = ((gray > 0.25 * 255) & (gray < 0.6 * 255)).mean()  # -975 to -450
+        assert 0.05 < lungs < 0.9, path

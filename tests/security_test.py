@@ -13,7 +13,9 @@ import runs
 from covid_ct_tree import list_path, make_tree
 
 from jaxcovid import predict
+from jaxcovid.data import volumes
 from jaxcovid.data.builders import base, chestxray14, chexpert, covid_chestxray, covid_ct
+from jaxcovid.data.images import ImageError
 from jaxcovid.evaluation import guard
 from jaxcovid.workdir import WorkdirError
 
@@ -77,6 +79,21 @@ def test_a_guard_of_something_else_than_numbers_is_refused(tmp_path):
         (tmp_path / guard.FILE).write_bytes(content)
         with pytest.raises(WorkdirError, match="damaged"):
             guard.load_guard(tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_volume_of_something_else_than_numbers_is_refused(tmp_path):
+    payload = np.array([[Payload(tmp_path / "made")] * 16] * 16, dtype=object)
+    path = tmp_path / "scan.npy"
+    np.save(path, payload, allow_pickle=True)
+    for content in (path.read_bytes(), pickle.dumps(payload), pickle.dumps(payload, 0)):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=r"no readable \.npy file of numbers"):
+            volumes.open_volume(path)
+    np.savez(tmp_path / "scan.npz", payload)
+    (tmp_path / "scan.npz").rename(path)
+    with pytest.raises(ImageError, match=r"an \.npz archive is no array"):
+        volumes.open_volume(path)
     assert not (tmp_path / "made").exists()
 
 

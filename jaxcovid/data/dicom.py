@@ -4,10 +4,12 @@ Standard: DICOM PS3.3, C.7.6.2 (orientation), C.11.1 and C.11.2 (modality and VO
 C.11.6 (presentation lookup table).
 """
 
+import contextlib
 import dataclasses
 import io
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -227,21 +229,22 @@ def open_frames(data: bytes, *, modality: str = "") -> Frames:
         if "PixelData" not in dataset:
             raise ImageError(f"a DICOM file of modality {kind or 'unknown'} without pixels")
         encoded = pixels.split_frames(dataset, pixels.check_pixels(dataset))
+        dataset["PixelData"].value = b""
         return Frames(dataset, kind, encoded)
 
 
-class _damage_named:
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
     """Turns whatever a parser meets in a damaged file into an `ImageError`."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ImageError):
-            message = " ".join(str(error).split())
-            raise ImageError(
-                f"the DICOM header is damaged ({message}); export the file again"
-            ) from error
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise ImageError(
+            f"the DICOM header is damaged ({message}); export the file again"
+        ) from error
 
 
 def _ct_gray(
