@@ -5,6 +5,7 @@ import signal
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 from runs import end_at, ended, finish, same_run, start, text
 
@@ -122,11 +123,21 @@ def test_more_accumulated_steps_than_the_training_has_write_nothing(tmp_path, da
 def test_a_profile_holds_the_work_of_its_last_step(tmp_path, data_dir, monkeypatch):
     compiled, stepped, ready = loop.compile_train_step, [], []
 
+    @jax.jit
+    def slow(x):
+        """The same number, a while later."""
+        matrix = jnp.full((300, 300), x, jnp.float32)
+        matrix = jax.lax.fori_loop(0, 200, lambda i, m: jnp.tanh(m @ m), matrix)
+        return jnp.where(matrix[0, 0] > 2, 0, x)  # it never is
+
     def compile_train_step(*args, **kwargs):
         step = compiled(*args, **kwargs)
 
         def stepping(*arguments):
-            stepped.append(step(*arguments))
+            state, numbers = step(*arguments)
+            if len(stepped) == 3:
+                state = state.replace(step=slow(state.step))
+            stepped.append((state, numbers))
             return stepped[-1]
 
         return stepping
