@@ -35,7 +35,8 @@ _OF_THE_MACHINE = (
 
 # A worker that prepares images comes here before all else. Its parent gets Ctrl-C too, and ends it.
 if multiprocessing.current_process().name != "MainProcess":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ValueError):  # outside the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 # What grain shares with workers that are ended is tidied up by a process of Python's, which warns.
 sys.warnoptions.append("ignore:resource_tracker")
 
