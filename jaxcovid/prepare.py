@@ -31,6 +31,7 @@ from etils import epath
 
 from jaxcovid import command, files
 from jaxcovid.data import datasets
+from jaxcovid.data.dicom_warnings import counted_warnings
 from jaxcovid.data.pseudonyms import Pseudonyms, read_key
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
@@ -125,7 +126,7 @@ def build(
         configs = builder_class.builder_configs
         if config and configs and config not in configs:
             raise ValueError(f"{base} has no config {config!r}; it has {', '.join(configs)}")
-        with _kept_until_replaced(finished):
+        with counted_warnings(), _kept_until_replaced(finished):
             _write(builder_class, prepared_from, config=config or None, data_dir=data_dir, **given)
     dataset = datasets.open_dataset(name, data_dir)
     if not (dataset.directory / datasets.CARD_FILE).exists():

@@ -23,7 +23,7 @@ import tqdm
 from absl import logging
 from sklearn import model_selection
 
-from jaxcovid.data import dicom, images, volumes
+from jaxcovid.data import images, volumes
 
 Row = dict[str, Any]
 # What data sets of chest X-rays tell of a film: view as in the table, sex "M", "F" or "", age in
@@ -143,8 +143,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> dict[str, Iterator[tuple[str, Row]]]:
         del dl_manager  # Nothing is downloaded: the sources ask for a consent or have no address.
         rows = self.rows()
-        with dicom.counted_warnings():
-            unusable = self._unusable([row for found in rows.values() for row in found])
+        unusable = self._unusable([row for found in rows.values() for row in found])
         if unusable:
             lines = [f"{name}: {reason}" for name, reason in unusable.items()]
             message = f"{len(unusable)} unusable images:\n  " + "\n  ".join(lines)

@@ -60,10 +60,9 @@ class Folder(ImageBuilder):
             **kwargs: Those of the TFDS builder: `data_dir`, `version`.
         """
         self.window, self.hu_offset = window, hu_offset
-        with dicom.counted_warnings():
-            self._rows = read_rows(
-                source, csv, every=every, allow_missing=allow_missing, pseudonyms=pseudonyms
-            )
+        self._rows = read_rows(
+            source, csv, every=every, allow_missing=allow_missing, pseudonyms=pseudonyms
+        )
         self.class_names = sorted({row["label"] for row in self._rows})
         self.modality = max(row["modality"] for row in self._rows)  # of all, or of none
         if hu_offset is not None:
