@@ -71,9 +71,10 @@ def over_known(metrics: Metrics) -> Metrics:
     accuracy is NaN; a batch without any known target has a loss of 0.
     """
     metrics = dict(metrics)
-    known = 1 - metrics.pop("unknown")
-    metrics["loss"] = jnp.where(known > 0, metrics["loss"] / known, 0.0)
-    metrics["accuracy"] = metrics["accuracy"] / (1 - metrics.pop("first_unknown"))
+    for name, share, of_none in (("loss", "unknown", 0.0), ("accuracy", "first_unknown", jnp.nan)):
+        known = 1 - metrics.pop(share)
+        # Below one in a million it is what rounding leaves of none.
+        metrics[name] = jnp.where(known > 1e-6, metrics[name] / known, of_none)
     return metrics
 
 
