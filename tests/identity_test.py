@@ -80,7 +80,8 @@ def exchanged(data_dir, tmp_path):
     swap = {"train": "test", "test": "train", "validation": "validation"}
     lines = [f"{r['path']},{r['label']},{r['patient']},{swap[r['split']]}" for r in rows]
     (copy / "table.csv").write_text("\n".join(["path,label,patient,split", *lines]) + "\n")
-    prepare.build("folder/blobs", tmp_path / "data", csv=str(copy / "table.csv"))
+    for name in ("folder/blobs", "folder/renamed"):
+        prepare.build(name, tmp_path / "data", csv=str(copy / "table.csv"))
     return tmp_path / "data"
 
 
@@ -100,3 +101,7 @@ def test_exchanged_splits_are_another_data_set(trained, data_dir, exchanged, com
         "24 of 24 images of the test split of folder/blobs were in the training" in refused.stderr
     )
     assert "are of 8 patients" in refused.stderr
+    # Under another name it is no external test either.
+    renamed = command(*words, "--dataset=folder/renamed", check=False)
+    assert renamed.returncode == 1
+    assert "24 of 24 images of the test split of folder/renamed were in" in renamed.stderr
