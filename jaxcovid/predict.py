@@ -253,6 +253,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         type=as_path,
         help="replace ids of patients and series by pseudonyms made with this secret key",
     )
+    parser.add_argument("--data_dir", metavar="DIR", help="not needed to predict; ignored")
     return parser.parse_args(argv[1:])
 
 
