@@ -255,7 +255,8 @@ def test_prepare_where_nothing_can_be_written(places, tmp_path):
         "folder", "--name=a", f"--source={places[0]}", f"--data_dir={tmp_path / 'file'}"
     )
     assert result.returncode == 1
-    assert "error: [Errno 20] Not a directory" in result.stderr
+    assert "error: cannot keep data sets in" in result.stderr
+    assert "--data_dir=DIR" in result.stderr
     assert "Traceback" not in result.stderr
 
 
