@@ -142,6 +142,15 @@ def test_the_highest_finished_version_and_the_default_config_are_taken(tmp_path)
     assert datasets.find_version("a", tmp_path).name == "1.10.0"
 
 
+def test_a_damaged_digest_names_the_command(places, tmp_path):
+    dataset = prepare.build("folder/a", tmp_path, source=str(places[0]))
+    (dataset.directory / datasets.DIGEST_FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"damaged .*\n  python -m jaxcovid.prepare .*--overwrite"):
+        datasets.open_dataset("folder/a", tmp_path)
+    again = prepare.build("folder/a", tmp_path, source=str(places[0]), overwrite=True)
+    assert again.digest == dataset.digest
+
+
 def test_the_default_data_dir_follows_the_environment(monkeypatch, places):
     monkeypatch.setenv("TFDS_DATA_DIR", str(places[1]))
     assert datasets.open_dataset("folder/mine").split_sizes["train"]

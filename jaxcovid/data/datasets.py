@@ -184,7 +184,13 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
             f"  {prepare_command(name, data_dir)}"
         )
     info = tfds.builder_from_directory(directory).info
-    stored = json.loads((directory / DIGEST_FILE).read_text())
+    try:
+        stored = json.loads((directory / DIGEST_FILE).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{directory / DIGEST_FILE} is damaged ({error}); prepare the data set anew:\n"
+            f"  {prepare_command(name, data_dir)} --overwrite"
+        ) from error
     if absent := [key for key in _STORED if key not in stored]:
         raise ValueError(
             f"{directory} was prepared by an older version (no {', '.join(absent)}); prepare it "
