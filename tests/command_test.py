@@ -1,5 +1,6 @@
 """What the commands share: which errors are messages, the log, the home folder, Ctrl-C."""
 
+import collections
 import logging
 import os
 import pathlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import runs
 
-from jaxcovid import command, files, predict
+from jaxcovid import command, files, predict, screening
 from jaxcovid.data import datasets
 from jaxcovid.data.images import ImageError
 from jaxcovid.workdir import WorkdirError
@@ -46,7 +47,7 @@ def wrapped():
     "fails",
     [
         lambda: predict._threshold("high", {"youden": 0.5}),
-        lambda: predict.find_images(["nowhere"]),
+        lambda: screening.list_files(["nowhere"], collections.Counter()),
         lambda: in_package("raise RuntimeError('say so')"),
         lambda: in_package(
             "try:\n  int('a')\nexcept ValueError as e:\n  raise ValueError('b') from e"

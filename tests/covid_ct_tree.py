@@ -23,8 +23,8 @@ def table_path(root, group):
 
 
 def make_tree(root: pathlib.Path) -> pathlib.Path:
-    """Writes small images below `root`, two a patient."""
-    data = cv2.imencode(".png", np.arange(400, dtype=np.uint8).reshape(20, 20))[1].tobytes()
+    """Writes small images below `root`, two a patient, no two of them the same."""
+    ramp, number = np.arange(400, dtype=np.uint8).reshape(20, 20), 0
     headers = {
         "COVID": "File name,Patient ID,Age,Captions,,\n",
         "NonCOVID": ",image name,patient id\n",
@@ -38,7 +38,11 @@ def make_tree(root: pathlib.Path) -> pathlib.Path:
             names = [f"{split}-p{i // 2}-52%{i % 2}.png" for i in range(count)]
             list_path(root, split, group).write_text("".join(f"{name}\n" for name in names))
             for index, name in enumerate(names):
-                (root / "Images-processed" / f"CT_{group}" / name).write_bytes(data)
+                image = ramp.copy()
+                number += 1  # no two files are the same
+                image[0, :2] = divmod(number, 256)
+                path = root / "Images-processed" / f"CT_{group}" / name
+                path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
                 patient = 1000 * split_index + index // 2
                 if group == "COVID":
                     table += f'{name},Patient {patient},41,"a caption, quoted",,\n'

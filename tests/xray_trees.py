@@ -1,4 +1,7 @@
-"""Made-up folders of the X-ray data sets of Deep-CXR-Net, laid out as they are published."""
+"""Made-up folders of the X-ray data sets of Deep-CXR-Net, laid out as they are published.
+
+No film is in two of them: what one part was trained on is no test of another.
+"""
 
 import pathlib
 
@@ -34,7 +37,7 @@ def make_chest_xray(root: pathlib.Path, films: int = 100) -> pathlib.Path:
         split = ("train", "train", "train", "val", "test")[5 * i // films]
         ill, number = i % 2, i // 2
         name = f"PNEUMONIA/person{number}_virus_1.jpeg" if ill else f"NORMAL/IM-{i:04d}-0001.jpeg"
-        _write_film(root / split / name, i, bright=bool(ill))
+        _write_film(root / split / name, 1000 + i, bright=bool(ill))
     return root
 
 
@@ -45,6 +48,6 @@ def make_covid_chestxray(root: pathlib.Path, films: int = 80) -> pathlib.Path:
         ill = i // 2 % 2
         finding = "COVID-19" if ill else "Pneumocystis"
         lines.append(f"{i // 2},F,61,{finding},PA,X-ray,images,{i}.png")
-        _write_film(root / "images" / f"{i}.png", i, bright=bool(ill))
+        _write_film(root / "images" / f"{i}.png", 2000 + i, bright=bool(ill))
     (root / "metadata.csv").write_text("\n".join(lines) + "\n")
     return root
