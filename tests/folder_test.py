@@ -5,6 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxcovid import prepare
 from jaxcovid.data import images
@@ -292,3 +293,37 @@ def test_volumes_give_a_record_a_slice(tmp_path):
     hu = np.load(tmp_path / name)[int(index)]
     gray = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_allclose(gray, np.clip((hu + 1200.0) * 255 / 1200, 0, 255), atol=0.51)
+
+
+def test_16_bit_ct_goes_through_the_window_when_told_and_is_named_when_not(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    stored = {}
+    for label in ("covid", "other"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(10):
+            values = rng.integers(0, 1500, (24, 30)).astype(np.uint16)  # Hounsfield units + 1024
+            stored[f"{label}/{index}.png"] = values
+            cv2.imwrite(str(tmp_path / "images" / label / f"{index}.png"), values)
+    source = str(tmp_path / "images")
+    own = prepare.build("folder/own", tmp_path / "data", source=source)
+    assert "20 images have 16 bits a pixel, and each is stretched" in caplog.text
+    assert own.hu_offset is None
+    caplog.clear()
+    told = prepare.build("folder/hu", tmp_path / "data", source=source, hu_offset=-1024.0)
+    assert "16 bits" not in caplog.text
+    assert (told.modality, told.hu_offset) == ("CT", -1024.0)
+    record = told.source("train")[0]
+    hu = stored[record["id"]] - 1024.0
+    expected = np.clip((hu + 1350) * 255 / 1500, 0, 255)
+    np.testing.assert_allclose(images.decode_gray(record["image"]), expected, atol=0.51)
+
+
+def test_an_exif_orientation_is_named(tmp_path, caplog):
+    source = classes_folder(tmp_path / "images")
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(
+        f"{source}/covid/0.png", exif=turned
+    )
+    prepare.build("folder/a", tmp_path / "data", source=source)
+    assert "1 images carry an EXIF orientation, which is not applied" in caplog.text
