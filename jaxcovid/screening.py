@@ -111,7 +111,7 @@ class Reader:
                     names_patient(name, header.patient)
                 )
                 ids = {key: self._pseudonyms(value) for key, value in ids.items()}
-        if volumes.is_volume(path):
+        if volumes.is_volume(path, header):
             volume = volumes.open_volume(
                 path, modality=self._predictor.modality, window=self._predictor.window
             )

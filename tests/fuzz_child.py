@@ -329,7 +329,7 @@ def volume_reader(folder):
         name = "x.npy" if data[1:6] == b"NUMPY" else "x.nii"
         path = folder / (name + ".gz" if data[:2] == b"\x1f\x8b" else name)
         path.write_bytes(data)
-        assert volumes.is_volume(path)
+        assert volumes.is_volume(path, None)
         volume = volumes.open_volume(path)
         for index in range(min(len(volume), 3)):
             assert volume.gray(index).dtype == np.uint8

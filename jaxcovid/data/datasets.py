@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -269,15 +269,15 @@ def write_digest(
 
     directory = epath.Path(directory)
     info = tfds.builder_from_directory(directory).info
-    name = info.full_name.removesuffix(f"/{info.version}")
     several = "findings" in info.features
     names = sorted(info.features["findings"]) if several else info.features["label"].names
     sources = {split: Source(directory, split) for split in info.splits}
     labels = {split: collections.Counter() for split in sources}
     values = {split: {name: collections.Counter() for name in names} for split in sources}
     patients = {split: set() for split in sources}
-    for split, source in sources.items():
-        for record in source:
+
+    def counted(split: str) -> Iterator[Record]:
+        for record in sources[split]:
             if several:
                 for name, value in record["findings"].items():
                     values[split][name][str(value)] += 1
@@ -285,6 +285,10 @@ def write_digest(
             else:
                 labels[split][names[record["label"]]] += 1
             patients[split].add(record["patient"])
+            yield record
+
+    full_name = info.full_name.removesuffix(f"/{info.version}")
+    splits = {split: identity.identities_of(counted(split), full_name) for split in sources}
     crossing = crossing_patients(patients)
     if grouped:
         check_patients(patients)
@@ -304,7 +308,6 @@ def write_digest(
         "patient_counts": {split: len(found) for split, found in patients.items()},
         "crossing_patients": len(crossing),
     }
-    splits = {split: identity.identities_of(source, name) for split, source in sources.items()}
     identity.save(directory / identity.FILE, splits)
     content = json.dumps(stored, indent=2) + "\n"
     write_atomically(directory / DIGEST_FILE, content.encode())

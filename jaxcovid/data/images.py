@@ -8,11 +8,10 @@ refused with a message that says what to do.
 import io
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
-import tqdm
 from PIL import Image
 
 from jaxcovid.data.dicom_signature import is_dicom as is_dicom
@@ -285,19 +284,24 @@ def _gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
     return array
 
 
-def unusable_images(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Decodes every file; returns those that cannot be used, with the reason."""
-    bad = {}
-    for path in tqdm.tqdm(
-        list(paths), desc="Checking images", unit=" images", leave=False, disable=None
-    ):
-        try:
-            data = read_file(path)
-            decode_gray(data)
-            colour_of(data)
-        except ImageError as error:
-            bad[path] = str(error)
-    return bad
+def read_usable(
+    path: pathlib.Path,
+    *,
+    window: tuple[float, float] = LUNG_WINDOW,
+    hu_offset: float | None = None,
+) -> tuple[bytes, np.ndarray]:
+    """The bytes of an image file and its gray image, if everything that reads it later can.
+
+    Args: see `decode_gray`.
+
+    Raises:
+      ImageError: it cannot be used; says why.
+      OSError: it cannot be read.
+    """
+    data = read_file(path)
+    gray = decode_gray(data, window=window, hu_offset=hu_offset)
+    colour_of(data)
+    return data, gray
 
 
 def check_size(height: int, width: int) -> None:

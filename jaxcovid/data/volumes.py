@@ -58,12 +58,15 @@ class Volume(abc.ABC):
         """
 
 
-def is_volume(path: pathlib.Path) -> bool:
-    """True of NIfTI and .npy by their names, and of DICOM files of more than one frame."""
-    if path.name.lower().endswith((*_NIFTI, ".npy")):
-        return True
-    header = dicom.header_of(path)
-    return header is not None and header.frames > 1
+def is_volume(path: pathlib.Path, header: dicom.Header | None) -> bool:
+    """True of NIfTI and .npy by their names, and of DICOM files of more than one frame.
+
+    Args:
+      path: of the file.
+      header: of the file, see `dicom.header_of`.
+    """
+    named_so = path.name.lower().endswith((*_NIFTI, ".npy"))
+    return named_so or (header is not None and header.frames > 1)
 
 
 def open_volume(

@@ -180,15 +180,15 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if "slice" in row:
                     gray = self._volume(row["path"]).gray(row["slice"])
                 else:
-                    data = images.read_file(row["path"])
-                    gray = images.decode_gray(data, window=self.window, hu_offset=self.hu_offset)
-                    images.colour_of(data)
+                    data, gray = images.read_usable(
+                        row["path"], window=self.window, hu_offset=self.hu_offset
+                    )
                     notes["own range"] += self.hu_offset is None and images.is_16_bit(data)
                     notes["orientation"] += images.exif_orientation(data) != 1
-                    digest = hashlib.sha256(data).digest()
-                    first = labels.setdefault(digest, row)
-                    if self.one_label_a_file and first["label"] != row["label"]:
-                        two_labels.append(f"{first['id']} is {row['id']}")
+                    if self.one_label_a_file:
+                        first = labels.setdefault(hashlib.sha256(data).digest(), row)
+                        if first["label"] != row["label"]:
+                            two_labels.append(f"{first['id']} is {row['id']}")
             except images.ImageError as error:
                 bad[row["id"]] = str(error)
                 continue

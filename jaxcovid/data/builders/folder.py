@@ -140,7 +140,7 @@ def read_rows(
     _check_classes(rows)
     _add_patients(rows, headers)
     _replace_ids(rows, pseudonyms)
-    rows = _with_slices(rows, every, allow_missing=allow_missing)
+    rows = _with_slices(rows, headers, every, allow_missing=allow_missing)
     _check_modalities(rows)
     if "split" not in rows[0]:
         shared_out = split_by_patient(rows, test_tenths=2)
@@ -186,7 +186,6 @@ def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None
     Raises:
         ValueError: If one PatientID is that of all DICOM files, or stands for nobody.
     """
-    dicoms = [header for header in headers.values() if header and not header.left_out]
     for row in rows:
         header = headers[row["id"]]
         row["modality"] = header.modality if header else ""
@@ -194,7 +193,7 @@ def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None
         row["dicom patient"] = header.patient if header else ""
     if "patient" in rows[0]:
         return
-    counts = collections.Counter(header.patient for header in dicoms if header.patient)
+    counts = collections.Counter(row["dicom patient"] for row in rows if row["dicom patient"])
     anonymous = [patient for patient in counts if dicom.is_placeholder(patient)]
     if len(counts) == 1 and counts.total() > 1:
         anonymous = list(counts)
@@ -235,13 +234,19 @@ def _replace_ids(rows: Sequence[Row], pseudonyms: Pseudonyms | None) -> None:
         )
 
 
-def _with_slices(rows: Sequence[Row], every: int, *, allow_missing: bool) -> list[Row]:
+def _with_slices(
+    rows: Sequence[Row],
+    headers: Mapping[str, dicom.Header | None],
+    every: int,
+    *,
+    allow_missing: bool,
+) -> list[Row]:
     """The rows, that of a volume replaced by one for each of its slices."""
     taken: list[Row] = []
     bad: list[str] = []
     for row in rows:
         try:
-            if not volumes.is_volume(row["path"]):
+            if not volumes.is_volume(row["path"], headers[row["id"]]):
                 taken.append(row)
                 continue
             volume = volumes.open_volume(row["path"])
