@@ -19,7 +19,7 @@ from typing import Any
 import absl.logging
 from absl.flags import argparse_flags
 
-from jaxcovid.files import expand_home, home
+from jaxcovid.files import as_path, expand_home, home
 
 DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 
@@ -139,6 +139,44 @@ def is_for_user(error: BaseException | None, *files: str) -> bool:
             # Not the call of something that failed: int(), or code without a frame of its own.
             return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     return is_for_user(error.__cause__, *files)
+
+
+def add_reading_options(
+    parser: argparse.ArgumentParser, *, of: str = "", window: str, every: int | None = None
+) -> None:
+    """Adds the options that say how a user's own images are read.
+
+    Args:
+      parser: gets `--window`, `--hu_offset`, `--every` and `--pseudonyms`.
+      of: what stands before their help.
+      window: the default window, in words.
+      every: value of `--every` where it is not given.
+    """
+    parser.add_argument(
+        "--window",
+        metavar="HU",
+        type=centre_and_width,
+        help=f"{of}CENTRE,WIDTH in Hounsfield units, for CT (default: {window})",
+    )
+    parser.add_argument(
+        "--hu_offset",
+        type=float,
+        metavar="HU",
+        help=f"{of}16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=every,
+        metavar="N",
+        help=f"{of}of volumes every Nth slice (default: 1)",
+    )
+    parser.add_argument(
+        "--pseudonyms",
+        metavar="KEYFILE",
+        type=as_path,
+        help=f"{of}replace ids of patients and series by pseudonyms made with this secret key",
+    )
 
 
 @contextlib.contextmanager

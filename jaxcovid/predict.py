@@ -232,27 +232,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output", metavar="DIR", help="gets predictions.csv and heatmaps/ (default: predictions)"
     )
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="of volumes: every Nth slice (default: 1)"
-    )
-    parser.add_argument(
-        "--window",
-        metavar="HU",
-        type=command.centre_and_width,
-        help="CENTRE,WIDTH in Hounsfield units, for CT (default: that of the training)",
-    )
-    parser.add_argument(
-        "--hu_offset",
-        type=float,
-        metavar="HU",
-        help="16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
-    )
-    parser.add_argument(
-        "--pseudonyms",
-        metavar="KEYFILE",
-        type=as_path,
-        help="replace ids of patients and series by pseudonyms made with this secret key",
-    )
+    command.add_reading_options(parser, window="that of the training", every=1)
     parser.add_argument("--data_dir", metavar="DIR", help="not needed to predict; ignored")
     return parser.parse_args(argv[1:])
 

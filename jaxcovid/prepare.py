@@ -258,27 +258,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         default=(),
         help="covid_chestxray/paper: prepared data sets to take more test films from, with commas",
     )
-    parser.add_argument(
-        "--window",
-        metavar="HU",
-        type=command.centre_and_width,
-        help="folder: CENTRE,WIDTH for CT (default: -600,1500, the lung window)",
-    )
-    parser.add_argument(
-        "--hu_offset",
-        type=float,
-        metavar="HU",
-        help="folder: 16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
-    )
-    parser.add_argument(
-        "--every", type=int, metavar="N", help="folder: of volumes every Nth slice (default: 1)"
-    )
-    parser.add_argument(
-        "--pseudonyms",
-        metavar="KEYFILE",
-        type=pathlib.Path,
-        help="folder: replace ids of patients by pseudonyms made with this secret key",
-    )
+    command.add_reading_options(parser, of="folder: ", window="-600,1500, the lung window")
     parser.add_argument(
         "--overwrite", action="store_true", help="prepare it anew if it is there already"
     )
