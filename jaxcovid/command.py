@@ -85,11 +85,16 @@ def centre_and_width(text: str) -> tuple[float, float]:
     """The window of an option, as in `--window=-600,1500`.
 
     Raises:
-      ValueError: it is no two numbers, or the width is not above 0.
+      argparse.ArgumentTypeError: it is no two numbers, or the width is not above 0.
     """
-    centre, width = map(float, text.split(","))
+    try:
+        centre, width = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no CENTRE,WIDTH: give two numbers, as in -600,1500"
+        ) from error
     if not width > 0:
-        raise ValueError(f"the width of a window is above 0, not {width}")
+        raise argparse.ArgumentTypeError(f"the width of a window is above 0, not {width:g}")
     return centre, width
 
 

@@ -30,6 +30,8 @@ def test_help_of_status(command):
         (("predict", "--workdir=nowhere", "README.md"), "not a workdir"),
         (("predict", "--workdir=nowhere", "none.png"), "no image or folder none.png"),
         (("prepare", "covid_ct", "--source=nowhere"), "nowhere"),
+        (("prepare", "folder", "--window=-600"), "'-600' is no CENTRE,WIDTH"),
+        (("predict", "--workdir=w", "--window=-600,0", "a.png"), "is above 0, not 0"),
         (("train", "--config=configs/covid_ct.py", "--workdir=w"), "jaxcovid.prepare covid_ct"),
         (
             ("train", "--config=configs/covid_ct.py", "--config.batchsize=8", "--workdir=w"),
