@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxcovid.data.builders import anatomy
+from jaxcovid.data.phantom import slice
 from jaxcovid.data.preprocessing import Preprocessing
 
-image, _ = anatomy.draw_slice(patient=3, index=1, label="COVID-19")
+image, _ = slice.draw_slice(patient=3, index=1, label="COVID-19")
 steps = {"slice": image, **Preprocessing().steps(image, np.random.default_rng(5))}
 figure = Figure(figsize=(12, 2.6), layout="constrained")
 for axes, (name, picture) in zip(figure.subplots(1, len(steps)), steps.items(), strict=True):

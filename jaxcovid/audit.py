@@ -18,8 +18,8 @@ from typing import Any
 from absl import app, logging
 
 import jaxcovid
-from jaxcovid import command
-from jaxcovid.files import as_path
+from jaxcovid.runtime import cli
+from jaxcovid.runtime.files import as_path
 
 FILE, PAGE = "audit.json", "audit.html"
 _SHOWN = 60  # pairs and rows on the page; audit.json has all
@@ -51,13 +51,14 @@ def run(
     """
     import dataclasses
 
-    from jaxcovid import files
     from jaxcovid.audits.check import FAILED, PASSED, WARNING
     from jaxcovid.audits.confounders import check_confounders
     from jaxcovid.audits.duplicates import check_duplicates, find_pairs, side_by_side
     from jaxcovid.audits.items import read_items
     from jaxcovid.audits.splits import check_splits
     from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.report import pages
+    from jaxcovid.runtime import files
 
     dataset = open_dataset(name, data_dir)
     positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
@@ -86,7 +87,7 @@ def run(
         if items[pair.first].split != items[pair.second].split
         or items[pair.first].record["patient"] != items[pair.second].record["patient"]
     ][:_SHOWN]
-    page = files.render_page(
+    page = pages.render_page(
         "audit.html.jinja",
         {str(i): side_by_side(items, pair) for i, pair in enumerate(suspected)},
         audit=audit,
@@ -117,7 +118,7 @@ def _positive(names: Sequence[str], wanted: str | None) -> str:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.make_parser("audit", __doc__)
+    parser = cli.make_parser("audit", __doc__)
     parser.add_argument("dataset", metavar="DATASET", help="a prepared data set")
     parser.add_argument(
         "--report",
@@ -125,14 +126,14 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="gets another copy of audit.json and audit.html",
     )
     parser.add_argument("--positive", metavar="NAME", help="class or finding told from the rest")
-    parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
+    parser.add_argument("--data_dir", metavar="DIR", help=cli.DATA_DIR_HELP)
     return parser.parse_args(argv[1:])
 
 
 def main(args: argparse.Namespace) -> None:
     """Audits what the command line names and prints the verdicts."""
     logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads
-    with command.user_errors():
+    with cli.user_errors():
         audit = run(
             args.dataset,
             data_dir=args.data_dir,

@@ -27,8 +27,8 @@ from typing import Any
 
 from absl import app
 
-from jaxcovid import command
 from jaxcovid.benchmarks import growth_figures, rounds
+from jaxcovid.runtime import cli
 
 PEERS = ("torch", "torch_compile", "linen")
 
@@ -229,7 +229,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.make_parser("benchmark", __doc__)
+    parser = cli.make_parser("benchmark", __doc__)
     parser.add_argument("mode", choices=("train", "infer", "input", "start", "growth"))
     parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
@@ -243,7 +243,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="input: processes; 0 uses threads")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default 9)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn (default 5)")
-    parser.add_argument("--data_dir", metavar="DIR", help=f"start: {command.DATA_DIR_HELP}")
+    parser.add_argument("--data_dir", metavar="DIR", help=f"start: {cli.DATA_DIR_HELP}")
     parser.add_argument("--plot", metavar="FILE", help="growth: gets a figure")
     parser.add_argument("--json", metavar="FILE", help="gets every number")
     arguments = parser.parse_args(argv[1:])
@@ -256,7 +256,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measures what the command line names and prints a table."""
-    with command.user_errors():
+    with cli.user_errors():
         if arguments.mode == "start":
             found = start(arguments)
             print("\n".join(f"{k:20}{v:>8.1f}" for k, v in found.items() if k.endswith("_s")))
@@ -272,7 +272,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command.use_huge_pages()
+    cli.use_huge_pages()
     package = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [package, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -19,8 +19,8 @@ from typing import Any
 
 from absl import app
 
-from jaxcovid import command
-from jaxcovid.files import as_path
+from jaxcovid.runtime import cli
+from jaxcovid.runtime.files import as_path
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
         without the positive class, a split that was trained on, runs that are not seeds of one.
       OSError: a data set that is not prepared, or a folder that cannot be written.
     """
-    from jaxcovid import results, sections
+    from jaxcovid.evaluation import results, sections
 
     facts = [_facts_of(w) for w in workdirs]
     if (controls or against) and any(f["config"]["outputs"] == "findings" for f in facts):
@@ -82,7 +82,7 @@ def run(
             *(["--controls"] if controls else []),
             *(["--allow_seen"] if allow_seen else []),
         ]
-        typed = command.typed("evaluate", words)
+        typed = cli.typed("evaluate", words)
     found = []
     for workdir, scored in zip(workdirs, tested, strict=True):
         more = {"seen": dataclasses.asdict(scored.seen)} if scored.seen else {}
@@ -137,9 +137,9 @@ def _ensemble(
     """
     import numpy as np
 
-    from jaxcovid import results
-    from jaxcovid.evaluation.metrics import auc, choose_thresholds
-    from jaxcovid.scored import check_same
+    from jaxcovid.evaluation import results
+    from jaxcovid.evaluation.scored import check_same
+    from jaxcovid.metrics.scores import auc, choose_thresholds
 
     for other in tested[1:]:
         check_same(tested[0], other)
@@ -204,7 +204,7 @@ def _log_mean(aucs: Sequence[float]) -> None:
 
 
 def _facts_of(workdir: Path) -> dict[str, Any]:
-    from jaxcovid import workdir as workdirs
+    from jaxcovid.workdir import run as workdirs
 
     return workdirs.read(workdir)
 
@@ -219,9 +219,9 @@ def _score(
     workers: int = 0,
     allow_seen: bool = False,
 ) -> Any:
-    from jaxcovid import predictor as predictors
-    from jaxcovid import scored as scoring
     from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.evaluation import scored as scoring
+    from jaxcovid.inference import predictor as predictors
 
     predictor = predictors.load(workdir, step=step)
     opened = open_dataset(dataset or predictor.facts["dataset"]["name"], data_dir)
@@ -236,7 +236,7 @@ def _directory(workdir: Path, split: str, scored: Any, dataset: str | None) -> P
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.make_parser("evaluate", __doc__)
+    parser = cli.make_parser("evaluate", __doc__)
     parser.add_argument(
         "--workdir",
         required=True,
@@ -262,14 +262,14 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare images")
-    parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
+    parser.add_argument("--data_dir", metavar="DIR", help=cli.DATA_DIR_HELP)
     return parser.parse_args(argv[1:])
 
 
 def main(args: argparse.Namespace) -> None:
     """Evaluates what the command line names."""
-    with command.user_errors():
-        command.start()
+    with cli.user_errors():
+        cli.start()
         run(
             [as_path(name) for name in args.workdir.split(",")],
             split=args.split,
@@ -280,7 +280,7 @@ def main(args: argparse.Namespace) -> None:
             against=args.against,
             allow_seen=args.allow_seen,
             workers=args.workers,
-            typed=command.typed("evaluate", sys.argv[1:]),
+            typed=cli.typed("evaluate", sys.argv[1:]),
         )
 
 

@@ -27,8 +27,8 @@ from typing import Any
 
 from absl import app, logging
 
-from jaxcovid import command
-from jaxcovid.files import as_path
+from jaxcovid.runtime import cli
+from jaxcovid.runtime.files import as_path
 
 
 def run(
@@ -72,11 +72,11 @@ def run(
     """
     import dataclasses
 
-    from jaxcovid import predictor as predictors
-    from jaxcovid import screening
     from jaxcovid.data import pseudonyms as keys
     from jaxcovid.data.dicom import counted_warnings
     from jaxcovid.data.image_files import counts_text, every_nth
+    from jaxcovid.inference import predictor as predictors
+    from jaxcovid.inference import screening
 
     every_nth(1, every)
     key = keys.read_key(pseudonyms) if pseudonyms else None
@@ -137,7 +137,7 @@ def _draw_heatmaps(
     """Writes an overlay of each image, of findings one for each; returns the names of the files."""
     import cv2
 
-    from jaxcovid.evaluation.figures import overlay
+    from jaxcovid.report.figures import overlay
 
     suffixes = [""] if predictor.screening else [f"_{name}" for name in predictor.outputs]
     files: list[list[str]] = [[_picture_name(name, s) for s in suffixes] for name in names]
@@ -213,7 +213,7 @@ def _threshold(threshold: str, stored: Mapping[str, float]) -> float:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.make_parser("predict", __doc__)
+    parser = cli.make_parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
     parser.add_argument(
@@ -232,7 +232,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output", metavar="DIR", help="gets predictions.csv and heatmaps/ (default: predictions)"
     )
-    command.add_reading_options(parser, window="that of the training", every=1)
+    cli.add_reading_options(parser, window="that of the training", every=1)
     parser.add_argument("--data_dir", metavar="DIR", help="not needed to predict; ignored")
     return parser.parse_args(argv[1:])
 
@@ -240,8 +240,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Screens what the command line names."""
     failed, warned = 0, 0
-    with command.user_errors(), contextlib.ExitStack() as files:
-        command.start()
+    with cli.user_errors(), contextlib.ExitStack() as files:
+        cli.start()
         output = as_path(args.output or "predictions") if args.output or args.heatmaps else None
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         rows = run(

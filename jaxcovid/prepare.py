@@ -29,10 +29,10 @@ from typing import Any
 from absl import app, logging
 from etils import epath
 
-from jaxcovid import command, files
 from jaxcovid.data import datasets
 from jaxcovid.data.dicom_warnings import counted_warnings
 from jaxcovid.data.pseudonyms import Pseudonyms, read_key
+from jaxcovid.runtime import cli, files
 
 # The module of each data set in jaxcovid.data.builders, its class and the options it takes.
 _BUILDERS = {
@@ -130,9 +130,9 @@ def build(
             _write(builder_class, prepared_from, config=config or None, data_dir=data_dir, **given)
     dataset = datasets.open_dataset(name, data_dir)
     if not (dataset.directory / datasets.CARD_FILE).exists():
-        from jaxcovid.data import card
+        from jaxcovid.report import data_card
 
-        card.write_card(dataset)
+        data_card.write_card(dataset)
     return dataset
 
 
@@ -242,7 +242,7 @@ def _report(dataset: datasets.Dataset) -> str:
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.make_parser("prepare", __doc__)
+    parser = cli.make_parser("prepare", __doc__)
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"one of {', '.join(_BUILDERS)}")
     parser.add_argument("--source", metavar="DIR", help="folder of the images, as published")
     parser.add_argument("--csv", metavar="FILE", help="folder: table of path, label, ...")
@@ -258,12 +258,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         default=(),
         help="covid_chestxray/paper: prepared data sets to take more test films from, with commas",
     )
-    command.add_reading_options(parser, of="folder: ", window="-600,1500, the lung window")
+    cli.add_reading_options(parser, of="folder: ", window="-600,1500, the lung window")
     parser.add_argument(
         "--overwrite", action="store_true", help="prepare it anew if it is there already"
     )
     parser.add_argument("--name", metavar="NAME", help="folder: name to give the data set")
-    parser.add_argument("--data_dir", metavar="DIR", help=command.DATA_DIR_HELP)
+    parser.add_argument("--data_dir", metavar="DIR", help=cli.DATA_DIR_HELP)
     logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads; --verbosity shows it.
     return parser.parse_args(argv[1:])
 
@@ -271,7 +271,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Prepares the data set and prints where it lies, its counts and its digest."""
     name = f"{args.dataset}/{args.name}" if args.name else args.dataset
-    with command.user_errors():
+    with cli.user_errors():
         data_dir = args.data_dir or datasets.default_data_dir()
         data_dir = epath.Path(files.expand_home(os.fspath(data_dir)))
         if datasets.find_version(name, data_dir) and not args.overwrite:

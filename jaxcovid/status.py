@@ -17,8 +17,8 @@ from typing import Any
 from absl import app
 from etils import epath
 
-from jaxcovid import command
-from jaxcovid.files import as_path
+from jaxcovid.runtime import cli
+from jaxcovid.runtime.files import as_path
 
 SILENT_S = 30.0  # without a sign of life; processes give one every 5 seconds
 _SLOW_SHARE = 0.1  # of the time that a process makes the others wait for its images
@@ -34,11 +34,11 @@ def report(workdir: Path, *, now: float) -> tuple[str, bool]:
     Raises:
       WorkdirError: not a workdir.
     """
-    from jaxcovid import workdir as workdirs
-    from jaxcovid.training import checkpoints, heartbeat, writers
+    from jaxcovid.workdir import checkpoints, heartbeat, metric_writer
+    from jaxcovid.workdir import run as workdirs
 
     workdirs.read(workdir)
-    beats, log = heartbeat.read(workdir), writers.read(workdir)
+    beats, log = heartbeat.read(workdir), metric_writer.read(workdir)
     folder = as_path(workdir) / heartbeat.FOLDER
     if not beats:
         damaged = f"no file in {folder} can be read" if list(folder.glob("*.json")) else None
@@ -108,14 +108,14 @@ def _ago(seconds: float) -> str:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command line."""
-    parser = command.make_parser("status", __doc__)
+    parser = cli.make_parser("status", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
     return parser.parse_args(argv[1:])
 
 
 def main(args: argparse.Namespace) -> None:
     """Prints the report."""
-    with command.user_errors():
+    with cli.user_errors():
         text, well = report(as_path(args.workdir), now=time.time())
     print(text)
     sys.exit(0 if well else 1)

@@ -20,8 +20,8 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_path
 
 import jaxcovid
-from jaxcovid import command, config_files
-from jaxcovid.files import as_path
+from jaxcovid.runtime import cli, config_files
+from jaxcovid.runtime.files import as_path
 
 _CONFIG = config_files.define_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, figures")
@@ -30,7 +30,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes; 1 detects nothing")
 _PROCESS = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, command.DATA_DIR_HELP)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, cli.DATA_DIR_HELP)
 
 
 def run(
@@ -59,18 +59,19 @@ def run(
     import jax
     import numpy as np
 
-    from jaxcovid import network, processes
-    from jaxcovid import workdir as workdirs
     from jaxcovid.data import identity
+    from jaxcovid.data.ablations import trained_control
     from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data.labels import make_targets, shuffled
     from jaxcovid.data.pipeline import check_options
     from jaxcovid.data.preprocessing import Preprocessing
-    from jaxcovid.evaluation import guard as guards
-    from jaxcovid.evaluation.controls import trained_control
-    from jaxcovid.training import loop, losses, sharding
+    from jaxcovid.inference import frozen_parts
+    from jaxcovid.inference import out_of_distribution as guards
+    from jaxcovid.runtime import distributed, sharding
+    from jaxcovid.training import loop, losses
     from jaxcovid.training.optimizer import make_optimizer, make_schedule
     from jaxcovid.training.step import check_batch_norm
-    from jaxcovid.training.targets import make_targets, shuffled
+    from jaxcovid.workdir import run as workdirs
 
     # Everything that can be refused is refused before anything is written.
     mesh = sharding.make_mesh()
@@ -96,8 +97,8 @@ def run(
         uncertain_ignored=config.uncertain.ignore,
     )
     options = json.loads(config.to_json())
-    parts = network.part_facts(workdir, options, modality=dataset.modality)
-    model = network.make_model(options, outputs=len(targets.names), parts=parts)
+    parts = frozen_parts.part_facts(workdir, options, modality=dataset.modality)
+    model = frozen_parts.make_model(options, outputs=len(targets.names), parts=parts)
     sides = {split: _sides(dataset, targets, split) for split in ("train", "validation")}
     steps_per_epoch = dataset.split_sizes["train"] / config.batch_size
     total_steps = max(1, round(config.epochs * steps_per_epoch))
@@ -127,7 +128,7 @@ def run(
             "citation": dataset.citation,
         },
         "outputs": targets.names,
-        "parts": network.part_summaries(parts),
+        "parts": frozen_parts.part_summaries(parts),
         "versions": {"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
         **({"command": typed} if typed else {}),
     }
@@ -145,7 +146,7 @@ def run(
             validation, validation_targets, preprocessing, model, control
         )
     with contextlib.ExitStack() as stack:
-        if processes.is_main():
+        if distributed.is_main():
             stack.enter_context(workdirs.lock(workdir))
             workdirs.claim(workdir, facts)
             # The data are those of the run: `claim` compares their digests.
@@ -153,8 +154,8 @@ def run(
                 splits = dataset.identities()
                 used = {split: splits[split] for split in ("train", "validation")}
                 identity.save(workdir / identity.TRAINED_ON_FILE, used)
-            network.carry_parts(workdir, options, parts)
-        processes.wait_for_all("the workdir is claimed")
+            frozen_parts.carry_parts(workdir, options, parts)
+        distributed.wait_for_all("the workdir is claimed")
         result = loop.train(
             workdir=workdir,
             model=model,
@@ -184,15 +185,15 @@ def run(
             profile=tuple(config.profile),
             identity=json.dumps([config.to_json(), updates, loss_weights.tolist(), str(model)]),
             control=control,
-            frozen=network.load_parts(workdir, model, mesh, size=preprocessing.size),
+            frozen=frozen_parts.load_parts(workdir, model, mesh, size=preprocessing.size),
             draw_heatmaps=draw_heatmaps,
         )
-        if processes.is_main() and not result.terminated and not (workdir / guards.FILE).exists():
+        if distributed.is_main() and not result.terminated and not (workdir / guards.FILE).exists():
             guard = guards.guard_of_sources(source, validation)
             if guard:
                 guard.save(workdir)
     best = max(result.history, key=lambda entry: (entry["auc"], entry["step"]), default=None)
-    if processes.is_main() and best and not result.terminated:
+    if distributed.is_main() and best and not result.terminated:
         logging.info(
             "Best validation AUC %.4f at step %d of %d. Evaluate it with\n"
             "  python -m jaxcovid.evaluate --workdir=%s --split=test",
@@ -210,7 +211,7 @@ def _sides(dataset: Any, targets: Any, split: str) -> Any:
     Raises:
       ValueError: a side has none.
     """
-    from jaxcovid.training.targets import count_sides
+    from jaxcovid.data.labels import count_sides
 
     if split not in dataset.split_sizes:
         raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
@@ -235,9 +236,9 @@ def _heatmap_drawer(
     import jax
     import numpy as np
 
-    from jaxcovid.data.images import decode_gray
-    from jaxcovid.evaluation.cam import grad_cam
-    from jaxcovid.evaluation.figures import overlay
+    from jaxcovid.data.decoding import decode_gray
+    from jaxcovid.inference.grad_cam import grad_cam
+    from jaxcovid.report.figures import overlay
 
     positives = np.flatnonzero(targets[:, 0] > 0.5)[:4].tolist()
     compiled = jax.jit(lambda weights, image: grad_cam(weights, image, model=model))
@@ -274,19 +275,19 @@ def main(argv: Sequence[str]) -> None:
     """Trains as the command line says."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
-    with command.user_errors():
-        command.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with cli.user_errors():
+        cli.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         result = run(
             _CONFIG.value,
             workdir=as_path(_WORKDIR.value),
             data_dir=_DATA_DIR.value,
-            typed=command.typed("train", sys.argv[1:]),
+            typed=cli.typed("train", sys.argv[1:]),
         )
     if result.terminated:
         sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    command.use_huge_pages()
+    cli.use_huge_pages()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=_parse_flags)

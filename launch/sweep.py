@@ -26,7 +26,7 @@ def elements(config: str, workdir: Path) -> Iterator[list[str]]:
       ValueError: there is no such file, it has no `sweep`, or two elements would share a workdir.
     """
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from jaxcovid import config_files
+    from jaxcovid.runtime import config_files
 
     file = config_files.resolve(config).partition(":")[0]
     spec = importlib.util.spec_from_file_location("config", file)

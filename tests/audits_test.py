@@ -10,7 +10,7 @@ from xray_trees import make_covid_chestxray
 
 from jaxcovid import audit, prepare
 from jaxcovid.audits import duplicates, items
-from jaxcovid.data.images import decode_gray
+from jaxcovid.data.decoding import decode_gray
 
 
 def copies(gray):

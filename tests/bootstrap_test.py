@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from jaxcovid.evaluation import bootstrap
+from jaxcovid.metrics import bootstrap
 
 
 def simulated(rng, patients, distance, images=(1, 4)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
-from jaxcovid.evaluation import calibration
+from jaxcovid.metrics import calibration
 
 
 def sigmoid(x):

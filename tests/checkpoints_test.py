@@ -11,9 +11,10 @@ import orbax.checkpoint as ocp
 import pytest
 import two_processes
 
-from jaxcovid.training import checkpoints, sharding
-from jaxcovid.training.checkpoints import CheckpointError, Checkpoints
+from jaxcovid.runtime import sharding
 from jaxcovid.training.state import TrainState
+from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir.checkpoints import CheckpointError, Checkpoints
 
 OPTIMIZER = optax.adam(1e-3)
 

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import runs
 
-from jaxcovid import command, files, predict, screening
+from jaxcovid import predict
 from jaxcovid.data import datasets
-from jaxcovid.data.images import ImageError
-from jaxcovid.workdir import WorkdirError
+from jaxcovid.data.decoding import ImageError
+from jaxcovid.inference import screening
+from jaxcovid.runtime import cli, files
+from jaxcovid.workdir.run import WorkdirError
 
-PACKAGE = pathlib.Path(command.__file__).parent
+PACKAGE = pathlib.Path(cli.__file__).parents[1]
 
 
 def in_package(code, **names):
@@ -58,7 +60,7 @@ def wrapped():
     ],
 )
 def test_errors_that_a_user_can_mend_are_one_line(fails, capsys):
-    with pytest.raises(SystemExit) as end, command.user_errors():
+    with pytest.raises(SystemExit) as end, cli.user_errors():
         fails()
     assert end.value.code == 1
     said = capsys.readouterr().err
@@ -72,8 +74,8 @@ def runs_out_of_disk():
 
 @pytest.mark.parametrize("kind", [WorkdirError, ImageError])
 def test_errors_of_this_packages_kinds_are_messages_wherever_they_come_from(kind):
-    assert command.is_for_user(kind("say so"))
-    assert not command.is_for_user(ValueError("who knows"))
+    assert cli.is_for_user(kind("say so"))
+    assert not cli.is_for_user(ValueError("who knows"))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_errors_of_this_packages_kinds_are_messages_wherever_they_come_from(kind
     ],
 )
 def test_mistakes_keep_their_traceback(fails, capsys):
-    with pytest.raises(SystemExit) as end, command.user_errors():
+    with pytest.raises(SystemExit) as end, cli.user_errors():
         fails()
     assert end.value.code == 1
     said = capsys.readouterr().err
@@ -111,7 +113,7 @@ def test_mistakes_keep_their_traceback(fails, capsys):
 )
 def test_libraries_are_heard_from_warnings_on(name, level, heard):
     record = logging.LogRecord("absl", level, str(name), 1, "text", (), None)
-    assert bool(command._Handler().filter(record)) is heard
+    assert bool(cli._Handler().filter(record)) is heard
 
 
 def test_a_home_that_is_not_there(monkeypatch):
@@ -122,7 +124,7 @@ def test_a_home_that_is_not_there(monkeypatch):
     for name in ("~/runs/a", "~nobody-here/a"):
         with pytest.raises(ValueError, match=f"{name} names a home folder that is not there"):
             files.as_path(name)
-    assert command._cache_folder() is None
+    assert cli._cache_folder() is None
     monkeypatch.setenv("HOME", "/home/a")
     assert str(files.as_path("~/runs/a")) == "/home/a/runs/a"
     assert os.fspath(datasets.default_data_dir()) == "/home/a/tensorflow_datasets"
@@ -243,7 +245,7 @@ def test_ctrl_c_ends_a_command_quietly(name, trained, data_dir, tmp_path):
 
 def test_a_ctrl_c_that_comes_in_a_destructor_is_heard():
     code = """
-from jaxcovid import command
+from jaxcovid.runtime import cli
 class Late:
     def __del__(self):
         raise KeyboardInterrupt
@@ -270,6 +272,6 @@ def test_workers_leave_ctrl_c_to_their_parent(data_dir, tmp_path):
 
 def test_the_typed_command_line_can_be_typed_again():
     words = ["--config=a b.py:x", "--process_id=1", "--num_processes", "2", "--workdir", "it's"]
-    typed = command.typed("train", [*words, "--coordinator_address=h:1", "--config.epochs=5"])
+    typed = cli.typed("train", [*words, "--coordinator_address=h:1", "--config.epochs=5"])
     wanted = "python -m jaxcovid.train '--config=a b.py:x' --workdir 'it'\"'\"'s' --config.epochs=5"
     assert typed == wanted

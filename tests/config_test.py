@@ -3,8 +3,9 @@ import pathlib
 
 import pytest
 
-from jaxcovid import files, train
-from jaxcovid import workdir as workdirs
+from jaxcovid import train
+from jaxcovid.runtime import files
+from jaxcovid.workdir import run as workdirs
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from jaxcovid.data import pipeline
+from jaxcovid.data.ablations import CONTROLS, Control, mask_of, mass_inside
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.evaluation import subgroups
-from jaxcovid.evaluation.controls import CONTROLS, Control, mask_of, mass_inside
-from jaxcovid.evaluation.metrics import Predictions
+from jaxcovid.metrics import subgroups
+from jaxcovid.metrics.scores import Predictions
 
 GRAY = np.random.default_rng(0).integers(1, 256, (100, 200), np.uint8)
 

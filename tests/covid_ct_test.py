@@ -8,7 +8,7 @@ import pytest
 from covid_ct_tree import CLASS_COUNTS, SPLIT_SIZES, list_path, make_tree, table_path
 
 from jaxcovid import prepare
-from jaxcovid.data import datasets, images
+from jaxcovid.data import datasets, decoding
 from jaxcovid.data.builders import covid_ct
 
 
@@ -95,7 +95,7 @@ def test_all_broken_images_are_listed_and_nothing_is_left(tree, tmp_path):
     folder = tree / "Images-processed" / "CT_COVID"
     (folder / "train-p0-52%0.png").write_bytes(b"")
     (folder / "test-p0-52%0.png").write_text("no image")
-    with pytest.raises(images.ImageError, match="2 unusable images") as info:
+    with pytest.raises(decoding.ImageError, match="2 unusable images") as info:
         prepare.build("covid_ct", tmp_path / "data", source=str(tree))
     assert "train-p0-52%0.png: the file is empty" in str(info.value)
     assert "test-p0-52%0.png: no readable image" in str(info.value)
@@ -166,7 +166,7 @@ def test_real_gray320_is_the_original_shrunk_by_area(real_data):
         image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_UNCHANGED)
         assert image.ndim == 2
         assert image.dtype == np.uint8
-        whole = images.decode_gray((source / "Images-processed" / record["id"]).read_bytes())
+        whole = decoding.decode_gray((source / "Images-processed" / record["id"]).read_bytes())
         if max(whole.shape) <= 320:
             np.testing.assert_array_equal(image, whole)
             continue

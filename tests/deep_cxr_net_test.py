@@ -17,13 +17,16 @@ import runs
 from dicom_test import CT, dicom_bytes
 from xray_trees import make_chest_xray, make_chestxray14, make_covid_chestxray
 
-from jaxcovid import network, predictor, prepare, train
-from jaxcovid.evaluation.cam import grad_cam
+from jaxcovid import prepare, train
+from jaxcovid.inference import frozen_parts, predictor
+from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
-from jaxcovid.training import checkpoints, sharding, step
+from jaxcovid.runtime import sharding
+from jaxcovid.training import step
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
+from jaxcovid.workdir import checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SIZE = 64
@@ -347,7 +350,7 @@ def test_parts_that_do_not_fit_are_refused(overrides, message, stages, xray_data
 def test_a_part_of_another_modality_is_refused(stages, tmp_path):
     config = json.loads(config_of(stages).to_json())
     with pytest.raises(ValueError, match="was trained on X-ray images, these are CT"):
-        network.part_facts(tmp_path, config, modality="CT")
+        frozen_parts.part_facts(tmp_path, config, modality="CT")
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from runs import STEPS, arguments, end_at, finish, read_losses, same_run
 
-from jaxcovid import predictor
 from jaxcovid.data.datasets import open_dataset
-from jaxcovid.training import checkpoints
+from jaxcovid.inference import predictor
+from jaxcovid.workdir import checkpoints
 
 pytestmark = pytest.mark.slow
 

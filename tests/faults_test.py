@@ -34,7 +34,7 @@ from runs import (
 )
 
 from jaxcovid.data.datasets import open_dataset
-from jaxcovid.training import checkpoints, heartbeat
+from jaxcovid.workdir import checkpoints, heartbeat
 
 pytestmark = pytest.mark.slow
 LOCAL = ("bash", "launch/local.sh", "2")

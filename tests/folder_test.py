@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxcovid import prepare
-from jaxcovid.data import images
+from jaxcovid.data import decoding
 from jaxcovid.data.builders import folder
 
 _seeds = itertools.count()
@@ -118,7 +118,7 @@ def test_bad_images_are_listed_with_reasons(tmp_path):
     source = classes_folder(tmp_path / "images")
     (tmp_path / "images" / "covid" / "notes.txt").write_text("no image")
     (tmp_path / "images" / "other" / "empty.png").touch()
-    with pytest.raises(images.ImageError, match="2 unusable images") as info:
+    with pytest.raises(decoding.ImageError, match="2 unusable images") as info:
         prepare.build("folder/a", tmp_path / "data", source=source)
     assert "notes.txt: no readable image" in str(info.value)
     assert "empty.png: the file is empty" in str(info.value)
@@ -266,7 +266,7 @@ def test_a_used_name_with_other_options_is_refused_unless_it_may_be_replaced(tmp
     with pytest.raises(ValueError, match=rf"--source={second} \(prepared with {first}\)"):
         prepare.build("folder/a", tmp_path / "data", source=second)
     (tmp_path / "second" / "covid" / "0.png").write_text("no image")
-    with pytest.raises(images.ImageError, match="1 unusable"):
+    with pytest.raises(decoding.ImageError, match="1 unusable"):
         prepare.build("folder/a", tmp_path / "data", source=second, overwrite=True)
     assert prepare.build("folder/a", tmp_path / "data", source=first).digest == before.digest
     write_image(tmp_path / "second" / "covid" / "0.png")
@@ -315,7 +315,7 @@ def test_16_bit_ct_goes_through_the_window_when_told_and_is_named_when_not(tmp_p
     record = told.source("train")[0]
     hu = stored[record["id"]] - 1024.0
     expected = np.clip((hu + 1350) * 255 / 1500, 0, 255)
-    np.testing.assert_allclose(images.decode_gray(record["image"]), expected, atol=0.51)
+    np.testing.assert_allclose(decoding.decode_gray(record["image"]), expected, atol=0.51)
 
 
 def test_an_exif_orientation_is_named(tmp_path, caplog):

@@ -126,7 +126,7 @@ def mutated_png(draw, files):
 
 
 def image_reader(folder):
-    from jaxcovid.data import images
+    from jaxcovid.data import decoding
 
     files = []
     for name, picture, options in pictures():
@@ -136,10 +136,10 @@ def image_reader(folder):
     pngs = [data for data in files if data.startswith(b"\x89PNG")]
 
     def read(data):
-        images.decode_gray(data)
-        images.colour_of(data)
+        decoding.decode_gray(data)
+        decoding.colour_of(data)
 
-    return st.one_of(mutated(files), mutated(files), mutated_png(pngs)), read, images.ImageError
+    return st.one_of(mutated(files), mutated(files), mutated_png(pngs)), read, decoding.ImageError
 
 
 # DICOM.
@@ -287,21 +287,21 @@ def mutated_dicom(draw, files):
 
 
 def dicom_reader(folder):
-    from jaxcovid.data import dicom, images
+    from jaxcovid.data import decoding, dicom
 
     files = list(slices())
     path = folder / "input"
 
     def read(data):
         dicom.header_of(path)
-        if images.is_dicom(data):
+        if decoding.is_dicom(data):
             frames = dicom.open_frames(data)
             for index in range(min(len(frames), 3)):
                 frames.gray(index)
 
     whole = [dicom_file(*of) for of in files]
     whole += [data[132:] for data in whole[:3]]  # without preamble
-    return st.one_of(mutated(whole), mutated_dicom(files)), read, images.ImageError
+    return st.one_of(mutated(whole), mutated_dicom(files)), read, decoding.ImageError
 
 
 # Volumes.
@@ -311,7 +311,7 @@ def volume_reader(folder):
     """Reads each as NIfTI, packed and not, and as an array."""
     import nibabel
 
-    from jaxcovid.data import images, volumes
+    from jaxcovid.data import decoding, volumes
 
     values = GRAY.astype(np.int16)[..., None] * np.array([1, 2], np.int16) - 1000
     files = [
@@ -336,7 +336,7 @@ def volume_reader(folder):
 
     whole = st.one_of(mutated(files), mutated(arrays), mutated(packed))
     repacked = mutated(files).map(lambda data: gzip.compress(data, mtime=0))
-    return st.one_of(whole, repacked), read, images.ImageError
+    return st.one_of(whole, repacked), read, decoding.ImageError
 
 
 # Tables.
@@ -493,12 +493,11 @@ def mutated_json(draw, contents):
 def workdir_reader(folder):
     """Reads each as `run.json`, as the facts of a checkpoint and as the guard."""
     from configs import default
-    from jaxcovid import predictor, workdir
-    from jaxcovid.evaluation import guard
-    from jaxcovid.training import checkpoints
+    from jaxcovid.inference import out_of_distribution, predictor
+    from jaxcovid.workdir import checkpoints, run
 
     run = {
-        "format_version": workdir.FORMAT_VERSION,
+        "format_version": run.FORMAT_VERSION,
         "config": json.loads(default.get_config("debug").to_json()),
         "dataset": {
             "name": "folder/blobs",
@@ -521,24 +520,24 @@ def workdir_reader(folder):
     }
     texts = [json.dumps(run), json.dumps(facts)]
     few = np.ones(3)
-    guard.Guard(few, few, few, np.eye(3), 1.0, 16.0).save(folder)
-    guards = [(folder / guard.FILE).read_bytes()]
+    out_of_distribution.Guard(few, few, few, np.eye(3), 1.0, 16.0).save(folder)
+    guards = [(folder / out_of_distribution.FILE).read_bytes()]
     metadata = folder / checkpoints.FOLDER / "3" / "facts" / "metadata"
     metadata.parent.mkdir(parents=True)
 
     def read(data):
         if data[:1] == b"P":
-            (folder / guard.FILE).write_bytes(data)
-            guard.load_guard(folder)
+            (folder / out_of_distribution.FILE).write_bytes(data)
+            out_of_distribution.load_guard(folder)
         elif b'"checksums"' in data:
             metadata.write_bytes(data)
             checkpoints.validation_of(checkpoints.read_facts(folder, 3))
             checkpoints.best_step(folder)
         else:
-            (folder / workdir.FILE).write_bytes(data)
+            (folder / run.FILE).write_bytes(data)
             predictor._read(folder)
 
-    documented = (workdir.WorkdirError, checkpoints.CheckpointError, ValueError)
+    documented = (run.WorkdirError, checkpoints.CheckpointError, ValueError)
     return st.one_of(mutated_json(texts), mutated_json(texts), mutated(guards)), read, documented
 
 

@@ -6,8 +6,8 @@ import pytest
 from conftest import open_real
 from sklearn.datasets import load_sample_images
 
-from jaxcovid.data.images import as_gray, colour_of, decode_gray
-from jaxcovid.evaluation import guard as guards
+from jaxcovid.data.decoding import as_gray, colour_of, decode_gray
+from jaxcovid.inference import out_of_distribution as guards
 
 
 def blobs(count, seed, *, size=96):

@@ -7,7 +7,7 @@ import pytest
 
 from jaxcovid.data import image_files
 from jaxcovid.data.image_files import find_files
-from jaxcovid.screening import list_files
+from jaxcovid.inference.screening import list_files
 
 
 def touch(*paths):

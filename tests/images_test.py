@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcovid.data import images
+from jaxcovid.data import decoding
 
 RGB = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
 
@@ -89,8 +89,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused_with_a_reason(name):
     data, reason = BAD[name]
-    with pytest.raises(images.ImageError, match=reason):
-        images.decode_gray(data)
+    with pytest.raises(decoding.ImageError, match=reason):
+        decoding.decode_gray(data)
 
 
 def unusable(paths):
@@ -98,8 +98,8 @@ def unusable(paths):
     found = {}
     for path in paths:
         try:
-            images.read_usable(path)
-        except images.ImageError as error:
+            decoding.read_usable(path)
+        except decoding.ImageError as error:
             found[path] = str(error)
     return found
 
@@ -108,22 +108,22 @@ def test_both_decoders_must_read_a_file(tmp_path):
     png = encode(RGB)
     path = tmp_path / "a.png"
     path.write_bytes(png[:-12] + chunk(b"zTXt", b"\0\x7f") + png[-12:])
-    assert images.decode_gray(path.read_bytes()).shape == (64, 80)
+    assert decoding.decode_gray(path.read_bytes()).shape == (64, 80)
     assert "colours cannot be read" in unusable([path])[path]
 
 
 def test_a_huge_file_is_not_read(tmp_path):
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
-        file.truncate(images.MAX_BYTES + 1)
+        file.truncate(decoding.MAX_BYTES + 1)
     assert "268,435,457 bytes; at most 268,435,456" in unusable([path])[path]
 
 
 def test_a_huge_image_is_refused_from_its_header():
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    with pytest.raises(images.ImageError):
-        images.decode_gray(png_header(20_000, 20_000))
+    with pytest.raises(decoding.ImageError):
+        decoding.decode_gray(png_header(20_000, 20_000))
     assert time.process_time() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000
 
@@ -140,39 +140,39 @@ def test_a_huge_image_is_refused_from_its_header():
     ids=["PNG", "BMP", "TIFF", "WebP", "opaque RGBA"],
 )
 def test_colour_becomes_luminance(data):
-    gray = images.decode_gray(data)
+    gray = decoding.decode_gray(data)
     assert gray.dtype == np.uint8
     assert gray.shape == (64, 80)
     np.testing.assert_allclose(gray, luminance(RGB), atol=0.51)
 
 
 def test_gray_stays_as_it_is():
-    np.testing.assert_array_equal(images.decode_gray(encode(RGB[..., 1])), RGB[..., 1])
+    np.testing.assert_array_equal(decoding.decode_gray(encode(RGB[..., 1])), RGB[..., 1])
 
 
 def test_black_and_white_and_palette_images_are_read():
-    bits = images.decode_gray(encode(RGB, "PNG", "1"))
+    bits = decoding.decode_gray(encode(RGB, "PNG", "1"))
     assert set(np.unique(bits)) == {0, 255}
     palette = Image.fromarray(RGB).convert("P")
     expected = luminance(np.asarray(palette.convert("RGB")))
     for file_format in ("PNG", "GIF"):
-        gray = images.decode_gray(encode(RGB, file_format, "P"))
+        gray = decoding.decode_gray(encode(RGB, file_format, "P"))
         np.testing.assert_allclose(gray, expected, atol=0.51)
 
 
 def test_jpeg_agrees_with_another_decoder():
     data = encode(np.repeat(np.repeat(RGB, 8, 0), 8, 1), "JPEG", quality=95)
     expected = luminance(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-    assert np.abs(images.decode_gray(data) - expected).mean() < 1
+    assert np.abs(decoding.decode_gray(data) - expected).mean() < 1
 
 
 def test_16_bit_gray_is_scaled_to_its_range():
     deep = np.linspace(1000, 5000, 64 * 80).round().astype(np.uint16).reshape(64, 80)
-    gray = images.decode_gray(encode(deep))
+    gray = decoding.decode_gray(encode(deep))
     np.testing.assert_allclose(gray, (deep - 1000.0) / 4000 * 255, atol=0.51)
     assert (gray.min(), gray.max()) == (0, 255)
-    np.testing.assert_array_equal(images.as_gray(deep), gray)
-    assert not images.as_gray(np.full((20, 20), 700, np.uint16)).any()
+    np.testing.assert_array_equal(decoding.as_gray(deep), gray)
+    assert not decoding.as_gray(np.full((20, 20), 700, np.uint16)).any()
 
 
 def white_is_zero(tiff):
@@ -186,10 +186,10 @@ def white_is_zero(tiff):
 @pytest.mark.parametrize("compression", [None, "tiff_deflate", "tiff_lzw"])
 def test_a_tiff_whose_zero_is_white_is_not_inverted(dtype, compression):
     ramp = np.linspace(0, np.iinfo(dtype).max, 64 * 80).astype(dtype).reshape(64, 80)
-    black = images.decode_gray(encode(ramp, "TIFF", compression=compression))
+    black = decoding.decode_gray(encode(ramp, "TIFF", compression=compression))
     white = white_is_zero(encode(np.invert(ramp), "TIFF", compression=compression))
-    np.testing.assert_array_equal(images.decode_gray(white), black)
-    assert images.is_16_bit(white) == (dtype == np.uint16)
+    np.testing.assert_array_equal(decoding.decode_gray(white), black)
+    assert decoding.is_16_bit(white) == (dtype == np.uint16)
 
 
 HOUNSFIELD = np.linspace(-1000, 400, 64 * 80).round().reshape(64, 80)
@@ -198,28 +198,28 @@ HOUNSFIELD = np.linspace(-1000, 400, 64 * 80).round().reshape(64, 80)
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_16_bit_hounsfield_units_go_through_the_window(file_format):
     data = encode((HOUNSFIELD + 1024).astype(np.uint16), file_format)
-    assert images.is_16_bit(data)
+    assert decoding.is_16_bit(data)
     expected = np.clip((HOUNSFIELD + 1350) / 1500, 0, 1) * 255
-    gray = images.decode_gray(data, hu_offset=-1024)
+    gray = decoding.decode_gray(data, hu_offset=-1024)
     np.testing.assert_allclose(gray, expected, atol=0.51)
-    assert np.abs(images.decode_gray(data) - expected).max() > 50  # its own range
-    wide = images.decode_gray(data, hu_offset=-1024, window=(-500, 3000))
+    assert np.abs(decoding.decode_gray(data) - expected).max() > 50  # its own range
+    wide = decoding.decode_gray(data, hu_offset=-1024, window=(-500, 3000))
     np.testing.assert_allclose(wide, (HOUNSFIELD + 2000) / 3000 * 255, atol=0.51)
 
 
 @pytest.mark.parametrize("offset", [0, 100, float("nan")])
 def test_an_offset_that_makes_no_hounsfield_units_is_refused(offset):
-    with pytest.raises(images.ImageError, match="no Hounsfield units of a chest"):
-        images.decode_gray(encode((HOUNSFIELD + 1024).astype(np.uint16)), hu_offset=offset)
+    with pytest.raises(decoding.ImageError, match="no Hounsfield units of a chest"):
+        decoding.decode_gray(encode((HOUNSFIELD + 1024).astype(np.uint16)), hu_offset=offset)
 
 
 def test_an_offset_is_for_16_bit_gray_alone():
     for data in (encode(RGB[..., 0]), encode(RGB), encode(RGB, "JPEG")):
-        assert not images.is_16_bit(data)
-        expected = images.decode_gray(data)
-        np.testing.assert_array_equal(images.decode_gray(data, hu_offset=-1024), expected)
-    assert not images.is_16_bit(b"")
-    assert not images.is_16_bit(encode(RGB)[:20])
+        assert not decoding.is_16_bit(data)
+        expected = decoding.decode_gray(data)
+        np.testing.assert_array_equal(decoding.decode_gray(data, hu_offset=-1024), expected)
+    assert not decoding.is_16_bit(b"")
+    assert not decoding.is_16_bit(encode(RGB)[:20])
 
 
 def test_exif_orientation_is_ignored_and_known():
@@ -228,28 +228,28 @@ def test_exif_orientation_is_ignored_and_known():
         exif[274] = orientation  # 6 is rotated by 90 degrees
         for file_format in ("JPEG", "PNG", "WEBP"):
             data = encode(RGB, file_format, exif=exif)
-            turned = images.decode_gray(data)
-            np.testing.assert_array_equal(turned, images.decode_gray(encode(RGB, file_format)))
-            assert images.exif_orientation(data) == (orientation if orientation < 9 else 1)
+            turned = decoding.decode_gray(data)
+            np.testing.assert_array_equal(turned, decoding.decode_gray(encode(RGB, file_format)))
+            assert decoding.exif_orientation(data) == (orientation if orientation < 9 else 1)
         tiff = encode(RGB, "TIFF", exif=exif)
-        assert images.exif_orientation(tiff) == 1
+        assert decoding.exif_orientation(tiff) == 1
         if orientation == 3:
-            upright = images.decode_gray(encode(RGB, "TIFF"))
-            np.testing.assert_array_equal(images.decode_gray(tiff), upright[::-1, ::-1])
+            upright = decoding.decode_gray(encode(RGB, "TIFF"))
+            np.testing.assert_array_equal(decoding.decode_gray(tiff), upright[::-1, ::-1])
     for data in (b"", encode(RGB), encode(RGB, "JPEG"), encode(RGB, "JPEG")[:30]):
-        assert images.exif_orientation(data) == 1
+        assert decoding.exif_orientation(data) == 1
 
 
 @pytest.mark.parametrize(
     "array", [RGB[..., 0], RGB[..., :1], RGB, with_alpha(255), RGB.astype(np.uint16) * 257]
 )
 def test_arrays_follow_the_rules_of_files(array):
-    gray = images.as_gray(array)
+    gray = decoding.as_gray(array)
     assert gray.dtype == np.uint8
     assert gray.flags.c_contiguous
     if array.dtype == np.uint8:
         data = encode(array[..., 0] if array.shape[2:] == (1,) else array)
-        np.testing.assert_array_equal(gray, images.decode_gray(data))
+        np.testing.assert_array_equal(gray, decoding.decode_gray(data))
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_arrays_follow_the_rules_of_files(array):
     ],
 )
 def test_bad_arrays_are_refused_with_a_reason(array, reason):
-    with pytest.raises(images.ImageError, match=reason):
-        images.as_gray(array)
+    with pytest.raises(decoding.ImageError, match=reason):
+        decoding.as_gray(array)
 
 
 def test_every_unusable_file_is_found(tmp_path):

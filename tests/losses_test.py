@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcovid.training import losses, targets
+from jaxcovid.data import labels
+from jaxcovid.training import losses
 
 CLASSES = ("normal", "COVID-19", "other pneumonia")
 FINDINGS = ("Edema", "Hernia", "Mass", "Pneumonia")
@@ -34,7 +35,7 @@ def test_weighted_binary_cross_entropy_equals_numpy():
 
 def test_what_is_not_known_adds_no_loss_and_no_gradient():
     logits, target, weights = arrays()
-    target[[0, 2, 5], [1, 0, 2]] = targets.IGNORED
+    target[[0, 2, 5], [1, 0, 2]] = labels.IGNORED
     known = target >= 0
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     expected = -(weights[1] * target * np.log(p) + weights[0] * (1 - target) * np.log(1 - p))
@@ -62,7 +63,7 @@ def make(**options):
         "finding_names": (),
         "positive_class": "COVID-19",
     }
-    return targets.make_targets(**{**defaults, **options})
+    return labels.make_targets(**{**defaults, **options})
 
 
 def make_findings(**options):
@@ -84,21 +85,21 @@ def test_uncertain_findings_follow_the_policy_of_their_label():
     found = make_findings(uncertain_as_one=("Edema",), uncertain_ignored=("Mass",))
     uncertain, blank = dict.fromkeys(FINDINGS, -1), dict.fromkeys(FINDINGS, -2)
     assert found.names == ("Pneumonia", "Mass", "Hernia", "Edema")
-    assert found({"findings": uncertain}).tolist() == [0, targets.IGNORED, 0, 1]
+    assert found({"findings": uncertain}).tolist() == [0, labels.IGNORED, 0, 1]
     assert found({"findings": blank}).tolist() == [0, 0, 0, 0]
     assert found({"findings": {**blank, "Mass": 1, "Edema": 0}}).tolist() == [0, 1, 0, 0]
 
 
 def test_sides_and_balanced_weights():
     counts = {"normal": 6, "COVID-19": 2, "other pneumonia": 2}
-    sides = targets.count_sides(make(), counts)
+    sides = labels.count_sides(make(), counts)
     assert sides.tolist() == [[8], [2]]
     weights = losses.class_weights(sides, kind="balanced")
     np.testing.assert_allclose(weights, [[10 / 16], [10 / 4]])
     assert (losses.class_weights(sides, kind="none") == 1).all()
     values = {name: {"1": 3, "0": 1, "-1": 5, "-2": 11} for name in FINDINGS}
     found = make_findings(uncertain_as_one=("Edema",), uncertain_ignored=("Mass",))
-    assert targets.count_sides(found, values).tolist() == [[17, 12, 17, 12], [3, 3, 3, 8]]
+    assert labels.count_sides(found, values).tolist() == [[17, 12, 17, 12], [3, 3, 3, 8]]
 
 
 @pytest.mark.parametrize(

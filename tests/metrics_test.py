@@ -6,7 +6,7 @@ import pytest
 import runs
 import sklearn.metrics
 
-from jaxcovid.evaluation import metrics
+from jaxcovid.metrics import scores
 
 THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
 
@@ -17,7 +17,7 @@ def random_predictions(n=120, patients=50, outputs=("COVID-19",), seed=0, decima
     patient = rng.integers(patients, size=n)
     targets = np.stack([kind[patient] == column for column in range(len(outputs))], axis=1)
     probabilities = np.round(rng.beta(1 + targets, 2 - targets), decimals).astype(np.float32)
-    return metrics.Predictions(
+    return scores.Predictions(
         ids=[f"image {index}" for index in range(n)],
         patients=[f"patient {index}" for index in patient],
         targets=targets,
@@ -34,13 +34,13 @@ def test_auc_is_that_of_scikit_learn(n, decimals):
         positive = rng.permutation(np.arange(n) < rng.integers(1, n))
         score = np.round(rng.random(n), decimals)
         expected = sklearn.metrics.roc_auc_score(positive, score)
-        assert metrics.auc(positive, score) == pytest.approx(expected, rel=1e-12)
+        assert scores.auc(positive, score) == pytest.approx(expected, rel=1e-12)
 
 
 def test_auc_without_one_class_is_nan():
-    assert np.isnan(metrics.auc(np.ones(3, bool), np.arange(3.0)))
-    assert np.isnan(metrics.auc(np.zeros(3, bool), np.arange(3.0)))
-    assert np.isnan(metrics.auc(np.ones(1, bool), np.ones(1)))
+    assert np.isnan(scores.auc(np.ones(3, bool), np.arange(3.0)))
+    assert np.isnan(scores.auc(np.zeros(3, bool), np.arange(3.0)))
+    assert np.isnan(scores.auc(np.ones(1, bool), np.ones(1)))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])
@@ -49,7 +49,7 @@ def test_confusion_is_that_of_scikit_learn(n, threshold):
     rng = np.random.default_rng(n)
     positive, probability = rng.random(n) < 0.4, np.round(rng.random(n), 1)
     called = probability >= threshold
-    found = metrics.confusion(positive, probability, threshold)
+    found = scores.confusion(positive, probability, threshold)
     tn, fp, fn, tp = sklearn.metrics.confusion_matrix(positive, called, labels=[0, 1]).ravel()
     assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [tn, fp, fn, tp]
     expected = {
@@ -64,19 +64,19 @@ def test_confusion_is_that_of_scikit_learn(n, threshold):
 
 
 def test_f_is_the_harmonic_mean():
-    found = metrics.confusion(np.array([1, 1, 1, 0, 0]), np.array([0.9, 0.8, 0.1, 0.7, 0.2]), 0.5)
+    found = scores.confusion(np.array([1, 1, 1, 0, 0]), np.array([0.9, 0.8, 0.1, 0.7, 0.2]), 0.5)
     p, r = found["precision"], found["recall"]
     assert found["f"] == pytest.approx(2 * p * r / (p + r))
 
 
 def test_an_image_at_the_threshold_is_positive():
-    assert metrics.confusion(np.array([True]), np.array([0.5]), 0.5)["tp"] == 1
+    assert scores.confusion(np.array([True]), np.array([0.5]), 0.5)["tp"] == 1
 
 
 def test_thresholds_of_a_case_worked_by_hand():
     positive = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1], bool)
     probability = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    found = metrics.choose_thresholds(positive, probability)
+    found = scores.choose_thresholds(positive, probability)
     # J is 5/6 at .45 (misses .3) and 3/4 at .25; all six positives need .25.
     assert found == pytest.approx({"youden": 0.45, "sensitivity_90": 0.25, "sensitivity_95": 0.25})
 
@@ -87,9 +87,9 @@ def test_thresholds_against_a_search_over_all():
         n = int(rng.integers(2, 60))
         positive = rng.permutation(np.arange(n) < rng.integers(1, n))
         probability = np.round(rng.random(n), 1 + seed % 3)
-        found = metrics.choose_thresholds(positive, probability)
-        every = {t: metrics.confusion(positive, probability, t) for t in np.linspace(0, 1, 2001)}
-        chosen = {key: metrics.confusion(positive, probability, t) for key, t in found.items()}
+        found = scores.choose_thresholds(positive, probability)
+        every = {t: scores.confusion(positive, probability, t) for t in np.linspace(0, 1, 2001)}
+        chosen = {key: scores.confusion(positive, probability, t) for key, t in found.items()}
         best = max(c["recall"] + c["specificity"] for c in every.values())
         youden = chosen["youden"]
         assert youden["recall"] + youden["specificity"] == pytest.approx(best)
@@ -104,57 +104,57 @@ def test_thresholds_against_a_search_over_all():
 def test_thresholds_bear_rounding():
     predictions = random_predictions()
     positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
-    for threshold in metrics.choose_thresholds(positive, probability).values():
-        near = metrics.confusion(positive, probability + 0.004, threshold)
-        far = metrics.confusion(positive, probability - 0.004, threshold)
+    for threshold in scores.choose_thresholds(positive, probability).values():
+        near = scores.confusion(positive, probability + 0.004, threshold)
+        far = scores.confusion(positive, probability - 0.004, threshold)
         assert near == far
 
 
 def test_thresholds_of_neighbouring_floats_and_of_constant_scores():
     low = np.float32(0.3)
     high = np.nextafter(low, np.float32(1))
-    found = metrics.choose_thresholds(np.array([False, True]), np.array([low, high]))
-    counts = metrics.confusion(np.array([False, True]), np.array([low, high]), found["youden"])
+    found = scores.choose_thresholds(np.array([False, True]), np.array([low, high]))
+    counts = scores.confusion(np.array([False, True]), np.array([low, high]), found["youden"])
     assert counts["accuracy"] == 1
-    constant = metrics.choose_thresholds(np.array([False, True]), np.array([0.4, 0.4]))
+    constant = scores.choose_thresholds(np.array([False, True]), np.array([0.4, 0.4]))
     assert set(constant.values()) == {0.2}
 
 
 @pytest.mark.parametrize("positive", [[True, True], [False, False]])
 def test_thresholds_need_both_classes(positive):
     with pytest.raises(ValueError, match="both classes"):
-        metrics.choose_thresholds(np.array(positive), np.array([0.1, 0.2]))
+        scores.choose_thresholds(np.array(positive), np.array([0.1, 0.2]))
 
 
 def test_per_patient_is_the_mean_probability_and_any_target():
-    predictions = metrics.Predictions(
+    predictions = scores.Predictions(
         ids=["a", "b", "c"],
         patients=["2", "1", "2"],
         targets=np.array([[False], [False], [True]]),
         probabilities=np.array([[0.2], [0.5], [0.8]]),
         outputs=("COVID-19",),
     )
-    found = metrics.per_patient(predictions)
+    found = scores.per_patient(predictions)
     assert found.ids == found.patients == ["1", "2"]
     np.testing.assert_array_equal(found.targets, [[False], [True]])
     np.testing.assert_allclose(found.probabilities, [[0.5], [0.5]])
 
 
 def test_per_patient_keeps_one_class_a_patient():
-    predictions = metrics.Predictions(
+    predictions = scores.Predictions(
         ids=list("abcd"),
         patients=["1", "1", "2", "2"],
         targets=np.array([[0, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]], bool),
         probabilities=np.full((4, 3), 0.5),
         outputs=("COVID-19", "other pneumonia", "normal"),
     )
-    targets = metrics.per_patient(predictions).targets
+    targets = scores.per_patient(predictions).targets
     np.testing.assert_array_equal(targets, [[1, 0, 0], [0, 1, 0]])
 
 
 def test_evaluate_gathers_the_scores():
     predictions = random_predictions()
-    found = metrics.evaluate(predictions, thresholds=THRESHOLDS, resamples=100)
+    found = scores.evaluate(predictions, thresholds=THRESHOLDS, resamples=100)
     positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
     called = probability >= 0.455
     assert found["n"] == 120
@@ -176,8 +176,8 @@ def test_evaluate_gathers_the_scores():
         )
         values = found["averages"][name]
         assert list(values.values()) == pytest.approx(expected[:3], rel=1e-12)
-    patients = metrics.per_patient(predictions)
-    assert found["per_patient"]["auc"]["value"] == metrics.auc(
+    patients = scores.per_patient(predictions)
+    assert found["per_patient"]["auc"]["value"] == scores.auc(
         patients.targets[:, 0], patients.probabilities[:, 0]
     )
     assert "auc_macro" not in found
@@ -186,7 +186,7 @@ def test_evaluate_gathers_the_scores():
 def test_evaluate_three_way():
     outputs = ("COVID-19", "other pneumonia", "normal")
     predictions = random_predictions(outputs=outputs)
-    found = metrics.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
+    found = scores.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
     expected = sklearn.metrics.roc_auc_score(
         predictions.targets, predictions.probabilities, average=None
     )
@@ -198,7 +198,7 @@ def test_evaluate_three_way():
 
 def test_evaluate_bears_one_image():
     predictions = random_predictions(n=1, patients=1)
-    found = metrics.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
+    found = scores.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
     assert np.isnan(found["auc"]["value"])
     assert found["operating_points"]["0.5"]["accuracy"]["value"] in (0, 1)
 
@@ -214,7 +214,7 @@ def test_order_changes_nothing():
         probabilities=predictions.probabilities[order],
     )
     first, second = (
-        metrics.evaluate(each, thresholds=THRESHOLDS, resamples=50)
+        scores.evaluate(each, thresholds=THRESHOLDS, resamples=50)
         for each in (predictions, shuffled)
     )
     assert (
@@ -247,9 +247,9 @@ def test_bad_predictions_are_refused(change, message):
         "probabilities": np.full((3, 1), 0.5),
         "outputs": ("COVID-19",),
     }
-    metrics.Predictions(**good)
+    scores.Predictions(**good)
     with pytest.raises(ValueError, match=message):
-        metrics.Predictions(**(good | change))
+        scores.Predictions(**(good | change))
 
 
 @pytest.mark.parametrize(
@@ -258,21 +258,21 @@ def test_bad_predictions_are_refused(change, message):
 )
 def test_bad_thresholds_are_refused(thresholds, message):
     with pytest.raises(ValueError, match=message):
-        metrics.evaluate(random_predictions(), thresholds=thresholds)
+        scores.evaluate(random_predictions(), thresholds=thresholds)
 
 
 def test_bad_scores_are_refused():
     with pytest.raises(ValueError, match="NaN"):
-        metrics.auc(np.array([True, False]), np.array([np.nan, 0.5]))
+        scores.auc(np.array([True, False]), np.array([np.nan, 0.5]))
     with pytest.raises(ValueError, match="shapes"):
-        metrics.auc(np.array([True, False]), np.array([0.5]))
+        scores.auc(np.array([True, False]), np.array([0.5]))
     with pytest.raises(ValueError, match="0 and 1"):
-        metrics.auc(np.array([2, 0]), np.array([0.1, 0.5]))
+        scores.auc(np.array([2, 0]), np.array([0.1, 0.5]))
 
 
 def test_the_module_starts_fast():
     code = (
-        "import sys, jaxcovid.evaluation.metrics; "
+        "import sys, jaxcovid.metrics.scores; "
         "print({'sklearn', 'scipy', 'matplotlib', 'jax', 'cv2'} & set(sys.modules))"
     )
     found = runs.run([sys.executable, "-c", code])
@@ -288,18 +288,18 @@ def test_three_classes_equal_scikit_learns_report():
     truth = rng.integers(0, 3, 90)
     probabilities = rng.random((90, 3))
     probabilities[np.arange(45), truth[:45]] += 1
-    found = metrics.class_report(np.eye(3, dtype=bool)[truth], probabilities, names)
+    found = scores.class_report(np.eye(3, dtype=bool)[truth], probabilities, names)
     called = probabilities.argmax(1)
     expected = classification_report(truth, called, target_names=names, output_dict=True)
     for row, name in zip(confusion_matrix(truth, called), names, strict=True):
         assert list(found[name]["called"].values()) == row.tolist()
         for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f", "f1-score")):
             assert found[name][key] == pytest.approx(expected[name][theirs])
-    averages = metrics.class_averages(found)
+    averages = scores.class_averages(found)
     for ours, theirs in (("macro", "macro avg"), ("weighted", "weighted avg")):
         assert averages[ours]["f"] == pytest.approx(expected[theirs]["f1-score"])
     assert averages["pooled"]["recall"] == pytest.approx(expected["accuracy"])
-    one = metrics.class_report(np.eye(3, dtype=bool)[:1], np.eye(3)[:1], names)
+    one = scores.class_report(np.eye(3, dtype=bool)[:1], np.eye(3)[:1], names)
     assert np.isnan(one["normal"]["recall"])
     assert one["COVID-19"]["f"] == 1
 
@@ -310,15 +310,15 @@ def test_average_precision_equals_scikit_learns():
     rng = np.random.default_rng(0)
     positive, score = rng.random(50) < 0.3, np.round(rng.random(50), 1)
     expected = average_precision_score(positive, score)
-    assert metrics.average_precision(positive, score) == pytest.approx(expected)
-    assert np.isnan(metrics.average_precision(np.zeros(3, bool), score[:3]))
+    assert scores.average_precision(positive, score) == pytest.approx(expected)
+    assert np.isnan(scores.average_precision(np.zeros(3, bool), score[:3]))
 
 
 def test_findings_leave_out_what_is_not_known():
     rng = np.random.default_rng(0)
     targets, probabilities = rng.random((60, 2)) < 0.4, rng.random((60, 2))
     known = rng.random((60, 2)) < 0.8
-    predictions = metrics.Predictions(
+    predictions = scores.Predictions(
         ids=[str(i) for i in range(60)],
         patients=[str(i // 2) for i in range(60)],
         targets=targets & known,
@@ -326,10 +326,10 @@ def test_findings_leave_out_what_is_not_known():
         outputs=("Edema", "Mass"),
         known=known,
     )
-    found = metrics.evaluate_findings(predictions, resamples=50)
+    found = scores.evaluate_findings(predictions, resamples=50)
     for column, name in enumerate(predictions.outputs):
         of = known[:, column]
-        expected = metrics.auc(targets[of, column], probabilities[of, column])
+        expected = scores.auc(targets[of, column], probabilities[of, column])
         assert found["auc_per_output"][name]["value"] == pytest.approx(expected)
         counts = found["counts"][name]
         assert counts["unknown"] == (~of).sum()

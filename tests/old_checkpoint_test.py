@@ -9,11 +9,11 @@ import shutil
 import numpy as np
 import optax
 
-from jaxcovid import network, predictor
-from jaxcovid.training import sharding
-from jaxcovid.training.checkpoints import Checkpoints
+from jaxcovid.inference import frozen_parts, predictor
+from jaxcovid.runtime import sharding
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
+from jaxcovid.workdir.checkpoints import Checkpoints
 
 WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir"
 PROBABILITIES = [0.5957848, 0.5955538, 0.5986944]
@@ -36,7 +36,7 @@ def test_a_training_can_go_on_from_it(tmp_path):
     options = config["optimizer"]
     target = jit_init_state(
         sharding.make_mesh(1),
-        model=network.make_model(config, outputs=1, parts={}),
+        model=frozen_parts.make_model(config, outputs=1, parts={}),
         optimizer=make_optimizer(
             optax.constant_schedule(options["learning_rate"]),
             weight_decay=options["weight_decay"],

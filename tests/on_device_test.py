@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxcovid.data import on_device, pipeline, preprocessing
-from jaxcovid.data.images import ImageError, decode_gray
-from jaxcovid.training import sharding
+from jaxcovid.data import device_preprocessing, pipeline, preprocessing
+from jaxcovid.data.decoding import ImageError, decode_gray
+from jaxcovid.runtime import sharding
 
-SIDE = on_device.SIDE_PX
+SIDE = device_preprocessing.SIDE_PX
 
 
 def slice_of(height, width, seed):
@@ -26,12 +26,12 @@ def both(grays, options):
     five = preprocessing.Preprocessing(**options)
     on_host = np.stack([five(g, np.random.default_rng(i)) for i, g in enumerate(grays)])
     packed = [
-        on_device.pack(g, preprocessing=five, rng=np.random.default_rng(i))
+        device_preprocessing.pack(g, preprocessing=five, rng=np.random.default_rng(i))
         for i, g in enumerate(grays)
     ]
     mesh = sharding.make_mesh(1)
     batch = {name: np.stack([one[name] for one in packed]) for name in packed[0]}
-    unpack = on_device.jit_unpack(mesh, preprocessing=five)
+    unpack = device_preprocessing.jit_unpack(mesh, preprocessing=five)
     return on_host, np.asarray(unpack(sharding.place_batch(batch, mesh)))
 
 
@@ -68,7 +68,7 @@ def test_a_constant_image_and_no_rotation():
 def test_an_image_larger_than_its_room_is_refused():
     five = preprocessing.Preprocessing()
     with pytest.raises(ImageError, match=r"100 x 321 px.*at most 320.*gray320.*preprocess_on=host"):
-        on_device.pack(
+        device_preprocessing.pack(
             np.zeros((321, 100), np.uint8), preprocessing=five, rng=np.random.default_rng(0)
         )
 
@@ -94,7 +94,7 @@ def test_batches_hold_the_same_images_for_the_device():
     )
     np.testing.assert_array_equal(device.pop("target"), host["target"])
     mesh = sharding.make_mesh(1)
-    unpack = on_device.jit_unpack(mesh, preprocessing=five)
+    unpack = device_preprocessing.jit_unpack(mesh, preprocessing=five)
     found = np.asarray(unpack(sharding.place_batch(dict(device), mesh)))
     assert (np.abs(found - host["image"]) > 0.05).mean() <= 1e-3
 

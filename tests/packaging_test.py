@@ -90,10 +90,10 @@ def test_prediction_imports_nothing_that_windows_lacks(tmp_path):
 import sys
 for name in ("fcntl", "grp", "pwd", "resource", "syslog", "termios"):
     sys.modules[name] = None  # to import it is an ImportError
-import jaxcovid.predict, jaxcovid.predictor, jaxcovid.workdir
-from jaxcovid import command
-from jaxcovid.evaluation import figures
-with command.user_errors():
+import jaxcovid.predict, jaxcovid.inference.predictor, jaxcovid.workdir.run
+from jaxcovid.runtime import cli
+from jaxcovid.report import figures
+with cli.user_errors():
     list(jaxcovid.predict.run(jaxcovid.predict.as_path("nowhere"), [sys.executable]))
 """
     process = runs.run([sys.executable, "-c", code], cwd=tmp_path)

@@ -6,16 +6,15 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn import linear_model, metrics, pipeline, preprocessing
 
-from jaxcovid.data.builders import anatomy, phantom
+from jaxcovid.data.builders import phantom
+from jaxcovid.data.phantom import slice
 
 
 @pytest.fixture(scope="module")
 def slices():
     """Two slices of every sixth patient: (split, patient, index, label) -> image and mask."""
     return {
-        (split, patient, index, label): anatomy.draw_slice(
-            patient=patient, index=index, label=label
-        )
+        (split, patient, index, label): slice.draw_slice(patient=patient, index=index, label=label)
         for split, patients in phantom.plan().items()
         for patient, label in patients[::6]
         for index in (0, 2)
@@ -29,13 +28,13 @@ def test_patients_are_disjoint_and_every_split_has_every_class():
     assert plan == phantom.plan()
     for patients in plan.values():
         counts = collections.Counter(label for _, label in patients)
-        assert set(counts) == set(anatomy.CLASS_NAMES)
+        assert set(counts) == set(slice.CLASS_NAMES)
         assert 0.4 < counts["COVID-19"] / len(patients) < 0.5
 
 
 def test_there_are_enough_slices():
     counts = {
-        split: sum(len(anatomy.slices_of(patient)) for patient, _ in patients)
+        split: sum(len(slice.slices_of(patient)) for patient, _ in patients)
         for split, patients in phantom.plan().items()
     }
     assert sum(counts.values()) >= 600
@@ -52,12 +51,12 @@ def test_a_mask_marks_exactly_the_diseased(slices):
 
 def test_disease_lies_in_the_lungs_and_covid_in_both():
     for patient in range(0, 40, 2):
-        lungs = anatomy.draw_lungs(patient=patient, index=1) > 0
+        lungs = slice.draw_lungs(patient=patient, index=1) > 0
         edge = cv2.dilate(lungs.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         middle = np.nonzero(lungs)[1].mean()
         left_half = np.arange(lungs.shape[1])[None] < middle
         for label in ("COVID-19", "other pneumonia"):
-            _, mask = anatomy.draw_slice(patient=patient, index=1, label=label)
+            _, mask = slice.draw_slice(patient=patient, index=1, label=label)
             disease = mask > 0
             assert not np.any(disease & ~edge), (patient, label)
             assert disease.sum() > 0.02 * lungs.sum(), (patient, label)
@@ -72,8 +71,8 @@ def test_ground_glass_is_a_haze_and_consolidation_hides_the_vessels():
     contrast = collections.defaultdict(list)
     for patient in range(0, 40, 4):
         for label in ("COVID-19", "other pneumonia"):
-            healthy, _ = anatomy.draw_slice(patient=patient, index=1, label="normal")
-            image, mask = anatomy.draw_slice(patient=patient, index=1, label=label)
+            healthy, _ = slice.draw_slice(patient=patient, index=1, label="normal")
+            image, mask = slice.draw_slice(patient=patient, index=1, label=label)
             core = cv2.erode(mask, np.ones((3, 3), np.uint8)) > 0
             brighter = float(image[core].mean()) - float(healthy[core].mean())
             contrast[label].append(brighter / 255)
@@ -83,9 +82,9 @@ def test_ground_glass_is_a_haze_and_consolidation_hides_the_vessels():
 
 def test_the_class_changes_nothing_but_the_lungs():
     covid, pneumonia, normal = (
-        anatomy.draw_slice(patient=5, index=0, label=label)[0] for label in anatomy.CLASS_NAMES
+        slice.draw_slice(patient=5, index=0, label=label)[0] for label in slice.CLASS_NAMES
     )
-    lungs = anatomy.draw_lungs(patient=5, index=0)
+    lungs = slice.draw_lungs(patient=5, index=0)
     outside = cv2.dilate(lungs, np.ones((11, 11), np.uint8)) == 0
     for image in (covid, pneumonia):
         assert image.shape == normal.shape
@@ -103,16 +102,16 @@ def test_sizes_vary(slices):
 
 def test_drawing_is_deterministic():
     first, second = (
-        anatomy.draw_slice(patient=3, index=1, label="other pneumonia") for _ in range(2)
+        slice.draw_slice(patient=3, index=1, label="other pneumonia") for _ in range(2)
     )
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    other, _ = anatomy.draw_slice(patient=3, index=2, label="other pneumonia")
+    other, _ = slice.draw_slice(patient=3, index=2, label="other pneumonia")
     assert other.shape != first[0].shape or not np.array_equal(other, first[0])
 
 
 def test_an_unknown_class_is_an_error():
     with pytest.raises(ValueError, match="'flu' is none of"):
-        anatomy.draw_slice(patient=0, index=0, label="flu")
+        slice.draw_slice(patient=0, index=0, label="flu")
 
 
 @pytest.mark.slow
@@ -128,7 +127,7 @@ def test_build_read_and_no_shortcut(tmp_path):
         statistics, thumbnails, truth = [], [], []
         for record in source:
             patient = record["patient"].decode()
-            assert anatomy.CLASS_NAMES[record["label"]] == known[patient]
+            assert slice.CLASS_NAMES[record["label"]] == known[patient]
             assert record["id"].decode().startswith(f"{patient}_slice")
             ids.append(record["id"])
             image, mask = (

@@ -12,7 +12,7 @@ import pytest
 import runs
 
 from jaxcovid.data import pipeline
-from jaxcovid.data.images import ImageError
+from jaxcovid.data.decoding import ImageError
 from jaxcovid.data.preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=32)

@@ -11,7 +11,8 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from jaxcovid import predict, predictor
+from jaxcovid import predict
+from jaxcovid.inference import predictor
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxcovid.data import images, preprocessing
+from jaxcovid.data import decoding, preprocessing
 
 
 def noise(height, width, seed=0):
@@ -234,7 +234,7 @@ def test_real_images():
     folder = pathlib.Path(os.environ["JAXCOVID_DATA"]) / "COVID-CT" / "Images-processed"
     prepare = preprocessing.Preprocessing()
     for path in sorted(folder.glob("*/*"))[::25]:
-        image = images.decode_gray(path.read_bytes())
+        image = decoding.decode_gray(path.read_bytes())
         result = prepare(image)
         assert abs(result.mean()) < 1e-4
         assert abs(result.std() - 1) < 1e-4

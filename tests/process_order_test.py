@@ -12,7 +12,7 @@ import pytest
 import two_processes
 
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.training import sharding
+from jaxcovid.runtime import sharding
 from jaxcovid.training.validation import predict_source
 
 TOPOLOGIES = {"v5e:4x4": 4, "v5e:4x8": 8, "v5p:2x2x4": 4, "v5p:4x4x4": 16}  # and their processes
@@ -22,7 +22,7 @@ OF_TOPOLOGIES = """
 import json, sys
 import numpy as np
 from jax.experimental import topologies
-from jaxcovid.training import sharding
+from jaxcovid.runtime import sharding
 
 found = {}
 for name in sys.argv[1:]:

@@ -7,11 +7,12 @@ import sys
 import pytest
 import runs
 
-from jaxcovid import processes
+from jaxcovid.runtime import distributed
 
 START = """
 import sys
-from jaxcovid import command, processes
+from jaxcovid.runtime import cli
+from jaxcovid.runtime import distributed
 processes.INITIALIZATION_TIMEOUT_S = int(sys.argv[4])
 processes.WAITING_INTERVAL_S = float(sys.argv[5])
 with command.user_errors():
@@ -45,23 +46,23 @@ def free():
     ],
 )
 def test_an_address_that_cannot_be_used_is_an_error_at_once(address, index, message, monkeypatch):
-    monkeypatch.setattr(processes.jax.distributed, "initialize", pytest.fail)
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", pytest.fail)
     monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
     with pytest.raises(ValueError, match=message):
-        processes.start(address, 2, index)
+        distributed.start(address, 2, index)
 
 
 def test_a_port_in_use_is_an_error_at_once(monkeypatch):
-    monkeypatch.setattr(processes.jax.distributed, "initialize", pytest.fail)
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", pytest.fail)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ValueError, match="cannot be listened on"):
-            processes.start(address, 2, 0)
+            distributed.start(address, 2, 0)
         monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", address)
         with pytest.raises(ValueError, match="cannot be listened on"):
-            processes.start("not-known-yet.invalid:8476", 2, 0)
+            distributed.start("not-known-yet.invalid:8476", 2, 0)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -79,10 +80,10 @@ def test_a_process_that_nobody_joins_says_so_and_ends(index, free):
 def test_who_has_come_is_counted():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert processes._connected_hosts(port) == []
+        assert distributed._connected_hosts(port) == []
         guests = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
         hosts = [server.accept()[0] for _ in guests]
-        assert processes._connected_hosts(port) == ["127.0.0.1"] * 2
+        assert distributed._connected_hosts(port) == ["127.0.0.1"] * 2
         for end in (*guests, *hosts):
             end.close()
 

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.training import programs, sharding, step
+from jaxcovid.runtime import sharding
+from jaxcovid.training import compilation, step
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
 
@@ -38,7 +39,7 @@ def start(devices):
 
 def compiled(folder, devices, identity="a", **options):
     mesh, state, batch = start(devices)
-    function = programs.compile_train_step(
+    function = compilation.compile_train_step(
         mesh, state, batch, identity=identity, folder=folder, **{**STEP, **options}
     )
     return jax.device_get(function(state, batch))
@@ -54,7 +55,7 @@ def test_a_kept_step_is_the_traced_one_to_the_bit(devices, tmp_path, monkeypatch
     (kept,) = tmp_path.iterdir()
     assert kept.suffix == ".stablehlo"
     with monkeypatch.context() as patch:
-        patch.setattr(programs, "train_step", None)  # nothing is traced any more
+        patch.setattr(compilation, "train_step", None)  # nothing is traced any more
         assert_same(compiled(tmp_path, devices), first)
     assert_same(compiled(None, devices), first)
     mesh, state, batch = start(devices)
@@ -96,7 +97,7 @@ def test_kept_programs_are_bounded_and_the_longest_unused_go(tmp_path, monkeypat
     first = compiled(tmp_path, 1)
     (kept,) = tmp_path.iterdir()
     size = kept.stat().st_size
-    monkeypatch.setattr(programs, "MAX_BYTES", 3 * size)
+    monkeypatch.setattr(compilation, "MAX_BYTES", 3 * size)
     for age, name in enumerate(["a.stablehlo", "b.stablehlo", ".c.stablehlo.7.tmp", "other"], 1):
         (tmp_path / name).write_bytes(bytes(size))
         os.utime(tmp_path / name, (0, 1e9 - age))
@@ -107,7 +108,7 @@ def test_kept_programs_are_bounded_and_the_longest_unused_go(tmp_path, monkeypat
     assert len(left) == 4
     assert {kept.name, "a.stablehlo", "other"} < left  # what is of no program stays
     # Another process takes the same files away meanwhile.
-    monkeypatch.setattr(programs, "MAX_BYTES", 0)
-    monkeypatch.setattr(programs.Path, "glob", lambda *_: [tmp_path / "gone.stablehlo", kept])
-    programs._remove_oldest(tmp_path)
+    monkeypatch.setattr(compilation, "MAX_BYTES", 0)
+    monkeypatch.setattr(compilation.Path, "glob", lambda *_: [tmp_path / "gone.stablehlo", kept])
+    compilation._remove_oldest(tmp_path)
     assert not kept.exists()

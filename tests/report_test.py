@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxcovid import files
-from jaxcovid.evaluation import figures, metrics, published, report
+from jaxcovid.metrics import scores
+from jaxcovid.report import figures, published, report
+from jaxcovid.runtime import files
 
 THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
 OUTPUTS = ("COVID-19", "other pneumonia", "normal")
@@ -28,7 +29,7 @@ def random_predictions(n=60, outputs=OUTPUTS[:1], only=None):
     rng = np.random.default_rng(0)
     kind = rng.integers(len(OUTPUTS), size=n) if only is None else np.full(n, only)
     targets = (kind[:, None] == np.arange(3))[:, : len(outputs)]
-    return metrics.Predictions(
+    return scores.Predictions(
         ids=[f"CT/<b>{index}%0.png, a" for index in range(n)],
         patients=[f"p{index // 2}" for index in range(n)],
         targets=targets,
@@ -97,7 +98,7 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
     assert strict(folder / "metrics.json") == found
     positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
     assert found["split"] == "test"
-    assert found["auc"]["value"] == metrics.auc(positive, probability)
+    assert found["auc"]["value"] == scores.auc(positive, probability)
     assert found["run"]["step"] == 40
     assert found["run"]["config"]["loss"] is None
     assert found["undefined"] == {}
@@ -181,7 +182,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path):
 def test_a_network_for_findings_has_a_page_of_its_own(tmp_path):
     rng = np.random.default_rng(0)
     known = rng.random((40, 2)) < 0.9
-    predictions = metrics.Predictions(
+    predictions = scores.Predictions(
         ids=[str(i) for i in range(40)],
         patients=[str(i) for i in range(40)],
         targets=(rng.random((40, 2)) < 0.5) & known,
@@ -228,7 +229,7 @@ def test_predictions_read_back_give_the_same_numbers(tmp_path):
     label = np.array([row["label"] == "1" for row in rows])
     probability = np.array([row["probability"] for row in rows]).astype(np.float32)
     np.testing.assert_array_equal(probability, predictions.probabilities[:, 0])
-    assert metrics.auc(label, probability) == found["auc"]["value"]
+    assert scores.auc(label, probability) == found["auc"]["value"]
 
 
 def test_three_outputs(tmp_path):

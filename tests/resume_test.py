@@ -11,7 +11,8 @@ from runs import end_at, ended, finish, same_run, start, text
 
 from configs import default
 from jaxcovid import train
-from jaxcovid.training import checkpoints, loop, validation
+from jaxcovid.training import loop, validation
+from jaxcovid.workdir import checkpoints
 
 STEPS = 60  # validated at 30 and 60
 # Seven steps are one update: neither 30 nor 60 is at its end, and the last update is one of four.
@@ -21,8 +22,10 @@ OPTIONS = ("--config.epochs=20", "--config.optimizer.accumulate_steps=7", "--con
 CHILD = """
 import os, signal, sys, time
 from absl import app
-from jaxcovid import processes, train
-from jaxcovid.training import checkpoints, loop
+from jaxcovid import train
+from jaxcovid.runtime import distributed
+from jaxcovid.training import loop
+from jaxcovid.workdir import checkpoints
 
 how, at = sys.argv.pop(1), int(sys.argv.pop(1))
 workdir = next(word.partition("=")[2] for word in sys.argv if word.startswith("--workdir="))

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 
-from jaxcovid.training import checkpoints
+from jaxcovid.workdir import checkpoints
 
 CONFIG = (
     "--config=configs/default.py:debug",

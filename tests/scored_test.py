@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxcovid.evaluation.metrics import Predictions
-from jaxcovid.scored import Scored
-from jaxcovid.sections import against_section
+from jaxcovid.evaluation.scored import Scored
+from jaxcovid.evaluation.sections import against_section
+from jaxcovid.metrics.scores import Predictions
 
 
 def scored(ids, positive, *, dataset=None, seed=0, output="COVID-19"):

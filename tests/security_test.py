@@ -15,9 +15,9 @@ from covid_ct_tree import list_path, make_tree
 from jaxcovid import predict
 from jaxcovid.data import volumes
 from jaxcovid.data.builders import base, chestxray14, chexpert, covid_chestxray, covid_ct
-from jaxcovid.data.images import ImageError
-from jaxcovid.evaluation import guard
-from jaxcovid.workdir import WorkdirError
+from jaxcovid.data.decoding import ImageError
+from jaxcovid.inference import out_of_distribution
+from jaxcovid.workdir.run import WorkdirError
 
 NO_PICKLE = pathlib.Path(__file__).with_name("no_pickle.py")
 CANARY = "canary-9f3c51"
@@ -59,12 +59,12 @@ def write_guard(workdir, **more):
     few = np.ones(3)
     values = {"mean": few, "scale": few, "location": few, "precision": np.eye(3)}
     values |= {"limit": 1.0, "colour_limit": 16.0, **more}
-    np.savez_compressed(workdir / guard.FILE, **values)
+    np.savez_compressed(workdir / out_of_distribution.FILE, **values)
 
 
 def test_a_guard_of_something_else_than_numbers_is_refused(tmp_path):
     write_guard(tmp_path)
-    assert guard.load_guard(tmp_path).limit == 1.0
+    assert out_of_distribution.load_guard(tmp_path).limit == 1.0
     payload = np.array([Payload(tmp_path / "made")], dtype=object)
     for more, reason in (
         ({"mean": payload}, "Object arrays cannot be loaded"),
@@ -74,11 +74,11 @@ def test_a_guard_of_something_else_than_numbers_is_refused(tmp_path):
     ):
         write_guard(tmp_path, **more)
         with pytest.raises(WorkdirError, match=rf"guard\.npz is damaged: .*{reason}"):
-            guard.load_guard(tmp_path)
+            out_of_distribution.load_guard(tmp_path)
     for content in (pickle.dumps(payload), b"", b"PK"):
-        (tmp_path / guard.FILE).write_bytes(content)
+        (tmp_path / out_of_distribution.FILE).write_bytes(content)
         with pytest.raises(WorkdirError, match="damaged"):
-            guard.load_guard(tmp_path)
+            out_of_distribution.load_guard(tmp_path)
     assert not (tmp_path / "made").exists()
 
 
@@ -170,7 +170,7 @@ def test_no_command_unpickles_a_file_or_tells_a_secret(data_dir, command, tmp_pa
     assert not (tmp_path / "made").exists()
 
     # A workdir from somebody else, whose outputs have names of folders.
-    (run / guard.FILE).unlink()
+    (run / out_of_distribution.FILE).unlink()
     facts = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**facts, "outputs": ["../../x"]}))
     before = set(tmp_path.rglob("*"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxcovid import status
-from jaxcovid.training import heartbeat
+from jaxcovid.workdir import heartbeat
 
 NOW = 1_800_000_000.0
 

@@ -16,10 +16,11 @@ from jax.flatten_util import ravel_pytree
 
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.training import sharding, step
+from jaxcovid.runtime import sharding
+from jaxcovid.training import step
+from jaxcovid.training.compilation import compile_train_step
 from jaxcovid.training.loop import TrainingError, _check_finite
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
-from jaxcovid.training.programs import compile_train_step
 from jaxcovid.training.state import jit_init_state
 from jaxcovid.training.validation import validation_scores
 

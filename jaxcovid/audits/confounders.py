@@ -13,7 +13,7 @@ from sklearn import feature_extraction, linear_model, pipeline, preprocessing
 from jaxcovid.audits.check import FAILED, PASSED, WARNING, Check
 from jaxcovid.audits.items import Item
 from jaxcovid.data.datasets import Dataset
-from jaxcovid.evaluation import bootstrap
+from jaxcovid.metrics import bootstrap
 
 # Above this, an AUC's lower bound is a failure: the facts tell the class.
 TELLING_AUC = 0.6

@@ -23,7 +23,7 @@ import optax
 from jaxcovid.benchmarks import linen_reference, rounds
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DTYPES, DeepCTNet
-from jaxcovid.training import sharding
+from jaxcovid.runtime import sharding
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
 from jaxcovid.training.step import jit_forward, jit_train_step

@@ -18,8 +18,8 @@ from absl import logging
 from etils import epath
 
 from jaxcovid.data import identity
-from jaxcovid.data.images import LUNG_WINDOW, ImageError
-from jaxcovid.files import expand_home, home, write_atomically
+from jaxcovid.data.decoding import LUNG_WINDOW, ImageError
+from jaxcovid.runtime.files import expand_home, home, write_atomically
 
 DIGEST_FILE = "digest.json"
 CARD_FILE = "card.html"

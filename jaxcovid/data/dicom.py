@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from jaxcovid.data import dicom_pixels as pixels
-from jaxcovid.data.dicom_pixels import name_of, number
-from jaxcovid.data.dicom_warnings import counted_warnings, quiet, reading
-from jaxcovid.data.images import (
+from jaxcovid.data.decoding import (
     LUNG_WINDOW,
     MAX_BYTES,
     ImageError,
     is_dicom,
     through_window,
 )
+from jaxcovid.data.dicom_pixels import name_of, number
+from jaxcovid.data.dicom_warnings import counted_warnings, quiet, reading
 
 __all__ = [
     "Frames",

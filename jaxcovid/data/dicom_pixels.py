@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from jaxcovid.data.images import MAX_BYTES, ImageError, check_size
+from jaxcovid.data.decoding import MAX_BYTES, ImageError, check_size
 
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # as float, as double, as integers
 _REQUIRED = (

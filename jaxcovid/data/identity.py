@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcovid.files import write_atomically
+from jaxcovid.runtime.files import write_atomically
 
 FILE = "identities.npz"  # of a prepared data set
 TRAINED_ON_FILE = "trained_on.npz"  # of a workdir: the splits `train` and `validation`

@@ -18,8 +18,8 @@ import grain
 import numpy as np
 from absl import logging
 
-from jaxcovid.data import on_device
-from jaxcovid.data.images import ImageError, decode_gray
+from jaxcovid.data import device_preprocessing
+from jaxcovid.data.decoding import ImageError, decode_gray
 from jaxcovid.data.preprocessing import Preprocessing
 
 _EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
@@ -76,7 +76,9 @@ class _LoadForTraining(grain.transforms.RandomMap):
         if not self.on_device:
             return loaded | {"image": self.preprocessing(image, rng=rng)}
         try:
-            return loaded | on_device.pack(image, preprocessing=self.preprocessing, rng=rng)
+            return loaded | device_preprocessing.pack(
+                image, preprocessing=self.preprocessing, rng=rng
+            )
         except ImageError as error:
             raise ImageError(f"{record['id']}: {error}") from error
 

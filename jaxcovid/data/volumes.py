@@ -13,8 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from jaxcovid.data import dicom, dicom_pixels
-from jaxcovid.data.dicom_warnings import reading
-from jaxcovid.data.images import (
+from jaxcovid.data.decoding import (
     LUNG_WINDOW,
     ImageError,
     check_hounsfield,
@@ -22,6 +21,7 @@ from jaxcovid.data.images import (
     read_file,
     through_window,
 )
+from jaxcovid.data.dicom_warnings import reading
 
 # Of an unpacked NIfTI or NumPy file: 1,024 slices of 512 x 512 in single precision.
 MAX_BYTES = 2**30

@@ -26,24 +26,24 @@ from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jaxcovid import processes
-from jaxcovid.data import on_device, pipeline
+from jaxcovid.data import device_preprocessing, pipeline
+from jaxcovid.data.labels import Targets
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.training import checkpoints
-from jaxcovid.training.checkpoints import Checkpoints, History
-from jaxcovid.training.heartbeat import Heartbeat
-from jaxcovid.training.programs import compile_train_step
-from jaxcovid.training.sharding import check_batch_size, place_batch, replicated_sharding
+from jaxcovid.runtime import distributed
+from jaxcovid.runtime.sharding import check_batch_size, place_batch, replicated_sharding
+from jaxcovid.training.compilation import compile_train_step
 from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import jit_forward
-from jaxcovid.training.targets import Targets
 from jaxcovid.training.validation import (
     predict_source,
     stops_early,
     validation_scores,
     validation_workers,
 )
-from jaxcovid.training.writers import Writer
+from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir.checkpoints import Checkpoints, History
+from jaxcovid.workdir.heartbeat import Heartbeat
+from jaxcovid.workdir.metric_writer import Writer
 
 
 class TrainingError(RuntimeError):
@@ -203,8 +203,8 @@ def train(
         mesh, fsdp=fsdp, model=model, optimizer=optimizer, image_size=preprocessing.size, seed=seed
     )
     forward = jit_forward(mesh, model=model)
-    unpack = on_device.jit_unpack(mesh, preprocessing=preprocessing)
-    main_process = processes.is_main()
+    unpack = device_preprocessing.jit_unpack(mesh, preprocessing=preprocessing)
+    main_process = distributed.is_main()
 
     def validated(variables: Mapping[str, Any]) -> dict[str, Any]:
         probabilities = predict_source(
@@ -230,7 +230,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(Checkpoints(workdir))
-        termination = stack.enter_context(processes.Termination())
+        termination = stack.enter_context(distributed.Termination())
         expected = initialise.eval_shape().replace(frozen=dict(frozen or {}))
         state, history = saver.restore_latest(expected) or (None, [])
         start = int(state.step) if state else 0

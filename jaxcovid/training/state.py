@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxcovid.training.sharding import replicated_sharding, shard_state
+from jaxcovid.runtime.sharding import replicated_sharding, shard_state
 
 
 @flax.struct.dataclass

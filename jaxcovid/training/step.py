@@ -17,8 +17,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxcovid.runtime.sharding import BATCH_AXIS, batch_sharding, replicated_sharding
 from jaxcovid.training.losses import cross_entropy
-from jaxcovid.training.sharding import BATCH_AXIS, batch_sharding, replicated_sharding
 from jaxcovid.training.state import TrainState
 
 BATCH_NORMS = ("global", "per_device")

@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from jaxcovid.data import pipeline
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.evaluation import calibration, metrics
-from jaxcovid.training.checkpoints import History
-from jaxcovid.training.sharding import place_batch
+from jaxcovid.metrics import calibration, scores
+from jaxcovid.runtime.sharding import place_batch
+from jaxcovid.workdir.checkpoints import History
 
 
 def predict_source(
@@ -74,7 +74,7 @@ def validation_scores(
     """
     known = targets >= 0
     aucs = [
-        metrics.auc(target[of] > 0.5, probability[of])
+        scores.auc(target[of] > 0.5, probability[of])
         for target, probability, of in zip(targets.T, probabilities.T, known.T, strict=True)
     ]
     temperature = calibration.fit_temperature(probabilities, targets, exclusive=exclusive)
@@ -83,7 +83,7 @@ def validation_scores(
         "auc": float(aucs[0] if screening else np.nanmean(aucs)),
         "loss": calibration.loss(probabilities, targets, exclusive=exclusive, weights=loss_weights),
         "temperature": temperature,
-        "thresholds": metrics.choose_thresholds(targets[:, 0] > 0.5, calibrated[:, 0])
+        "thresholds": scores.choose_thresholds(targets[:, 0] > 0.5, calibrated[:, 0])
         if screening
         else {},
     }

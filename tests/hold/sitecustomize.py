@@ -14,7 +14,7 @@ import pathlib
 import sys
 import time
 
-MODULE = "jaxcovid.training.writers"
+MODULE = "jaxcovid.workdir.metric_writer"
 
 
 def held(scalars):

@@ -23,7 +23,7 @@ import tqdm
 from absl import logging
 from sklearn import model_selection
 
-from jaxcovid.data import images, volumes
+from jaxcovid.data import decoding, volumes
 
 Row = dict[str, Any]
 # What data sets of chest X-rays tell of a film: view as in the table, sex "M", "F" or "", age in
@@ -60,7 +60,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     homepage: str | None = None
     citation: str = ""
     modality: str = ""
-    window: tuple[float, float] = images.LUNG_WINDOW
+    window: tuple[float, float] = decoding.LUNG_WINDOW
     hu_offset: float | None = None
     one_label_a_file: bool = False
     class_names: Sequence[str] = ()
@@ -98,10 +98,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         if "slice" in row:
             return _png(self._volume(row["path"]).gray(row["slice"]))
-        data = row["image"] if "image" in row else images.read_file(row["path"])
+        data = row["image"] if "image" in row else decoding.read_file(row["path"])
         # What else a DICOM file says of a person does not get into a data set.
-        if images.is_dicom(data) or (self.hu_offset is not None and images.is_16_bit(data)):
-            gray = images.decode_gray(data, window=self.window, hu_offset=self.hu_offset)
+        if decoding.is_dicom(data) or (self.hu_offset is not None and decoding.is_16_bit(data)):
+            gray = decoding.decode_gray(data, window=self.window, hu_offset=self.hu_offset)
             return _png(gray)
         return data
 
@@ -148,14 +148,14 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             lines = [f"{name}: {reason}" for name, reason in unusable.items()]
             message = f"{len(unusable)} unusable images:\n  " + "\n  ".join(lines)
             if not self.allow_missing:
-                raise images.ImageError(f"{message}\nMend or remove them")
+                raise decoding.ImageError(f"{message}\nMend or remove them")
             logging.warning("%s\nThey are left out", message)
         rows = {
             split: [row for row in found if row["id"] not in unusable]
             for split, found in rows.items()
         }
         if empty := [split for split, found in rows.items() if not found]:
-            raise images.ImageError(f"no usable image is left in {' and '.join(empty)}")
+            raise decoding.ImageError(f"no usable image is left in {' and '.join(empty)}")
         images_found = sum(map(len, rows.values()))
         if self.published not in (0, images_found):
             logging.warning(
@@ -180,16 +180,16 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if "slice" in row:
                     gray = self._volume(row["path"]).gray(row["slice"])
                 else:
-                    data, gray = images.read_usable(
+                    data, gray = decoding.read_usable(
                         row["path"], window=self.window, hu_offset=self.hu_offset
                     )
-                    notes["own range"] += self.hu_offset is None and images.is_16_bit(data)
-                    notes["orientation"] += images.exif_orientation(data) != 1
+                    notes["own range"] += self.hu_offset is None and decoding.is_16_bit(data)
+                    notes["orientation"] += decoding.exif_orientation(data) != 1
                     if self.one_label_a_file:
                         first = labels.setdefault(hashlib.sha256(data).digest(), row)
                         if first["label"] != row["label"]:
                             two_labels.append(f"{first['id']} is {row['id']}")
-            except images.ImageError as error:
+            except decoding.ImageError as error:
                 bad[row["id"]] = str(error)
                 continue
             if gray.std() < _BLANK_DEVIATION:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from sklearn import model_selection
 
-from jaxcovid.data import datasets, images
+from jaxcovid.data import datasets, decoding
 from jaxcovid.data.builders.base import (
     FILM_FEATURES,
     ImageBuilder,
@@ -219,8 +219,8 @@ def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
 
 def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
     """The mask as PNG of 0 and 255, of the film's size."""
-    height, width = images.decode_gray(film).shape
-    lungs = cv2.resize(images.decode_gray(images.read_file(mask)), (width, height))
+    height, width = decoding.decode_gray(film).shape
+    lungs = cv2.resize(decoding.decode_gray(decoding.read_file(mask)), (width, height))
     return cv2.imencode(".png", np.where(lungs > 127, 255, 0).astype(np.uint8))[1].tobytes()
 
 

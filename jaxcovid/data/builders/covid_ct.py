@@ -8,7 +8,7 @@ import pathlib
 import cv2
 import tensorflow_datasets as tfds
 
-from jaxcovid.data import datasets, images
+from jaxcovid.data import datasets, decoding
 from jaxcovid.data.builders.base import ImageBuilder, Row, file_in, read_table, source_folder
 
 LAYOUT = """\
@@ -169,7 +169,7 @@ def _read_patients(root: pathlib.Path, group: str) -> dict[str, str]:
 
 def _shrink(data: bytes, *, long_side: int) -> bytes:
     """Returns the image as gray PNG, its long side at most `long_side` px."""
-    image = images.decode_gray(data)
+    image = decoding.decode_gray(data)
     height, width = image.shape
     scale = long_side / max(height, width)
     if scale < 1:

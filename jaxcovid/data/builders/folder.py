@@ -18,8 +18,8 @@ from jaxcovid.data.builders.base import (
     read_table,
     split_by_patient,
 )
+from jaxcovid.data.decoding import LUNG_WINDOW, ImageError
 from jaxcovid.data.image_files import text_of
-from jaxcovid.data.images import LUNG_WINDOW, ImageError
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}

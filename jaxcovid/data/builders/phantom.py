@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 
-from jaxcovid.data import images
-from jaxcovid.data.builders import anatomy
+from jaxcovid.data import decoding
+from jaxcovid.data.phantom import slice
 
 # Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
 _PATIENTS = {"train": (120, 90, 60), "validation": (10, 8, 5), "test": (17, 13, 8)}
@@ -44,7 +44,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.2.0")
     modality = "CT"
-    window = images.LUNG_WINDOW
+    window = decoding.LUNG_WINDOW
     grouped = True
     published = 0
 
@@ -58,7 +58,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
                     "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
                     "id": tfds.features.Text(),
                     "patient": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=list(anatomy.CLASS_NAMES)),
+                    "label": tfds.features.ClassLabel(names=list(slice.CLASS_NAMES)),
                 }
             ),
             citation=_CITATION,
@@ -86,8 +86,8 @@ def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
     patient, label = patient_and_label
     name = f"patient{patient:03d}"
     records = []
-    for index in anatomy.slices_of(patient):
-        image, mask = anatomy.draw_slice(patient=patient, index=index, label=label)
+    for index in slice.slices_of(patient):
+        image, mask = slice.draw_slice(patient=patient, index=index, label=label)
         record = {"image": _png(image), "mask": _png(mask), "patient": name, "label": label}
         records.append({"id": f"{name}_slice{index}", **record})
     return records
@@ -101,7 +101,7 @@ def plan() -> dict[str, list[tuple[int, str]]]:
     rng = np.random.default_rng(166)
     patients, first = {}, 0
     for split, counts in _PATIENTS.items():
-        labels = rng.permutation(np.repeat(anatomy.CLASS_NAMES, counts)).tolist()
+        labels = rng.permutation(np.repeat(slice.CLASS_NAMES, counts)).tolist()
         patients[split] = list(enumerate(labels, start=first))
         first += len(labels)
     return patients

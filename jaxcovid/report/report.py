@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcovid import files
-from jaxcovid.evaluation import figures
-from jaxcovid.evaluation import metrics as metrics_lib
+from jaxcovid.metrics import scores as metrics_lib
+from jaxcovid.report import figures, pages
+from jaxcovid.runtime import files
 
 _WHY_UNDEFINED = {
     "auc": "one class is absent",
@@ -267,7 +267,7 @@ def _render(template: str, metrics: Mapping[str, Any], pictures: Mapping[str, by
     run = dict(metrics["run"])
     config = run.pop("config", None) or {}
     command = f"python -m jaxcovid.evaluate --workdir=WORKDIR --split={metrics['split']}"
-    return files.render_page(
+    return pages.render_page(
         template,
         pictures,
         {"number": _number, "point": figures.point_name},

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from jaxcovid.files import as_path, is_remote, write_atomically
+from jaxcovid.runtime.files import as_path, is_remote, write_atomically
 
 FILE = "metrics.jsonl"
 # An object store takes whole files only: there the lines are written together, so often.

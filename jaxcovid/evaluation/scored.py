@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxcovid import network
 from jaxcovid.data import identity
+from jaxcovid.data.ablations import Control
 from jaxcovid.data.datasets import Dataset
-from jaxcovid.evaluation import metrics
-from jaxcovid.evaluation.controls import Control
-from jaxcovid.evaluation.subgroups import groups_of
-from jaxcovid.predictor import Predictor
-from jaxcovid.training.targets import ClassTargets, FindingTargets, shuffled
+from jaxcovid.data.labels import ClassTargets, FindingTargets, shuffled
+from jaxcovid.inference import frozen_parts
+from jaxcovid.inference.predictor import Predictor
+from jaxcovid.metrics import scores
+from jaxcovid.metrics.subgroups import groups_of
 from jaxcovid.training.validation import predict_source
 
 
@@ -38,7 +38,7 @@ class Scored:
     dataset: Dataset
     split: str
     source: Sequence[Mapping[str, Any]]
-    predictions: metrics.Predictions
+    predictions: scores.Predictions
     uncalibrated: np.ndarray
     groups: Sequence[Mapping[str, str]] = ()
     seen: identity.Overlap | None = None
@@ -81,7 +81,7 @@ def score_split(predictor: Predictor, dataset: Dataset, split: str, *, workers: 
         groups.append(groups_of(record))
     wanted = np.stack(found)
     calibrated = predictor.calibrate(probabilities)[:, : len(outputs)]
-    predictions = metrics.Predictions(
+    predictions = scores.Predictions(
         ids=ids,
         patients=patients,
         targets=wanted > 0.5,
@@ -192,7 +192,7 @@ def check_held_out(
     """
     own = predictor.facts["dataset"]
     validating = split == "validation" and dataset.name == own["name"]
-    used = network.trained_on(workdir, predictor.model)
+    used = frozen_parts.trained_on(workdir, predictor.model)
     trained = used["train"] if validating else [*used["train"], *used["validation"]]
     dataset.source(split)  # an unknown split is refused
     seen = identity.overlap(dataset.identities()[split], trained)

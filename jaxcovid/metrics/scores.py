@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcovid.evaluation import bootstrap
-from jaxcovid.evaluation.calibration import predictive_values
+from jaxcovid.metrics import bootstrap
+from jaxcovid.metrics.calibration import predictive_values
 
 SENSITIVITIES = {"sensitivity_90": 90, "sensitivity_95": 95}  # name -> per cent
 PREVALENCES = (0.01, 0.05, 0.2, 0.5)  # at which predictive values are given

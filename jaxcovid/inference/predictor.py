@@ -1,6 +1,6 @@
 """A trained network loaded from its workdir: images in, probabilities and heatmaps out.
 
-    from jaxcovid import predictor
+    from jaxcovid.inference import predictor
     network = predictor.load("runs/covid_ct")
     probabilities = network.probabilities(["scan.png", array])  # float64 [2, outputs]
 
@@ -17,20 +17,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcovid import network
-from jaxcovid import workdir as workdirs
-from jaxcovid.data.images import as_gray, decode_gray, read_file
+from jaxcovid.data.ablations import Control, trained_control
+from jaxcovid.data.decoding import as_gray, decode_gray, read_file
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.evaluation import calibration
-from jaxcovid.evaluation.cam import grad_cam
-from jaxcovid.evaluation.controls import Control, trained_control
-from jaxcovid.evaluation.guard import FILE as GUARD_FILE
-from jaxcovid.evaluation.guard import Guard, load_guard
-from jaxcovid.files import as_path
+from jaxcovid.inference import frozen_parts
+from jaxcovid.inference.grad_cam import grad_cam
+from jaxcovid.inference.out_of_distribution import FILE as GUARD_FILE
+from jaxcovid.inference.out_of_distribution import Guard, load_guard
+from jaxcovid.metrics import calibration
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.training import checkpoints
-from jaxcovid.training.sharding import make_mesh, place_batch, replicated_sharding
+from jaxcovid.runtime.files import as_path
+from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
 from jaxcovid.training.step import jit_forward
+from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir import run as workdirs
 
 _grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
 Image = str | Path | bytes | np.ndarray
@@ -192,8 +192,8 @@ def _read(workdir: Path) -> tuple[dict[str, Any], Preprocessing, dict[str, Any],
     try:
         trained_control(config["control"])
         preprocessing = Preprocessing(**config["preprocessing"])
-        parts = network.part_facts(workdir, config, modality=facts["dataset"]["modality"])
-        model = network.make_model(config, outputs=len(facts["outputs"]), parts=parts)
+        parts = frozen_parts.part_facts(workdir, config, modality=facts["dataset"]["modality"])
+        model = frozen_parts.make_model(config, outputs=len(facts["outputs"]), parts=parts)
     except (TypeError, KeyError) as error:
         raise workdirs.WorkdirError(
             f"{workdir / workdirs.FILE} is damaged, or of another version: {error!r}"
@@ -217,9 +217,9 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
     facts, preprocessing, parts, model = _read(workdir)
     mesh = make_mesh()
     step = checkpoints.best_step(workdir) if step is None else step
-    weights = network.load_weights(workdir, step, model, mesh, size=preprocessing.size)
+    weights = frozen_parts.load_weights(workdir, step, model, mesh, size=preprocessing.size)
     if parts:
-        weights["frozen"] = network.load_parts(workdir, model, mesh, size=preprocessing.size)
+        weights["frozen"] = frozen_parts.load_parts(workdir, model, mesh, size=preprocessing.size)
     validation = checkpoints.validation_of(checkpoints.read_facts(workdir, step))
     if validation is None:
         raise checkpoints.CheckpointError(

@@ -10,9 +10,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxcovid import files
 from jaxcovid.data.datasets import CARD_FILE, Dataset, Record
-from jaxcovid.data.images import decode_gray
+from jaxcovid.data.decoding import decode_gray
+from jaxcovid.report import pages
+from jaxcovid.runtime import files
 
 _SHOWN = 6  # images of a class or finding
 _TILE = 128  # side of an image of the contact sheet, px
@@ -50,7 +51,7 @@ def write_card(dataset: Dataset) -> epath.Path:
     pictures = {"sheet": _contact_sheet(tiles)}
     if ages:
         pictures["ages"] = _age_figure(ages)
-    page = files.render_page(
+    page = pages.render_page(
         "card.html.jinja",
         pictures,
         dataset=dataset,

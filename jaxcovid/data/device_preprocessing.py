@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcovid.data.images import ImageError
+from jaxcovid.data.decoding import ImageError
 from jaxcovid.data.preprocessing import Preprocessing, random_affine, resized_shape
-from jaxcovid.training.sharding import batch_sharding
+from jaxcovid.runtime.sharding import batch_sharding
 
 SIDE_PX = 320
 

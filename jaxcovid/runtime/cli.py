@@ -19,12 +19,12 @@ from typing import Any
 import absl.logging
 from absl.flags import argparse_flags
 
-from jaxcovid.files import as_path, expand_home, home
+from jaxcovid.runtime.files import as_path, expand_home, home
 
 DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 
 # How each name in this package's folder begins.
-_PACKAGE = str(Path(__file__).parent) + os.sep
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 # What libraries say of the machine, in errors that they raise for everything.
 _OF_THE_MACHINE = (
     "No space left on device",
@@ -244,16 +244,16 @@ def start(
     absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
     import jax
 
-    from jaxcovid import processes
-    from jaxcovid.training.sharding import silence_libtpu, warn_of_cpu
+    from jaxcovid.runtime import distributed
+    from jaxcovid.runtime.sharding import silence_libtpu, warn_of_cpu
 
     silence_libtpu()
-    processes.start(coordinator_address, num_processes, process_id)
+    distributed.start(coordinator_address, num_processes, process_id)
     which = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {which}%(message)s", "%H:%M:%S"))
     if not jax.config.jax_compilation_cache_dir and (folder := _cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    processes.announce()
+    distributed.announce()
     warn_of_cpu()
 
 

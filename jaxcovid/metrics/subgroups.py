@@ -4,7 +4,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxcovid.evaluation import metrics
+from jaxcovid.metrics.scores import Predictions, unit_scores
 
 # A score of fewer images of a class than this says nothing.
 LEAST_OF_A_CLASS = 10
@@ -24,7 +24,7 @@ def groups_of(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def subgroup_scores(
-    predictions: metrics.Predictions,
+    predictions: Predictions,
     groups: Sequence[Mapping[str, str]],
     *,
     threshold: float,
@@ -59,14 +59,14 @@ def subgroup_scores(
         if min(count, len(chosen) - count) < LEAST_OF_A_CLASS:
             rows.append({**row, "auc": None, "recall": None, "specificity": None})
             continue
-        part = metrics.Predictions(
+        part = Predictions(
             ids=[predictions.ids[i] for i in chosen],
             patients=[predictions.patients[i] for i in chosen],
             targets=predictions.targets[chosen],
             probabilities=predictions.probabilities[chosen],
             outputs=predictions.outputs,
         )
-        found = metrics.unit_scores(part, {"youden": threshold}, resamples=resamples, seed=seed)
+        found = unit_scores(part, {"youden": threshold}, resamples=resamples, seed=seed)
         point = found["operating_points"]["youden"]
         scores = {"auc": found["auc"], **{k: point[k] for k in ("recall", "specificity")}}
         rows.append({**row, **scores})

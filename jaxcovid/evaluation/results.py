@@ -8,10 +8,10 @@ from typing import Any
 import jaxcovid
 from jaxcovid import audit
 from jaxcovid.data.datasets import Dataset
-from jaxcovid.evaluation.published import published_scores
-from jaxcovid.evaluation.report import write_report
-from jaxcovid.scored import Scored
-from jaxcovid.workdir import read, read_json
+from jaxcovid.evaluation.scored import Scored
+from jaxcovid.report.published import published_scores
+from jaxcovid.report.report import write_report
+from jaxcovid.workdir.run import read, read_json
 
 
 def commands_of(scored: Scored, workdirs: Sequence[Path], evaluation: str) -> list[str]:

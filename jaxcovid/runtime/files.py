@@ -1,10 +1,7 @@
-"""Files and pages that are whole or not there, whenever a program is killed."""
+"""Paths as users name them, and files that are whole or absent whenever a program is killed."""
 
-import base64
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
@@ -90,34 +87,3 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"space: {len(content):,} bytes are needed",
             str(path),
         ) from error
-
-
-def render_page(
-    template: str,
-    pictures: Mapping[str, bytes],
-    filters: Mapping[str, Callable[..., Any]] | None = None,
-    **values: Any,
-) -> str:
-    """A page that carries its pictures inside, from a Jinja template.
-
-    Args:
-      template: name in `pages/`; a value that it lacks is an error, and text in HTML is escaped.
-      pictures: PNG by name; the template sees them as `pictures`, each an address.
-      filters: more filters of the template.
-      **values: what else it sees.
-    """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxcovid", "pages"),
-        autoescape=jinja2.select_autoescape([".html.jinja"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= filters or {}
-    addresses = {
-        name: f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        for name, content in pictures.items()
-    }
-    return environment.get_template(template).render(pictures=addresses, **values)

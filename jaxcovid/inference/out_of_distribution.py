@@ -18,8 +18,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxcovid import files
-from jaxcovid.workdir import WorkdirError
+from jaxcovid.runtime import files
+from jaxcovid.workdir.run import WorkdirError
 
 FILE = "guard.npz"
 KEPT = 0.98  # of held-out images
@@ -176,7 +176,7 @@ def _fit(found: np.ndarray) -> Guard:
 
 def guard_of_sources(training: Any, validation: Any) -> Guard | None:
     """A guard of the records of two splits that can be read, of at most `MOST_IMAGES` of each."""
-    from jaxcovid.data.images import ImageError, colour_of, decode_gray
+    from jaxcovid.data.decoding import ImageError, colour_of, decode_gray
 
     rng = np.random.default_rng(0)
     found: list[list[np.ndarray]] = []

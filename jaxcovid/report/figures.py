@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from jaxcovid import files
+from jaxcovid.runtime import files
 
 if TYPE_CHECKING:  # imported in the functions: `overlay` is all that prediction needs
     from matplotlib.axes import Axes

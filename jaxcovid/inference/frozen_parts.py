@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
-from jaxcovid import workdir as workdirs
 from jaxcovid.data import identity
-from jaxcovid.files import as_path, write_atomically
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
-from jaxcovid.training import checkpoints
-from jaxcovid.training.sharding import replicated_sharding
+from jaxcovid.runtime.files import as_path, write_atomically
+from jaxcovid.runtime.sharding import replicated_sharding
+from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir import run as workdirs
 
 NETWORKS = ("deep_ct_net", "deep_cxr_net")
 FOLDER = "parts"

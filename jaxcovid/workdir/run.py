@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import logging
 
-from jaxcovid.files import as_path, is_remote, write_atomically
+from jaxcovid.runtime.files import as_path, is_remote, write_atomically
 
 FILE = "run.json"
 FORMAT_VERSION = 2

@@ -18,7 +18,7 @@ from jax import export
 from jax.sharding import Mesh
 
 import jaxcovid
-from jaxcovid.files import write_atomically
+from jaxcovid.runtime.files import write_atomically
 from jaxcovid.training.step import jit_over_mesh, jit_train_step, train_step
 
 MAX_BYTES = 2**28  # of all kept programs together

@@ -9,7 +9,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from jaxcovid import command
+from jaxcovid.runtime import cli
 
 
 def define_flag() -> flags.FlagHolder[ml_collections.ConfigDict]:
@@ -24,7 +24,7 @@ def define_flag() -> flags.FlagHolder[ml_collections.ConfigDict]:
 
 def folder() -> Path:
     """The configurations that come along: in a checkout beside the package, installed within it."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
@@ -88,7 +88,7 @@ class _Parser(flags.ArgumentParser):
             return self._parser.parse(config)
         except ValueError as error:  # with a traceback as its text
             files = config.partition(":")[0], str(folder())
-            if command.is_for_user(error.__context__, *files):  # what a configuration refuses
+            if cli.is_for_user(error.__context__, *files):  # what a configuration refuses
                 raise ValueError(str(error.__context__)) from error
             raise
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from jaxcovid.data import dicom, image_files, images, volumes
+from jaxcovid.data import decoding, dicom, image_files, volumes
+from jaxcovid.data.decoding import ImageError
 from jaxcovid.data.image_files import text_of
-from jaxcovid.data.images import ImageError
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
-from jaxcovid.predictor import Predictor
+from jaxcovid.inference.predictor import Predictor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +122,13 @@ class Reader:
                 except (ImageError, OSError) as error:
                     yield Opened(slice_name, volume=name, error=text_of(str(error)), **ids)
             return
-        data = images.read_file(path)
+        data = decoding.read_file(path)
         gray = self._predictor.read_gray(data)
-        if images.exif_orientation(data) != 1:
+        if decoding.exif_orientation(data) != 1:
             self.notes["images carry an EXIF orientation, which is not applied"] += 1
-        if images.is_16_bit(data) and self._predictor.hu_offset is None:
+        if decoding.is_16_bit(data) and self._predictor.hu_offset is None:
             self.notes["images of 16 bits were stretched over their own range"] += 1
-        yield Opened(name, gray, images.colour_of(data), **ids)
+        yield Opened(name, gray, decoding.colour_of(data), **ids)
 
 
 class Groups:

@@ -7,12 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxcovid.data.images import decode_gray
-from jaxcovid.evaluation import bootstrap, calibration, metrics
-from jaxcovid.evaluation.controls import CONTROLS, Control, mask_of, mass_inside
-from jaxcovid.evaluation.subgroups import subgroup_scores
-from jaxcovid.predictor import Predictor
-from jaxcovid.scored import Scored, ask, check_same
+from jaxcovid.data.ablations import CONTROLS, Control, mask_of, mass_inside
+from jaxcovid.data.decoding import decode_gray
+from jaxcovid.evaluation.scored import Scored, ask, check_same
+from jaxcovid.inference.predictor import Predictor
+from jaxcovid.metrics import bootstrap, calibration, scores
+from jaxcovid.metrics.subgroups import subgroup_scores
 
 _SHUFFLES = 5  # of weights, to compare heatmaps with
 
@@ -187,7 +187,7 @@ def against_section(scored: Scored, other: Scored) -> dict[str, Any]:
     check_same(scored, other)
     found = [s.predictions.probabilities[:, 0].astype(np.float64) for s in (other, scored)]
     return {
-        "auc": metrics.auc(scored.positive, found[0]),
+        "auc": scores.auc(scored.positive, found[0]),
         "difference": bootstrap.auc_difference(
             scored.predictions.patients, scored.positive, (found[0], found[1])
         ),

@@ -21,9 +21,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from jaxcovid.files import as_path, write_atomically
+from jaxcovid.runtime.files import as_path, write_atomically
 from jaxcovid.training.state import TrainState
-from jaxcovid.workdir import read_json
+from jaxcovid.workdir.run import read_json
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"

@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 
-from jaxcovid.files import as_path, write_atomically
-from jaxcovid.workdir import read_json
+from jaxcovid.runtime.files import as_path, write_atomically
+from jaxcovid.workdir.run import read_json
 
 FOLDER = "processes"
 INTERVAL_S = 5.0
