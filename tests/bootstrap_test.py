@@ -1,3 +1,4 @@
+import dataclasses
 import time
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_intervals_hold_the_truth_in_95_percent(patients, distance):
             seed=draw,
         )
         for name, value in truth.items():
-            held[name] += found[name]["low"] <= value <= found[name]["high"]
+            held[name] += found[name].low <= value <= found[name].high
     coverage = {name: count / draws for name, count in held.items()}
     assert min(coverage.values()) >= 0.93, coverage
     if patients == 100:  # with 30 one or two patients hold all the errors, and longer is right
@@ -77,10 +78,10 @@ def test_equals_a_loop_over_copied_images():
         seed=3,
     )
     for name, values in loop.items():
-        value = found[name]["value"]
+        value = found[name].value
         half = 2.0638986 * np.std(values, ddof=1) * np.sqrt(25 / 24) / (value * (1 - value))
         expected = 1 / (1 + np.exp(-np.log(value / (1 - value)) - [-half, half]))
-        np.testing.assert_allclose([found[name]["low"], found[name]["high"]], expected, rtol=1e-6)
+        np.testing.assert_allclose([found[name].low, found[name].high], expected, rtol=1e-6)
 
 
 def test_resamples_do_not_depend_on_the_chunks_and_every_patient_counts_alike():
@@ -108,7 +109,8 @@ def test_order_of_the_images_changes_nothing():
         for rows in (slice(None), order)
     ]
     for name, interval in both[0].items():
-        assert both[1][name] == pytest.approx(interval, rel=1e-12)
+        other = dataclasses.astuple(both[1][name])
+        assert other == pytest.approx(dataclasses.astuple(interval), rel=1e-12)
 
 
 def test_several_columns_give_the_mean_auc():
@@ -119,7 +121,7 @@ def test_several_columns_give_the_mean_auc():
         range(50), aucs={"macro": (positive, score)}, ratios={}, resamples=50
     )
     expected = sklearn.metrics.roc_auc_score(positive, score, average="macro")
-    assert found["macro"]["value"] == pytest.approx(expected, rel=1e-12)
+    assert found["macro"].value == pytest.approx(expected, rel=1e-12)
 
 
 def test_grouping_widens_the_interval():
@@ -129,7 +131,7 @@ def test_grouping_widens_the_interval():
         bootstrap.intervals(patients, aucs={"auc": (positive, score)}, ratios={}, resamples=200)
         for patients in (np.repeat(np.arange(20), 10), np.arange(200))
     )
-    widths = [found["auc"]["high"] - found["auc"]["low"] for found in (grouped, alone)]
+    widths = [found["auc"].high - found["auc"].low for found in (grouped, alone)]
     assert widths[0] > 2 * widths[1]
 
 
@@ -142,10 +144,10 @@ def test_flawless_scores_have_a_bound_below_one():
         resamples=50,
     )
     for name in ("auc", "recall"):
-        assert found[name]["value"] == found[name]["high"] == 1
-        assert found[name]["low"] == pytest.approx(0.025**0.25)
-    assert found["error"]["value"] == found["error"]["low"] == 0
-    assert found["error"]["high"] == pytest.approx(1 - 0.025**0.25)
+        assert found[name].value == found[name].high == 1
+        assert found[name].low == pytest.approx(0.025**0.25)
+    assert found["error"].value == found["error"].low == 0
+    assert found["error"].high == pytest.approx(1 - 0.025**0.25)
 
 
 def test_undefined_resamples_are_left_out_and_counted():
@@ -156,10 +158,11 @@ def test_undefined_resamples_are_left_out_and_counted():
         ratios={"none": (np.zeros(6), np.zeros(6))},
         resamples=1000,
     )
-    assert found["auc"]["left_out"] == pytest.approx(1000 * (5 / 6) ** 6, abs=60)
-    assert 0 < found["auc"]["low"] < 0.8 < found["auc"]["high"] < 1
-    assert found["none"]["left_out"] == 1000
-    assert all(np.isnan(found["none"][key]) for key in ("value", "low", "high"))
+    assert found["auc"].left_out == pytest.approx(1000 * (5 / 6) ** 6, abs=60)
+    assert 0 < found["auc"].low < 0.8 < found["auc"].high < 1
+    assert found["none"].left_out == 1000
+    none = found["none"]
+    assert np.isnan([none.value, none.low, none.high]).all()
 
 
 def test_one_patient_gives_no_interval():
@@ -169,9 +172,9 @@ def test_one_patient_gives_no_interval():
         ratios={},
         resamples=10,
     )
-    assert found["auc"]["value"] == 0.25
-    assert np.isnan(found["auc"]["low"])
-    assert np.isnan(found["auc"]["high"])
+    assert found["auc"].value == 0.25
+    assert np.isnan(found["auc"].low)
+    assert np.isnan(found["auc"].high)
 
 
 def test_too_little_is_refused():
@@ -203,14 +206,14 @@ def test_the_difference_of_two_networks_is_that_of_their_aucs():
     found = bootstrap.auc_difference(patients, positive, (bad, good), resamples=500)
     ones = np.ones((1, 200))
     expected = (bootstrap.weighted_auc(positive, s, ones)[0] for s in (good, bad))
-    assert found["value"] == pytest.approx(next(expected) - next(expected))
-    assert 0 < found["low"] < found["value"] < found["high"]
+    assert found.value == pytest.approx(next(expected) - next(expected))
+    assert 0 < found.low < found.value < found.high
     same = bootstrap.auc_difference(patients, positive, (good, good), resamples=50)
-    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
     # Paired: two networks that err together differ less surely than two that do not.
     near = good + 0.01 * rng.normal(size=200)
     close = bootstrap.auc_difference(patients, positive, (good, near), resamples=500)
-    assert close["high"] - close["low"] < 0.2 * (found["high"] - found["low"])
+    assert close.high - close.low < 0.2 * (found.high - found.low)
 
 
 def test_what_is_not_known_does_not_count():
@@ -222,4 +225,4 @@ def test_what_is_not_known_does_not_count():
         patients, aucs={"a": (positive, score)}, ratios={}, known={"a": known}, resamples=50
     )["a"]
     alone = bootstrap.weighted_auc(positive[known], score[known], np.ones((1, known.sum())))[0]
-    assert masked["value"] == pytest.approx(alone)
+    assert masked.value == pytest.approx(alone)

@@ -21,9 +21,9 @@ def drawn(n=20_000, temperature=1.0, seed=0):
 
 def test_scores_equal_scikit_learns():
     positive, probability = drawn(500)
-    found = calibration.calibration(positive, probability)
-    assert found["nll"] == pytest.approx(log_loss(positive, probability.astype(float)), rel=1e-5)
-    assert found["brier"] == pytest.approx(brier_score_loss(positive, probability), rel=1e-5)
+    found = calibration.calibration_errors(positive, probability)
+    assert found.nll == pytest.approx(log_loss(positive, probability.astype(float)), rel=1e-5)
+    assert found.brier == pytest.approx(brier_score_loss(positive, probability), rel=1e-5)
 
 
 def test_calibration_error_of_equal_bins_by_hand():
@@ -31,15 +31,15 @@ def test_calibration_error_of_equal_bins_by_hand():
     positive = np.array([False, True, True, True])
     bins = calibration.reliability(positive, probability, bins=2)
     assert bins == [
-        {"n": 2, "probability": pytest.approx(0.1), "share": 0.5},
-        {"n": 2, "probability": pytest.approx(0.8), "share": 1.0},
+        calibration.ReliabilityBin(2, pytest.approx(0.1), 0.5),
+        calibration.ReliabilityBin(2, pytest.approx(0.8), 1.0),
     ]
-    many = calibration.calibration(*drawn())
-    assert many["ece"] < 0.02
-    assert calibration.calibration(*drawn(temperature=4))["ece"] > 0.1
+    many = calibration.calibration_errors(*drawn())
+    assert many.ece < 0.02
+    assert calibration.calibration_errors(*drawn(temperature=4)).ece > 0.1
     assert len(calibration.reliability(*drawn(1000))) == calibration.BINS
-    assert {part["n"] for part in calibration.reliability(*drawn(1000))} == {66, 67}
-    assert calibration.calibration(positive[:1], probability[:1])["ece"] == pytest.approx(0.1)
+    assert {part.n for part in calibration.reliability(*drawn(1000))} == {66, 67}
+    assert calibration.calibration_errors(positive[:1], probability[:1]).ece == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
@@ -50,7 +50,7 @@ def test_a_fitted_temperature_undoes_one(temperature):
     )
     assert found == pytest.approx(temperature, rel=0.05)
     mended = calibration.apply_temperature(probability[:, None], found, exclusive=False)
-    assert calibration.calibration(positive, mended[:, 0])["ece"] < 0.02
+    assert calibration.calibration_errors(positive, mended[:, 0]).ece < 0.02
     assert np.array_equal(
         np.argsort(mended[:, 0], kind="stable"), np.argsort(probability, kind="stable")
     )
@@ -102,7 +102,7 @@ def test_a_few_separated_images_do_not_make_it_sure():
 
 def test_predictive_values_by_bayes_rule():
     found = calibration.predictive_values(0.9, 0.8, (0.01, 0.5))
-    assert found["0.01"]["ppv"] == pytest.approx(0.009 / (0.009 + 0.198))
-    assert found["0.01"]["npv"] == pytest.approx(0.792 / (0.792 + 0.001))
-    assert found["0.5"]["ppv"] == pytest.approx(0.45 / 0.55)
-    assert np.isnan(calibration.predictive_values(0, 1, (0.1,))["0.1"]["ppv"])
+    assert found["0.01"].ppv == pytest.approx(0.009 / (0.009 + 0.198))
+    assert found["0.01"].npv == pytest.approx(0.792 / (0.792 + 0.001))
+    assert found["0.5"].ppv == pytest.approx(0.45 / 0.55)
+    assert np.isnan(calibration.predictive_values(0, 1, (0.1,))["0.1"].ppv)

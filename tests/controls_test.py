@@ -7,8 +7,6 @@ import pytest
 from jaxcovid.data import pipeline
 from jaxcovid.data.ablations import CONTROLS, Control, mask_of, mass_inside
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.metrics import subgroups
-from jaxcovid.metrics.scores import Predictions
 
 GRAY = np.random.default_rng(0).integers(1, 256, (100, 200), np.uint8)
 
@@ -78,28 +76,3 @@ def test_mass_inside_a_mask():
     assert np.isnan(mass_inside(np.zeros((8, 8)), mask))
     np.testing.assert_array_equal(mask_of({"mask": png(mask)}), mask)
     assert mask_of({"lung_mask": b""}) is None
-
-
-def test_subgroups_need_ten_of_each_class():
-    rng = np.random.default_rng(0)
-    n = 120
-    positive = rng.random(n) < 0.5
-    view = np.array(["PA"] * 100 + ["AP"] * 20)
-    predictions = Predictions(
-        ids=[str(i) for i in range(n)],
-        patients=[str(i) for i in range(n)],
-        targets=positive[:, None],
-        probabilities=np.clip(0.5 * positive + rng.random(n) / 2, 0, 1)[:, None],
-        outputs=("COVID-19",),
-    )
-    image = b"\x89PNG"
-    groups = [subgroups.groups_of({"image": image, "view": v, "age": 41, "sex": ""}) for v in view]
-    assert groups[0] == {"format": "PNG", "view": "PA", "age": "40 to 59"}
-    rows = subgroups.subgroup_scores(predictions, groups, threshold=0.5, resamples=50)
-    # All are PNG and of one age: only the views are groups.
-    assert [(row["value"], row["n"]) for row in rows] == [("AP", 20), ("PA", 100)]
-    few, many = rows
-    enough = min(few["n_positive"], 20 - few["n_positive"]) >= 10
-    assert (few["auc"] is not None) == enough
-    assert many["auc"]["low"] < many["auc"]["value"] <= 1
-    assert many["n_positive"] == positive[:100].sum()

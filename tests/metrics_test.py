@@ -7,6 +7,11 @@ import runs
 import sklearn.metrics
 
 from jaxcovid.metrics import scores
+from jaxcovid.metrics.classes import average_classes, class_report
+from jaxcovid.metrics.findings import evaluate_findings
+from jaxcovid.metrics.predictions import Predictions, per_patient
+from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.thresholds import choose_thresholds
 
 THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
 
@@ -17,13 +22,25 @@ def random_predictions(n=120, patients=50, outputs=("COVID-19",), seed=0, decima
     patient = rng.integers(patients, size=n)
     targets = np.stack([kind[patient] == column for column in range(len(outputs))], axis=1)
     probabilities = np.round(rng.beta(1 + targets, 2 - targets), decimals).astype(np.float32)
-    return scores.Predictions(
+    return Predictions(
         ids=[f"image {index}" for index in range(n)],
         patients=[f"patient {index}" for index in patient],
         targets=targets,
         probabilities=probabilities,
         outputs=outputs,
     )
+
+
+def ratio(name, positive, called):
+    top, bottom = scores.RATIOS[name].parts(positive, called)
+    return top.sum() / bottom.sum() if bottom.sum() else np.nan
+
+
+def called_at(positive, probability, threshold):
+    """Counts, recall and specificity at a threshold."""
+    called = probability >= threshold
+    rates = [ratio(name, positive, called) for name in ("recall", "specificity")]
+    return scores.confusion(positive, called), *rates
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 1000])
@@ -49,9 +66,9 @@ def test_confusion_is_that_of_scikit_learn(n, threshold):
     rng = np.random.default_rng(n)
     positive, probability = rng.random(n) < 0.4, np.round(rng.random(n), 1)
     called = probability >= threshold
-    found = scores.confusion(positive, probability, threshold)
+    counts = scores.confusion(positive, called)
     tn, fp, fn, tp = sklearn.metrics.confusion_matrix(positive, called, labels=[0, 1]).ravel()
-    assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [tn, fp, fn, tp]
+    assert counts == scores.Confusion(tp=tp, fp=fp, tn=tn, fn=fn)
     expected = {
         "accuracy": sklearn.metrics.accuracy_score(positive, called),
         "precision": sklearn.metrics.precision_score(positive, called, zero_division=np.nan),
@@ -59,24 +76,29 @@ def test_confusion_is_that_of_scikit_learn(n, threshold):
         "f": sklearn.metrics.f1_score(positive, called, zero_division=np.nan),
         "specificity": sklearn.metrics.recall_score(~positive, ~called, zero_division=np.nan),
     }
+    assert expected.keys() == scores.RATIOS.keys()
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
+        found = ratio(name, positive, called)
+        assert found == pytest.approx(value, rel=1e-12, nan_ok=True), name
 
 
 def test_f_is_the_harmonic_mean():
-    found = scores.confusion(np.array([1, 1, 1, 0, 0]), np.array([0.9, 0.8, 0.1, 0.7, 0.2]), 0.5)
-    p, r = found["precision"], found["recall"]
-    assert found["f"] == pytest.approx(2 * p * r / (p + r))
+    positive = np.array([1, 1, 1, 0, 0], bool)
+    called = np.array([1, 1, 0, 1, 0], bool)
+    p, r, f = (ratio(name, positive, called) for name in ("precision", "recall", "f"))
+    assert f == pytest.approx(2 * p * r / (p + r))
 
 
 def test_an_image_at_the_threshold_is_positive():
-    assert scores.confusion(np.array([True]), np.array([0.5]), 0.5)["tp"] == 1
+    predictions = Predictions(["a"], ["a"], np.array([[True]]), np.array([[0.5]]), ("COVID-19",))
+    found = evaluate_screening(predictions, thresholds={"youden": 0.5}, resamples=2)
+    assert found.per_image.operating_points["youden"].confusion.tp == 1
 
 
 def test_thresholds_of_a_case_worked_by_hand():
     positive = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1], bool)
     probability = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    found = scores.choose_thresholds(positive, probability)
+    found = choose_thresholds(positive, probability)
     # J is 5/6 at .45 (misses .3) and 3/4 at .25; all six positives need .25.
     assert found == pytest.approx({"youden": 0.45, "sensitivity_90": 0.25, "sensitivity_95": 0.25})
 
@@ -87,142 +109,137 @@ def test_thresholds_against_a_search_over_all():
         n = int(rng.integers(2, 60))
         positive = rng.permutation(np.arange(n) < rng.integers(1, n))
         probability = np.round(rng.random(n), 1 + seed % 3)
-        found = scores.choose_thresholds(positive, probability)
-        every = {t: scores.confusion(positive, probability, t) for t in np.linspace(0, 1, 2001)}
-        chosen = {key: scores.confusion(positive, probability, t) for key, t in found.items()}
-        best = max(c["recall"] + c["specificity"] for c in every.values())
-        youden = chosen["youden"]
-        assert youden["recall"] + youden["specificity"] == pytest.approx(best)
-        equal = [c for c in every.values() if c["recall"] + c["specificity"] > best - 1e-9]
-        assert youden["tp"] == max(c["tp"] for c in equal)
+        found = choose_thresholds(positive, probability)
+        every = [called_at(positive, probability, t) for t in np.linspace(0, 1, 2001)]
+        chosen = {key: called_at(positive, probability, t) for key, t in found.items()}
+        best = max(recall + specificity for _, recall, specificity in every)
+        counts, recall, specificity = chosen["youden"]
+        assert recall + specificity == pytest.approx(best)
+        equal = [c for c, recall, specificity in every if recall + specificity > best - 1e-9]
+        assert counts.tp == max(c.tp for c in equal)
         for key, level in (("sensitivity_90", 0.9), ("sensitivity_95", 0.95)):
-            assert chosen[key]["recall"] >= level
-            fewest = min(c["tp"] + c["fp"] for c in every.values() if c["recall"] >= level)
-            assert chosen[key]["tp"] + chosen[key]["fp"] == fewest
+            counts, recall, _ = chosen[key]
+            assert recall >= level
+            fewest = min(c.tp + c.fp for c, recall, _ in every if recall >= level)
+            assert counts.tp + counts.fp == fewest
 
 
 def test_thresholds_bear_rounding():
     predictions = random_predictions()
     positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
-    for threshold in scores.choose_thresholds(positive, probability).values():
-        near = scores.confusion(positive, probability + 0.004, threshold)
-        far = scores.confusion(positive, probability - 0.004, threshold)
+    for threshold in choose_thresholds(positive, probability).values():
+        near = called_at(positive, probability + 0.004, threshold)
+        far = called_at(positive, probability - 0.004, threshold)
         assert near == far
 
 
 def test_thresholds_of_neighbouring_floats_and_of_constant_scores():
     low = np.float32(0.3)
     high = np.nextafter(low, np.float32(1))
-    found = scores.choose_thresholds(np.array([False, True]), np.array([low, high]))
-    counts = scores.confusion(np.array([False, True]), np.array([low, high]), found["youden"])
-    assert counts["accuracy"] == 1
-    constant = scores.choose_thresholds(np.array([False, True]), np.array([0.4, 0.4]))
+    found = choose_thresholds(np.array([False, True]), np.array([low, high]))
+    called = np.array([low, high]).astype(float) >= found["youden"]
+    assert called.tolist() == [False, True]
+    constant = choose_thresholds(np.array([False, True]), np.array([0.4, 0.4]))
     assert set(constant.values()) == {0.2}
 
 
 @pytest.mark.parametrize("positive", [[True, True], [False, False]])
 def test_thresholds_need_both_classes(positive):
     with pytest.raises(ValueError, match="both classes"):
-        scores.choose_thresholds(np.array(positive), np.array([0.1, 0.2]))
+        choose_thresholds(np.array(positive), np.array([0.1, 0.2]))
 
 
 def test_per_patient_is_the_mean_probability_and_any_target():
-    predictions = scores.Predictions(
+    predictions = Predictions(
         ids=["a", "b", "c"],
         patients=["2", "1", "2"],
         targets=np.array([[False], [False], [True]]),
         probabilities=np.array([[0.2], [0.5], [0.8]]),
         outputs=("COVID-19",),
     )
-    found = scores.per_patient(predictions)
+    found = per_patient(predictions)
     assert found.ids == found.patients == ["1", "2"]
     np.testing.assert_array_equal(found.targets, [[False], [True]])
     np.testing.assert_allclose(found.probabilities, [[0.5], [0.5]])
 
 
 def test_per_patient_keeps_one_class_a_patient():
-    predictions = scores.Predictions(
+    predictions = Predictions(
         ids=list("abcd"),
         patients=["1", "1", "2", "2"],
         targets=np.array([[0, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]], bool),
         probabilities=np.full((4, 3), 0.5),
         outputs=("COVID-19", "other pneumonia", "normal"),
     )
-    targets = scores.per_patient(predictions).targets
+    targets = per_patient(predictions).targets
     np.testing.assert_array_equal(targets, [[1, 0, 0], [0, 1, 0]])
 
 
 def test_evaluate_gathers_the_scores():
     predictions = random_predictions()
-    found = scores.evaluate(predictions, thresholds=THRESHOLDS, resamples=100)
-    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
+    scores_of_all = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=100)
+    found, patients = scores_of_all.per_image, scores_of_all.per_patient
+    positive, probability = predictions.positive, predictions.probability
     called = probability >= 0.455
-    assert found["n"] == 120
-    assert found["n_patients"] == found["per_patient"]["n"] == len(set(predictions.patients))
-    assert found["n_positive"] == positive.sum()
-    assert found["positive_class"] == "COVID-19"
-    assert found["auc"]["value"] == pytest.approx(
+    assert found.n == 120
+    assert found.n_patients == patients.n == len(set(predictions.patients))
+    assert found.n_positive == positive.sum()
+    assert found.positive_class == "COVID-19"
+    assert found.auc.value == pytest.approx(
         sklearn.metrics.roc_auc_score(positive, probability), rel=1e-12
     )
-    assert found["auc"]["low"] < found["auc"]["value"] < found["auc"]["high"]
-    assert list(found["operating_points"]) == [*THRESHOLDS, "0.5"]
-    point = found["operating_points"]["youden"]
-    assert point["threshold"] == 0.455
-    assert point["confusion"]["tp"] == (positive & called).sum()
-    assert point["f"]["value"] == pytest.approx(sklearn.metrics.f1_score(positive, called))
+    assert found.auc.low < found.auc.value < found.auc.high
+    assert list(found.operating_points) == [*THRESHOLDS, "0.5"]
+    point = found.operating_points["youden"]
+    assert point.threshold == 0.455
+    assert point.confusion.tp == (positive & called).sum()
+    assert list(point.ratios) == list(scores.RATIOS)
+    assert point.ratios["f"].value == pytest.approx(sklearn.metrics.f1_score(positive, called))
     for name, average in (("pooled", "micro"), ("macro", "macro"), ("weighted", "weighted")):
         expected = sklearn.metrics.precision_recall_fscore_support(
             positive, called, average=average
         )
-        values = found["averages"][name]
-        assert list(values.values()) == pytest.approx(expected[:3], rel=1e-12)
-    patients = scores.per_patient(predictions)
-    assert found["per_patient"]["auc"]["value"] == scores.auc(
-        patients.targets[:, 0], patients.probabilities[:, 0]
-    )
-    assert "auc_macro" not in found
+        values = dataclasses.astuple(getattr(found.averages, name))
+        assert values == pytest.approx(expected[:3], rel=1e-12)
+    joined = per_patient(predictions)
+    assert patients.auc.value == scores.auc(joined.positive, joined.probability)
+    assert found.auc_macro is None
 
 
-def test_evaluate_three_way():
+def test_evaluate_three_outputs():
     outputs = ("COVID-19", "other pneumonia", "normal")
     predictions = random_predictions(outputs=outputs)
-    found = scores.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
+    found = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=20).per_image
     expected = sklearn.metrics.roc_auc_score(
         predictions.targets, predictions.probabilities, average=None
     )
-    values = [found["auc_per_output"][name]["value"] for name in outputs]
+    values = [found.auc_per_output[name].value for name in outputs]
     assert values == pytest.approx(expected, rel=1e-12)
-    assert found["auc_macro"]["value"] == pytest.approx(expected.mean(), rel=1e-12)
-    assert found["auc"] == found["auc_per_output"]["COVID-19"]
+    assert found.auc_macro.value == pytest.approx(expected.mean(), rel=1e-12)
+    assert found.auc == found.auc_per_output["COVID-19"]
+    called = predictions.probabilities.argmax(1)
+    assert found.classes == class_report(predictions.targets.argmax(1), called, outputs)
 
 
 def test_evaluate_bears_one_image():
     predictions = random_predictions(n=1, patients=1)
-    found = scores.evaluate(predictions, thresholds=THRESHOLDS, resamples=20)
-    assert np.isnan(found["auc"]["value"])
-    assert found["operating_points"]["0.5"]["accuracy"]["value"] in (0, 1)
+    found = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=20).per_image
+    assert np.isnan(found.auc.value)
+    assert found.operating_points["0.5"].ratios["accuracy"].value in (0, 1)
 
 
 def test_order_changes_nothing():
     predictions = random_predictions()
-    order = np.random.default_rng(1).permutation(120)
-    shuffled = dataclasses.replace(
-        predictions,
-        ids=[predictions.ids[row] for row in order],
-        patients=[predictions.patients[row] for row in order],
-        targets=predictions.targets[order],
-        probabilities=predictions.probabilities[order],
-    )
+    shuffled = predictions.part(np.random.default_rng(1).permutation(120))
     first, second = (
-        scores.evaluate(each, thresholds=THRESHOLDS, resamples=50)
+        evaluate_screening(each, thresholds=THRESHOLDS, resamples=50)
         for each in (predictions, shuffled)
     )
-    assert (
-        first["operating_points"]["youden"]["confusion"]
-        == (second["operating_points"]["youden"]["confusion"])
-    )
-    assert first["auc"] == pytest.approx(second["auc"], rel=1e-12)
-    assert first["per_patient"]["auc"] == pytest.approx(second["per_patient"]["auc"], rel=1e-12)
+    points = [each.per_image.operating_points["youden"] for each in (first, second)]
+    assert points[0].confusion == points[1].confusion
+    for unit in ("per_image", "per_patient"):
+        aucs = [dataclasses.astuple(getattr(each, unit).auc) for each in (first, second)]
+        assert aucs[0] == pytest.approx(aucs[1], rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +264,9 @@ def test_bad_predictions_are_refused(change, message):
         "probabilities": np.full((3, 1), 0.5),
         "outputs": ("COVID-19",),
     }
-    scores.Predictions(**good)
+    Predictions(**good)
     with pytest.raises(ValueError, match=message):
-        scores.Predictions(**(good | change))
+        Predictions(**(good | change))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +275,7 @@ def test_bad_predictions_are_refused(change, message):
 )
 def test_bad_thresholds_are_refused(thresholds, message):
     with pytest.raises(ValueError, match=message):
-        scores.evaluate(random_predictions(), thresholds=thresholds)
+        evaluate_screening(random_predictions(), thresholds=thresholds)
 
 
 def test_bad_scores_are_refused():
@@ -288,20 +305,22 @@ def test_three_classes_equal_scikit_learns_report():
     truth = rng.integers(0, 3, 90)
     probabilities = rng.random((90, 3))
     probabilities[np.arange(45), truth[:45]] += 1
-    found = scores.class_report(np.eye(3, dtype=bool)[truth], probabilities, names)
     called = probabilities.argmax(1)
+    found = class_report(truth, called, names)
     expected = classification_report(truth, called, target_names=names, output_dict=True)
     for row, name in zip(confusion_matrix(truth, called), names, strict=True):
-        assert list(found[name]["called"].values()) == row.tolist()
+        assert list(found[name].called.values()) == row.tolist()
         for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f", "f1-score")):
-            assert found[name][key] == pytest.approx(expected[name][theirs])
-    averages = scores.class_averages(found)
-    for ours, theirs in (("macro", "macro avg"), ("weighted", "weighted avg")):
-        assert averages[ours]["f"] == pytest.approx(expected[theirs]["f1-score"])
-    assert averages["pooled"]["recall"] == pytest.approx(expected["accuracy"])
-    one = scores.class_report(np.eye(3, dtype=bool)[:1], np.eye(3)[:1], names)
-    assert np.isnan(one["normal"]["recall"])
-    assert one["COVID-19"]["f"] == 1
+            assert getattr(found[name], key) == pytest.approx(expected[name][theirs])
+    averages = average_classes(found)
+    assert averages.macro.f == pytest.approx(expected["macro avg"]["f1-score"])
+    assert averages.weighted.f == pytest.approx(expected["weighted avg"]["f1-score"])
+    assert averages.pooled.recall == pytest.approx(expected["accuracy"])
+    one = class_report(np.array([0]), np.array([0]), names)
+    assert np.isnan(one["normal"].recall)
+    assert one["COVID-19"].f == 1
+    # An undefined class makes the averages undefined; scikit-learn would leave it out.
+    assert np.isnan(average_classes(one).macro.f)
 
 
 def test_average_precision_equals_scikit_learns():
@@ -318,7 +337,7 @@ def test_findings_leave_out_what_is_not_known():
     rng = np.random.default_rng(0)
     targets, probabilities = rng.random((60, 2)) < 0.4, rng.random((60, 2))
     known = rng.random((60, 2)) < 0.8
-    predictions = scores.Predictions(
+    predictions = Predictions(
         ids=[str(i) for i in range(60)],
         patients=[str(i // 2) for i in range(60)],
         targets=targets & known,
@@ -326,13 +345,13 @@ def test_findings_leave_out_what_is_not_known():
         outputs=("Edema", "Mass"),
         known=known,
     )
-    found = scores.evaluate_findings(predictions, resamples=50)
+    found = evaluate_findings(predictions, resamples=50)
     for column, name in enumerate(predictions.outputs):
-        of = known[:, column]
-        expected = scores.auc(targets[of, column], probabilities[of, column])
-        assert found["auc_per_output"][name]["value"] == pytest.approx(expected)
-        counts = found["counts"][name]
-        assert counts["unknown"] == (~of).sum()
-        assert counts["positive"] + counts["negative"] == of.sum()
-    values = [score["value"] for score in found["auc_per_output"].values()]
-    assert found["auc"]["value"] == pytest.approx(np.mean(values))
+        use = known[:, column]
+        expected = scores.auc(targets[use, column], probabilities[use, column])
+        assert found.auc_per_output[name].value == pytest.approx(expected)
+        counts = found.counts[name]
+        assert counts.unknown == (~use).sum()
+        assert counts.positive + counts.negative == use.sum()
+    values = [score.value for score in found.auc_per_output.values()]
+    assert found.auc.value == pytest.approx(np.mean(values))

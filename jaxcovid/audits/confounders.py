@@ -55,7 +55,7 @@ def check_confounders(
         {
             "facts": group,
             **{
-                name: None if np.isnan(score[bound]) else round(score[bound], 3)
+                name: None if np.isnan(getattr(score, bound)) else round(getattr(score, bound), 3)
                 for name, bound in (("AUC", "value"), ("low", "low"), ("high", "high"))
             },
         }

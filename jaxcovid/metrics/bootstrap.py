@@ -21,7 +21,8 @@ correlate by .6, 400 resamples); `tests/bootstrap_test.py` repeats the first two
 (Half of the patients are positive; in the third line three in ten.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -32,6 +33,66 @@ METHOD = (
 )
 _TAIL = (1 - LEVEL) / 2
 _CHUNK_ELEMENTS = 1_000_000  # 8 MB an array: larger ones leave the cache and gain nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A score and its 95 % interval.
+
+    Attributes:
+      value: NaN where it is 0/0.
+      low: lower bound; NaN where the value is, or where the resamples do not differ.
+      high: upper bound, as the lower one.
+      left_out: resamples without the score, because it is 0/0 there; None of a difference.
+    """
+
+    value: float
+    low: float
+    high: float
+    left_out: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class IntervalMethod:
+    """How intervals were computed.
+
+    Attributes:
+      method: in words.
+      level: coverage, 0 to 1.
+      resamples: of patients.
+      seed: of the resamples.
+    """
+
+    method: str = METHOD
+    level: float = LEVEL
+    resamples: int = 2000
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _AucColumns:
+    """What an AUC is the mean of, column by column: arrays [n, k] of labels, scores, known."""
+
+    positive: np.ndarray
+    score: np.ndarray
+    known: np.ndarray
+
+    def weighted(self, weights: np.ndarray) -> np.ndarray:
+        """The mean AUC, float64 [r], at weights [r, n]."""
+        columns = zip(self.positive.T, self.score.T, self.known.T, strict=True)
+        aucs = [
+            weighted_auc(positive[known], score[known], weights[:, known])
+            for positive, score, known in columns
+        ]
+        return np.mean(aucs, axis=0)
+
+    def disjoint_pairs(self, patient: np.ndarray) -> int:
+        """The least number, over the columns, of patients int [n] with the rarer label."""
+        return min(
+            np.unique(patient[known & (positive == label)]).size
+            for positive, known in zip(self.positive.T, self.known.T, strict=True)
+            for label in (True, False)
+        )
 
 
 def multiplicities(patients: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
@@ -87,7 +148,7 @@ def intervals(
     known: Mapping[str, np.ndarray] | None = None,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, dict[str, float | int]]:
+) -> dict[str, Score]:
     """Values and 95 % intervals of several scores over the same resamples of patients.
 
     Args:
@@ -95,15 +156,13 @@ def intervals(
       aucs: name -> (positive bool [n] or [n, k], score float [n] or [n, k]); with k columns the
         score is the mean of their AUCs.
       ratios: name -> (numerator [n], denominator [n]) with 0 <= numerator <= denominator; the score
-        is the ratio of their sums (recall: found positives over positives).
+        is the ratio of their sums (recall: true positives over positives).
       known: name of an AUC -> bool of the shape of its scores, False for those that do not count.
       resamples: at least 2.
       seed: of the resamples.
 
     Returns:
-      name -> {"value", "low", "high": in [0, 1], "left_out": resamples where the score was
-      undefined (0/0)}. NaN: a value that is 0/0 on the images themselves, and bounds where the
-      resamples do not differ (one patient, say).
+      The scores by name, each in [0, 1].
 
     Raises:
       ValueError: fewer than 2 resamples, or no image.
@@ -113,46 +172,32 @@ def intervals(
     if not len(patients):
         raise ValueError("no image to resample")
     names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    columns = {}
-    for name, (positive, score) in aucs.items():
-        counts = (known or {}).get(name, np.ones(positive.shape, bool))
-        columns[name] = [x.reshape(len(patient), -1) for x in (positive, score, counts)]
+    columns = {
+        name: _AucColumns(
+            *(
+                array.reshape(patient.size, -1)
+                for array in (*arrays, (known or {}).get(name, np.ones(arrays[0].shape, bool)))
+            )
+        )
+        for name, arrays in aucs.items()
+    }
     # A ratio needs only sums over patients, so that all of them are one matrix product.
-    sums = np.stack(
-        [np.bincount(patient, part, names.size) for ratio in ratios.values() for part in ratio]
-        or [np.zeros(names.size)],
-        axis=1,
-    )
+    sums = np.zeros((names.size, 2 * len(ratios)))
+    for column, part in enumerate(part for ratio in ratios.values() for part in ratio):
+        sums[:, column] = np.bincount(patient, part, names.size)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every score, [r], at the patients' weights [r, patients]."""
-        totals = weights @ sums
-        found = {}
-        for index, name in enumerate(ratios):
-            top, bottom = totals[:, 2 * index], totals[:, 2 * index + 1]
-            undefined = np.full(len(weights), np.nan)
-            found[name] = np.divide(top, bottom, out=undefined, where=bottom > 0)
-        if columns:
-            of_images = weights[:, patient]
-            for name, arrays in columns.items():
-                found[name] = np.mean(
-                    [
-                        weighted_auc(positive[counts], score[counts], of_images[:, counts])
-                        for positive, score, counts in zip(*(x.T for x in arrays), strict=True)
-                    ],
-                    axis=0,
-                )
-        return found
+        of_images = weights[:, patient]
+        mean_aucs = {name: column.weighted(of_images) for name, column in columns.items()}
+        return mean_aucs | _weighted_ratios(weights, sums, ratios)
 
     values = scores(np.ones((1, names.size)))
-    rows = max(1, _CHUNK_ELEMENTS // len(patient))
-    chunks = [scores(chunk) for chunk in multiplicities(names.size, resamples, seed, rows)]
-    informative = {
-        name: names[np.unique(patient[ratio[1] > 0])].size for name, ratio in ratios.items()
-    } | {
-        name: _disjoint_pairs(patient, positive, counts)
-        for name, (positive, _, counts) in columns.items()
-    }
+    size = {"patients": names.size, "images": patient.size}
+    chunks = [scores(weights) for weights in _chunks(**size, resamples=resamples, seed=seed)]
+    informative = {name: auc.disjoint_pairs(patient) for name, auc in columns.items()}
+    for name, (_, bottom) in ratios.items():
+        informative[name] = np.unique(patient[bottom > 0]).size
     return {
         name: _interval(
             float(values[name][0]),
@@ -164,6 +209,27 @@ def intervals(
     }
 
 
+def _weighted_ratios(
+    weights: np.ndarray, sums: np.ndarray, names: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Every ratio, [r], at weights [r, patients]; sums [patients, 2 ratios], top beside bottom."""
+    totals = weights @ sums
+    return {
+        name: np.divide(
+            totals[:, 2 * index],
+            totals[:, 2 * index + 1],
+            out=np.full(len(weights), np.nan),
+            where=totals[:, 2 * index + 1] > 0,
+        )
+        for index, name in enumerate(names)
+    }
+
+
+def _chunks(*, patients: int, images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Resamples as weights [r, patients], so many at once as fit a cache with their images."""
+    return multiplicities(patients, resamples, seed, rows=max(1, _CHUNK_ELEMENTS // images))
+
+
 def auc_difference(
     patients: Sequence[str],
     positive: np.ndarray,
@@ -171,7 +237,7 @@ def auc_difference(
     *,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, float]:
+) -> Score:
     """The second AUC less the first, of two networks on the same images, resampled together.
 
     Args:
@@ -182,7 +248,7 @@ def auc_difference(
       seed: of the resamples.
 
     Returns:
-      `value` and its 95 % interval `low` to `high`, by the standard error of the resamples and
+      The difference, -1 to 1, and its interval by the standard error of the resamples and
       Student's t; NaN where it is undefined.
     """
     from scipy.special import stdtrit
@@ -194,30 +260,18 @@ def auc_difference(
         return second - first
 
     value = float(difference(np.ones((1, names.size)))[0])
-    rows = max(1, _CHUNK_ELEMENTS // len(patient))
-    found = np.concatenate(
-        [difference(chunk) for chunk in multiplicities(names.size, resamples, seed, rows)]
-    )
-    found = found[~np.isnan(found)]
-    if names.size < 2 or found.size < 2:
-        return {"value": value, "low": float("nan"), "high": float("nan")}
-    error = found.std(ddof=1) * np.sqrt(names.size / (names.size - 1))
+    size = {"patients": names.size, "images": patient.size}
+    chunks = [difference(weights) for weights in _chunks(**size, resamples=resamples, seed=seed)]
+    resampled = np.concatenate(chunks)
+    defined = resampled[~np.isnan(resampled)]
+    if names.size < 2 or defined.size < 2:
+        return Score(value, float("nan"), float("nan"))
+    error = defined.std(ddof=1) * np.sqrt(names.size / (names.size - 1))
     half = float(stdtrit(names.size - 1, 1 - _TAIL) * error)
-    return {"value": value, "low": value - half, "high": value + half}
+    return Score(value, value - half, value + half)
 
 
-def _disjoint_pairs(patient: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> int:
-    """The least number, over the columns, of patients with the rarer label; patient int [n]."""
-    return min(
-        np.unique(patient[used & (column == side)]).size
-        for column, used in zip(positive.T, counts.T, strict=True)
-        for side in (True, False)
-    )
-
-
-def _interval(
-    value: float, resampled: np.ndarray, *, patients: int, informative: int
-) -> dict[str, float | int]:
+def _interval(value: float, resampled: np.ndarray, *, patients: int, informative: int) -> Score:
     """The interval of one score from its resamples [r]; see the module's docstring.
 
     At a value of exactly 0 or 1 no resample differs, and the standard error says nothing. There the
@@ -225,7 +279,7 @@ def _interval(
     denominator, for an AUC the number of patients of the rarer class (a flawless ranking orders m
     disjoint pairs of patients rightly, which happens with probability AUC ** m).
     """
-    from scipy.special import stdtrit  # not needed by the training loop, which imports metrics.py
+    from scipy.special import stdtrit  # training imports this file and needs no interval
 
     defined = resampled[~np.isnan(resampled)]
     low = high = np.nan
@@ -237,9 +291,4 @@ def _interval(
         half = stdtrit(patients - 1, 1 - _TAIL) * error / (value * (1 - value))
         centre = np.log(value / (1 - value))
         low, high = (0.5 + 0.5 * np.tanh((centre + side * half) / 2) for side in (-1, 1))
-    return {
-        "value": value,
-        "low": float(low),
-        "high": float(high),
-        "left_out": int(resampled.size - defined.size),
-    }
+    return Score(value, float(low), float(high), int(resampled.size - defined.size))

@@ -2,9 +2,13 @@
 
 A temperature divides the logits of all outputs (Guo et al. 2017, arXiv:1706.04599): it changes no
 ranking. It is fitted on validation and never on what is scored, against targets that are smoothed
-as Platt did (1999), so that a few images which happen to be told apart do not make it sure.
+as Platt did (1999), so that a few images which happen to be separated do not make it certain.
+
+`expit`, `logit` and `xlogy` of `scipy.special` differ from the formulas here in the last bit, and
+with them the temperatures and thresholds of runs that were trained before: they are not used.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +16,55 @@ import numpy as np
 BINS = 15
 _CLIP = 1e-7
 _LOG_RANGE = (-3.0, 3.0)  # of the temperature: 0.05 to 20
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationErrors:
+    """How far probabilities are from the truth.
+
+    Attributes:
+      nll: mean negative log-likelihood, nats.
+      brier: mean squared error.
+      ece: expected calibration error over `BINS` bins of equally many images.
+    """
+
+    nll: float
+    brier: float
+    ece: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ReliabilityBin:
+    """Images of similar probability: how many, their mean probability, and share of positives."""
+
+    n: int
+    probability: float
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Calibration of the positive class.
+
+    Attributes:
+      temperature: by which logits are divided, fitted on validation.
+      before: without it.
+      after: with it.
+      reliability: with it.
+    """
+
+    temperature: float
+    before: CalibrationErrors
+    after: CalibrationErrors
+    reliability: Sequence[ReliabilityBin]
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictiveValues:
+    """Positive and negative predictive value at a prevalence; 0/0 is NaN."""
+
+    ppv: float
+    npv: float
 
 
 def _logits(probabilities: np.ndarray, *, exclusive: bool) -> np.ndarray:
@@ -29,10 +82,11 @@ def apply_temperature(
       temperature: above 0; 1 returns them as they are.
       exclusive: the outputs are one softmax; else independent sigmoids.
     """
+    from scipy.special import softmax
+
     logits = _logits(probabilities, exclusive=exclusive) / temperature
     if exclusive:
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        return exponentials / exponentials.sum(1, keepdims=True)
+        return softmax(logits, axis=1)
     return 1 / (1 + np.exp(-logits))
 
 
@@ -44,20 +98,20 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray, *, exclusive
 
     Args:
       probabilities: float [n, outputs] of validation images.
-      targets: float [n, outputs], 1, 0 or below 0 where not known.
+      targets: float [n, outputs], 1, 0 or below 0 where unknown.
       exclusive: see `apply_temperature`.
     """
     from scipy.optimize import minimize_scalar
 
-    positives, negatives = ((targets == side).sum(0) for side in (1, 0))
+    positives, negatives = ((targets == label).sum(0) for label in (1, 0))
     smooth = np.where(targets > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     if exclusive:
         smooth = smooth / smooth.sum(1, keepdims=True)
     smooth = np.where(targets < 0, targets, smooth)
 
     def misfit(log_temperature: float) -> float:
-        found = apply_temperature(probabilities, np.exp(log_temperature), exclusive=exclusive)
-        return loss(found, smooth, exclusive=exclusive)
+        calibrated = apply_temperature(probabilities, np.exp(log_temperature), exclusive=exclusive)
+        return loss(calibrated, smooth, exclusive=exclusive)
 
     return float(np.exp(minimize_scalar(misfit, bounds=_LOG_RANGE, method="bounded").x))
 
@@ -73,7 +127,7 @@ def loss(
 
     Args:
       probabilities: float [n, outputs].
-      targets: float [n, outputs], 1, 0 or below 0 where not known.
+      targets: float [n, outputs], 1, 0 or below 0 where unknown.
       exclusive: see `apply_temperature`.
       weights: float [2, outputs] of negative (row 0) and positive targets (row 1), as those of
         `losses.class_weights`; None weighs all the same.
@@ -86,54 +140,72 @@ def loss(
     return float(losses.mean(where=targets >= 0))
 
 
+def calibration_of(
+    positive: np.ndarray, before: np.ndarray, after: np.ndarray, *, temperature: float
+) -> Calibration:
+    """Calibration before and after a temperature.
+
+    Args:
+      positive: bool [n].
+      before: float [n], probabilities of the positive class without the temperature.
+      after: float [n], with it.
+      temperature: fitted on validation.
+    """
+    return Calibration(
+        temperature,
+        calibration_errors(positive, before),
+        calibration_errors(positive, after),
+        reliability(positive, after),
+    )
+
+
 def reliability(
     positive: np.ndarray, probability: np.ndarray, *, bins: int = BINS
-) -> list[dict[str, float | int]]:
-    """Bins of equally many images by probability: `n`, mean `probability`, `share` of positives.
+) -> list[ReliabilityBin]:
+    """Bins of equally many images by probability.
+
+    `sklearn.calibration.calibration_curve` cuts at quantiles of the probability instead, so that
+    tied images fall into one bin and the bins differ in size.
 
     Args:
       positive: bool [n].
       probability: float [n] of the positive class.
       bins: fewer are made of fewer images.
     """
+    probability = np.asarray(probability, np.float64)
     order = np.argsort(probability, kind="stable")
     return [
-        {
-            "n": int(part.size),
-            "probability": float(probability[part].mean()),
-            "share": float(positive[part].mean()),
-        }
+        ReliabilityBin(part.size, float(probability[part].mean()), float(positive[part].mean()))
         for part in np.array_split(order, min(bins, order.size))
     ]
 
 
-def calibration(positive: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """`nll` (nats), `brier` and `ece`, the expected calibration error over `BINS` equal bins.
+def calibration_errors(positive: np.ndarray, probability: np.ndarray) -> CalibrationErrors:
+    """How far probabilities of the positive class are from the truth.
 
     Args:
       positive: bool [n].
       probability: float [n] of the positive class.
     """
     probability = np.asarray(probability, np.float64)
-    parts = reliability(positive, probability)
-    return {
-        "nll": loss(probability[:, None], positive[:, None].astype(float), exclusive=False),
-        "brier": float(np.square(probability - positive).mean()),
-        "ece": sum(part["n"] * abs(part["probability"] - part["share"]) for part in parts)
-        / positive.size,
-    }
+    bins = reliability(positive, probability)
+    return CalibrationErrors(
+        nll=loss(probability[:, None], positive[:, None].astype(float), exclusive=False),
+        brier=float(np.square(probability - positive).mean()),
+        ece=sum(part.n * abs(part.probability - part.share) for part in bins) / positive.size,
+    )
 
 
 def predictive_values(
     sensitivity: float, specificity: float, prevalences: Sequence[float]
-) -> dict[str, dict[str, float]]:
-    """Predictive values by Bayes' rule: prevalence -> `ppv`, `npv`; 0/0 is NaN."""
-    found = {}
+) -> dict[str, PredictiveValues]:
+    """Predictive values by Bayes' rule, by prevalence ("0.05")."""
+    values = {}
     for prevalence in prevalences:
         hits, misses = sensitivity * prevalence, (1 - sensitivity) * prevalence
         alarms, rejections = (1 - specificity) * (1 - prevalence), specificity * (1 - prevalence)
-        found[f"{prevalence:g}"] = {
-            "ppv": hits / (hits + alarms) if hits + alarms else float("nan"),
-            "npv": rejections / (rejections + misses) if rejections + misses else float("nan"),
-        }
-    return found
+        values[f"{prevalence:g}"] = PredictiveValues(
+            ppv=hits / (hits + alarms) if hits + alarms else float("nan"),
+            npv=rejections / (rejections + misses) if rejections + misses else float("nan"),
+        )
+    return values

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxcovid.data import pipeline
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.metrics import calibration, scores
+from jaxcovid.metrics.thresholds import choose_thresholds
 from jaxcovid.runtime.sharding import place_batch
 from jaxcovid.workdir.checkpoints import History
 
@@ -83,9 +84,7 @@ def validation_scores(
         "auc": float(aucs[0] if screening else np.nanmean(aucs)),
         "loss": calibration.loss(probabilities, targets, exclusive=exclusive, weights=loss_weights),
         "temperature": temperature,
-        "thresholds": scores.choose_thresholds(targets[:, 0] > 0.5, calibrated[:, 0])
-        if screening
-        else {},
+        "thresholds": choose_thresholds(targets[:, 0] > 0.5, calibrated[:, 0]) if screening else {},
     }
 
 
