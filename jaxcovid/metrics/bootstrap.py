@@ -51,6 +51,11 @@ class Score:
     high: float
     left_out: int | None = None
 
+    @property
+    def has_interval(self) -> bool:
+        """False where the interval is undefined."""
+        return not np.isnan(self.low)
+
 
 @dataclasses.dataclass(frozen=True)
 class IntervalMethod:

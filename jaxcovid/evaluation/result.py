@@ -1,0 +1,242 @@
+"""What an evaluation computes: a type for each section of the report; absent sections are None."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxcovid.data.identity import Overlap
+from jaxcovid.evaluation import json_form
+from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.calibration import Calibration
+from jaxcovid.metrics.findings import FindingScores
+from jaxcovid.metrics.predictions import Predictions
+from jaxcovid.metrics.screening import ScreeningScores, UnitScores
+from jaxcovid.metrics.subgroups import Subgroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Which network was evaluated on which data, and how to repeat it.
+
+    Attributes:
+      dataset: name of the data set that it was tested on.
+      digest: SHA-256 of its records.
+      citation: BibTeX, empty if there is none.
+      trained_on: name of the data set of the training.
+      classes: what each class of the data set counts as: itself or "the rest".
+      step: of the checkpoint.
+      version: of jaxcovid.
+      config: of the training, nested.
+      commands: that lead to the report.
+    """
+
+    dataset: str
+    digest: str
+    citation: str
+    trained_on: str = field(metadata={"key": "trained on"})
+    classes: Mapping[str, str] | None = None
+    step: int
+    version: str
+    config: Mapping[str, Any]
+    commands: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Share of the heatmaps' mass inside the masks, beside the masks' share of the area.
+
+    Attributes:
+      n: images with a mask.
+      masks: "lesion" or "lungs".
+      area: share of the area inside the masks.
+      mass: share of the mass; NaN if all heatmaps are empty.
+      empty: number of empty heatmaps.
+      randomised: as `mass`, of the same network with its weights shuffled.
+    """
+
+    n: int
+    masks: str = field(metadata={"key": "of"})
+    area: float
+    mass: float
+    empty: int
+    randomised: float
+
+
+@dataclass(frozen=True)
+class AblationScore:
+    """The AUC on images that lack what should matter, or have what should not.
+
+    Attributes:
+      ablation: its name, see `data.ablations`.
+      n: images that it can be applied to.
+      auc: on these, altered.
+      unaltered: on these as they are.
+    """
+
+    ablation: str
+    n: int
+    auc: Score
+    unaltered: Score
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """This network against another on the same images.
+
+    Attributes:
+      name: of the other run's folder.
+      auc: of the other.
+      difference: AUC of this one less that of the other, patients resampled together.
+      path: of the other run.
+      predictions: of the other.
+    """
+
+    name: str
+    auc: float
+    difference: Score
+    path: str = field(metadata={"json": False})
+    predictions: Predictions = field(metadata={"json": False})
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The runs whose mean probability was evaluated.
+
+    Attributes:
+      names: of the runs' folders.
+      aucs: of each run.
+      mean: of the AUCs.
+      deviation: their standard deviation.
+      predictions: of each run.
+    """
+
+    names: Sequence[str]
+    aucs: Sequence[float]
+    mean: float
+    deviation: float
+    predictions: Sequence[Predictions] = field(metadata={"json": False})
+
+
+@dataclass(frozen=True)
+class AuditedCheck:
+    """A check of the audit of a data set: its name, verdict, and answer in a sentence."""
+
+    name: str
+    verdict: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """The audit of a data set: the worst verdict and the checks."""
+
+    verdict: str
+    checks: Sequence[AuditedCheck]
+
+
+@dataclass(frozen=True)
+class PublishedScores:
+    """A row of a table of the paper; None where the table has no number."""
+
+    method: str
+    precision: float | None
+    recall: float | None
+    f: float | None
+    auc: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table of the paper: what it is, and its rows."""
+
+    title: str
+    rows: Sequence[PublishedScores]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An image beside the heatmap that explains its score.
+
+    Attributes:
+      image: uint8 [h, w].
+      heatmap: float [any, any] in [0, 1].
+      caption: over the picture.
+      mask: bool [h, w], outlined; None if there is none.
+    """
+
+    image: np.ndarray
+    heatmap: np.ndarray
+    caption: str
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """All that a report is made of.
+
+    Attributes:
+      split: of the data set.
+      scores: of a network that screens for a class, or of one for several findings.
+      seen: images that the network has learned from; None if there are none.
+      calibration: of a network that screens, as the next.
+      subgroups: by format, view, sex and age.
+      saliency: how much of the heatmaps lies inside the masks.
+      ablations: scores on altered images.
+      against: comparison with another run.
+      ensemble: the runs, if this is the result of their mean.
+      audit: of the data set.
+      published: scores of the paper on the same data.
+      run: what was evaluated.
+      predictions: calibrated, of every image.
+      gallery: images with heatmaps.
+    """
+
+    split: str
+    scores: ScreeningScores | FindingScores = field(metadata={"inline": True})
+    seen: Overlap | None = None
+    calibration: Calibration | None = None
+    subgroups: Sequence[Subgroup] | None = None
+    saliency: Saliency | None = field(default=None, metadata={"key": "heatmaps"})
+    ablations: Sequence[AblationScore] | None = None
+    against: Comparison | None = None
+    ensemble: Ensemble | None = field(default=None, metadata={"key": "runs"})
+    audit: AuditSummary | None = None
+    published: PublishedTable | None = None
+    run: RunSummary
+    predictions: Predictions = field(metadata={"json": False})
+    gallery: Sequence[Explanation] = field(default=(), metadata={"json": False})
+
+    @property
+    def screening(self) -> ScreeningScores | None:
+        """The scores if the network screens for a class, else None."""
+        return self.scores if isinstance(self.scores, ScreeningScores) else None
+
+    @property
+    def per_image(self) -> UnitScores | FindingScores:
+        """The scores over images, of either kind of network."""
+        return self.scores.per_image if isinstance(self.scores, ScreeningScores) else self.scores
+
+    @property
+    def curves(self) -> Iterator[tuple[str, Predictions]]:
+        """Predictions of other runs, by name, to be drawn beside these."""
+        if self.against:
+            yield self.against.path, self.against.predictions
+        if self.ensemble:
+            yield from zip(self.ensemble.names, self.ensemble.predictions, strict=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `metrics.json`.
+
+        Returns:
+          The sections by name, their scores as `value`, `low`, `high` and `left_out`; numbers that
+          are undefined are None, and `undefined` says why: path ("auc/value") -> reason.
+
+        Raises:
+          TypeError: a value of the configuration has no form in JSON.
+        """
+        content = json_form.content_of(self)
+        reasons = json_form.undefined({k: v for k, v in content.items() if k != "run"})
+        return {**json_form.without_nan(content), "undefined": reasons}

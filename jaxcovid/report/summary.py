@@ -1,0 +1,63 @@
+"""The scores of an evaluation as lines of the log."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.stats import t
+
+from jaxcovid.evaluation.result import EvaluationResult
+from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.screening import UnitScores
+
+
+def summarize(result: EvaluationResult) -> str:
+    """What was evaluated, then a score a line."""
+    unit = result.per_image
+    lines = [
+        f"{result.split} on {result.run.dataset}, {unit.n} images of {unit.n_patients} patients, "
+        f"checkpoint {result.run.step}:"
+    ]
+    lines += [f"  {name:<16} {_with_interval(score)}" for name, score in _scores(result)]
+    if result.ensemble:
+        runs = result.ensemble
+        lines.insert(
+            0,
+            f"AUCs of {len(runs.aucs)} runs: {_listed(runs.aucs)}; mean {runs.mean:.3f}, "
+            f"deviation {runs.deviation:.3f}",
+        )
+    return "\n".join(lines)
+
+
+def summarize_shuffles(aucs: Sequence[float]) -> str:
+    """The mean AUC of runs on shuffled labels, each on labels of its own, with a t interval."""
+    mean = float(np.mean(aucs))
+    half = t.ppf(0.975, len(aucs) - 1) * np.std(aucs, ddof=1) / np.sqrt(len(aucs))
+    return (
+        f"AUCs of {len(aucs)} shuffles: {_listed(aucs)}; mean {mean:.3f} (95 % interval "
+        f"{mean - half:.3f} to {mean + half:.3f})"
+    )
+
+
+def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
+    scores = result.per_image
+    yield "AUC", scores.auc
+    if isinstance(scores, UnitScores):
+        yield from scores.operating_points["youden"].ratios.items()
+    else:
+        yield from scores.auc_per_output.items()
+    for row in result.ablations or ():
+        yield f"AUC, {row.ablation}", row.auc
+    if result.against:
+        yield f"AUC beyond {result.against.name}", result.against.difference
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _with_interval(score: Score) -> str:
+    if np.isnan(score.value):
+        return "undefined"
+    if not score.has_interval:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f}  (95 % interval {score.low:.3f} to {score.high:.3f})"
