@@ -21,6 +21,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "ct_cov19"
-    config.outputs = "binary" if "binary" in chosen else "three_way"
+    config.task = "binary" if "binary" in chosen else "one_vs_rest"
     default.apply_variants(config, chosen)
     return config

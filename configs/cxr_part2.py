@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "chest_xray_pneumonia"
-    config.outputs = "two_way"
+    config.task = "multiclass"
     config.positive_class = "pneumonia"
     default.apply_variants(config, chosen)
     return config

@@ -19,20 +19,21 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.seed = 0  # of initialisation, shuffling and augmentation
     config.dataset = "covid_ct"  # a prepared data set, NAME or NAME/CONFIG
     config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (with frozen parts)
-    # binary (one sigmoid) | three_way (three one-against-rest) | two_way (softmax) | findings
-    config.outputs = "binary"
+    # binary (one sigmoid) | one_vs_rest (three sigmoids) | multiclass (softmax over two classes) |
+    # multilabel (a sigmoid for each finding)
+    config.task = "binary"
     config.positive_class = "COVID-19"  # the class that the screening looks for
-    config.findings = ()  # outputs=findings: one sigmoid each
+    config.findings = ()  # task=multilabel: the outputs
     config.uncertain = ml_collections.ConfigDict()  # findings of which uncertain counts as ...
     config.uncertain.ones = ()  # ... present
     config.uncertain.ignore = ()  # ... unknown, left out of the loss; of all others: absent
 
-    # none | border_only | centre_only | thumbnail | shuffled_labels: what cannot be learned from
-    config.control = "none"
+    # none | border_only | centre_only | thumbnail | shuffled_labels: what should not suffice
+    config.ablation = "none"
 
     config.batch_size = 16  # images of a global batch, spread over all devices
     config.epochs = 30.0  # passes over the training split
-    config.class_weights = "none"  # none | balanced (both sides of the loss weigh the same)
+    config.class_weights = "none"  # none | balanced (positive and negative images weigh the same)
     config.batch_norm = "global"  # global (synchronised over devices) | per_device
     config.early_stop_validations = 0  # stop when the best AUC is so many validations old; 0 never
     config.validations_per_epoch = 1.0
@@ -43,7 +44,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Processes that prepare images; 0 uses two threads of the trainer. More than two of them serve
     # the validation too if it has 2,000 images or more: they start anew each time.
     config.workers = 0
-    # Of training records that cannot be read: stop | skip (the next one stands in its place)
+    # Of training records that cannot be read: stop | skip (the next one takes its place)
     config.bad_records = "stop"
     # Devices that hold one copy of the parameters and moments between them; 1: each holds all.
     config.fsdp = 1
@@ -52,7 +53,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-5  # Adam's (paper, section 4.2); peak of one_cycle
     config.optimizer.schedule = "constant"  # constant | one_cycle
-    config.optimizer.head_rate_factor = 1.0  # times the learning rate, for the head alone
+    config.optimizer.head_lr_multiplier = 1.0  # of the learning rate, for the head alone
     config.optimizer.weight_decay = 0.0  # decoupled, per update, on kernels only
     # Batches whose gradients make one update, at most the steps of the training; the last update is
     # made of those that are left.
@@ -61,7 +62,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict()
     config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none
     config.model.head = "flatten"  # flatten (the paper) | gap (any input size)
-    config.model.growth = 32  # channels that a dense layer adds; 32 is DenseNet-121
+    config.model.growth_rate = 32  # channels that a dense layer adds; 32 is DenseNet-121
     config.model.depths = (6, 12, 24, 16)  # layers of each dense block; these are DenseNet-121
     config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
 
@@ -69,7 +70,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     for part in ("part1", "part2"):  # the network for findings, and that for pneumonia
         config.parts[part] = ml_collections.ConfigDict()
         config.parts[part].workdir = ""  # of its training; empty: without it
-        config.parts[part].outputs = ()  # what it must tell of, in order
+        config.parts[part].outputs = ()  # its outputs, in order
     config.fusion = ml_collections.ConfigDict()  # deep_cxr_net: how the parts are joined
     config.fusion.part3 = True  # False: nothing but the likelihoods of the frozen parts
     config.fusion.reduced = 128  # features left of part 3's; 0 keeps all (the paper's flatten)
@@ -125,6 +126,6 @@ def make_debug(config: ml_collections.ConfigDict) -> None:
     config.validations_per_epoch = 10.0
     config.save_every_steps = 4
     config.log_every_steps = 1
-    config.model.growth = 8
+    config.model.growth_rate = 8
     config.model.depths = (2, 2, 2, 2)
     config.preprocessing.size = 64

@@ -4,10 +4,25 @@ The data flow, one direction:
 
     configs/*.py -> jaxcovid.prepare    a data set's images -> checked array records
                  -> jaxcovid.train      data.pipeline -> models -> training -> a workdir
-                 -> jaxcovid.evaluate   a workdir -> evaluation -> a report a person reads
+                 -> jaxcovid.evaluate   a workdir -> evaluation -> a report for people
                  -> jaxcovid.predict    a workdir and images -> probabilities and heatmaps
 
-`jaxcovid.predictor.load(workdir)` is the same from Python. For research only; not a medical device.
+`jaxcovid.load(workdir)` gives the trained network to Python. For research only; not a medical
+device.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load(workdir: str, **options: Any) -> Any:
+    """A trained network, an `inference.predictor.Predictor`.
+
+    Args:
+      workdir: of a training run.
+      **options: those of `inference.predictor.load`.
+    """
+    from jaxcovid.inference import predictor  # JAX takes seconds to import
+
+    return predictor.load(workdir, **options)

@@ -1,4 +1,4 @@
-"""Images that lack what should matter, or have what should not: a score on them is a control.
+"""Ablations of images: they lack what should matter, or have what should not.
 
 A network that still finds the disease with the lungs blacked out looks at something else (Maguolo &
 Nanni 2020, arXiv:2004.12823).
@@ -13,7 +13,7 @@ import numpy as np
 
 _EDGE = 0.15  # share of a side that is border, on each side
 _BRIGHTER = 30  # gray levels of 255
-CONTROLS = (
+ABLATIONS = (
     "border_only",
     "centre_only",
     "lungs_only",
@@ -22,12 +22,12 @@ CONTROLS = (
     "brighter",
     "darker",
 )
-# What a run can be trained on; shuffled labels alter no image (see `training.targets`).
+# What a run can be trained on; shuffled labels alter no image (see `labels.shuffled`).
 TRAINED = ("none", "border_only", "centre_only", "thumbnail", "shuffled_labels")
 
 
 @dataclass(frozen=True)
-class Control:
+class Ablation:
     """Alters an image before the five steps; pickles, so that workers can use it.
 
     Attributes:
@@ -42,8 +42,8 @@ class Control:
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in CONTROLS:
-            raise ValueError(f"control is {self.name!r}; use one of {', '.join(CONTROLS)}")
+        if self.name not in ABLATIONS:
+            raise ValueError(f"ablation is {self.name!r}; use one of {', '.join(ABLATIONS)}")
 
     def __call__(self, gray: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
         """The altered image uint8 [h, w] of a record's image uint8 [h, w]."""
@@ -64,15 +64,15 @@ class Control:
         return np.clip(gray.astype(np.int16) + shift, 0, 255).astype(np.uint8)
 
 
-def trained_control(name: str) -> Control | None:
-    """What alters the images of a run whose option `control` is this; None if nothing does.
+def trained_ablation(name: str) -> Ablation | None:
+    """What alters the images of a run whose option `ablation` is this; None if nothing does.
 
     Raises:
       ValueError: it is not one of `TRAINED`.
     """
     if name not in TRAINED:
-        raise ValueError(f"control is {name!r}; use one of {', '.join(TRAINED)}")
-    return Control(name) if name in CONTROLS else None
+        raise ValueError(f"ablation is {name!r}; use one of {', '.join(TRAINED)}")
+    return Ablation(name) if name in ABLATIONS else None
 
 
 def mask_of(record: Mapping[str, Any]) -> np.ndarray | None:

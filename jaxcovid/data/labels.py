@@ -1,180 +1,213 @@
-"""What each output of a network should say of a record."""
+"""The task of a network: what its outputs mean, and the target of each for a record."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-# binary: the positive class against the rest, one sigmoid. three_way: three one-against-rest
-# sigmoids. two_way: a softmax over two classes. findings: a sigmoid for each finding of a film.
-OUTPUTS = ("binary", "three_way", "two_way", "findings")
-# A target that is not known: left out of the loss and of scores.
-IGNORED = -1.0
+# binary: the positive class against the rest, one sigmoid. one_vs_rest: a sigmoid for each of three
+# classes. multiclass: a softmax over two classes. multilabel: a sigmoid for each finding of a film.
+KINDS = ("binary", "one_vs_rest", "multiclass", "multilabel")
+_CLASSES = {"one_vs_rest": 3, "multiclass": 2}  # that a data set needs
+UNKNOWN = -1.0  # a target that is left out of the loss and of scores
 _UNCERTAIN, _NOT_MENTIONED = -1, -2  # in a record's findings, beside 0 and 1
 
-
-@dataclass(frozen=True)
-class ClassTargets:
-    """Targets of records with a label.
-
-    Attributes:
-      names: of the outputs, the positive class first.
-      class_names: in label order.
-    """
-
-    names: tuple[str, ...]
-    class_names: tuple[str, ...]
-
-    def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
-        """float32 [outputs]: 1 where the record is of the output's class, else 0."""
-        label = self.class_names[record["label"]]
-        return np.array([label == name for name in self.names], np.float32)
+Record = Mapping[str, Any]  # see `datasets.Source`
+Encoder = Callable[[Record], np.ndarray]  # float32 [outputs] in {0, 1, UNKNOWN}
 
 
 @dataclass(frozen=True)
-class FindingTargets:
-    """Targets of records with findings.
-
-    A finding that is not mentioned counts as absent; of an uncertain one the policy decides.
+class Task:
+    """What a network is asked.
 
     Attributes:
-      names: of the findings, one an output.
-      ones: findings of which uncertain counts as present.
-      ignored: findings of which uncertain counts as unknown. Of all others it counts as absent.
+      kind: one of `KINDS`.
+      outputs: name of each output: classes, the positive one first, or findings.
+      uncertain_positive: findings of which an uncertain label counts as present (U-Ones).
+      uncertain_unknown: findings of which it counts as unknown (U-Ignore). Of all others it counts
+        as absent, and so does a finding that is not mentioned.
     """
 
-    names: tuple[str, ...]
-    ones: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    kind: str
+    outputs: tuple[str, ...]
+    uncertain_positive: tuple[str, ...] = ()
+    uncertain_unknown: tuple[str, ...] = ()
 
-    def target(self, name: str, value: int) -> float:
-        """1, 0 or `IGNORED` for a value of a finding: 1, 0, -1 uncertain, -2 not mentioned."""
+    @property
+    def screens(self) -> bool:
+        """True if it looks for a positive class, whose AUC is the headline score.
+
+        Else the outputs are findings, and the mean of their AUCs is.
+        """
+        return self.kind != "multilabel"
+
+    @property
+    def exclusive(self) -> bool:
+        """True if the outputs are one softmax; else they are independent sigmoids."""
+        return self.kind == "multiclass"
+
+    @property
+    def positive_class(self) -> str:
+        """The class of the first output."""
+        return self.outputs[0]
+
+    def only_positive(self) -> "Task":
+        """The task of the first output alone."""
+        return dataclasses.replace(self, outputs=self.outputs[:1])
+
+    def encoder(self, class_names: Sequence[str]) -> Encoder:
+        """What makes the targets of a record; pickles, so that worker processes can use it.
+
+        Args:
+          class_names: of the data set that the records are from, in label order.
+        """
+        if self.screens:
+            return ClassEncoder(self.outputs, tuple(class_names))
+        return FindingEncoder(self)
+
+    def finding_target(self, name: str, value: int) -> float:
+        """1, 0 or `UNKNOWN` for a value of a finding: 1, 0, -1 uncertain, -2 not mentioned."""
         if value == _UNCERTAIN:
-            return 1.0 if name in self.ones else IGNORED if name in self.ignored else 0.0
+            if name in self.uncertain_positive:
+                return 1.0
+            return UNKNOWN if name in self.uncertain_unknown else 0.0
         return 0.0 if value == _NOT_MENTIONED else float(value)
 
-    def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
-        """float32 [outputs] in {0, 1, `IGNORED`}."""
-        found = record["findings"]
-        return np.array([self.target(name, found[name]) for name in self.names], np.float32)
+    def class_counts(self, counts: Mapping[str, Any]) -> np.ndarray:
+        """Negative (row 0) and positive targets (row 1) of each output, int [2, outputs].
+
+        Args:
+          counts: images of each class, or for each finding of each value ("1", "0", "-1", "-2").
+        """
+        totals = np.zeros((2, len(self.outputs)), int)
+        for column, name in enumerate(self.outputs):
+            if self.screens:
+                totals[:, column] = sum(counts.values()) - counts[name], counts[name]
+                continue
+            for value, count in counts[name].items():
+                target = self.finding_target(name, int(value))
+                if target != UNKNOWN:
+                    totals[int(target), column] += count
+        return totals
 
 
 @dataclass(frozen=True)
-class ShuffledTargets:
-    """Targets of other records of the same split: a control that nothing can be learned from.
+class ClassEncoder:
+    """Targets of records with a label: 1 where the record is of the output's class, else 0."""
+
+    outputs: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __call__(self, record: Record) -> np.ndarray:
+        label = self.class_names[record["label"]]
+        return np.array([label == name for name in self.outputs], np.float32)
+
+
+@dataclass(frozen=True)
+class FindingEncoder:
+    """Targets of records with findings."""
+
+    task: Task
+
+    def __call__(self, record: Record) -> np.ndarray:
+        values = record["findings"]
+        targets = [self.task.finding_target(name, values[name]) for name in self.task.outputs]
+        return np.array(targets, np.float32)
+
+
+@dataclass(frozen=True)
+class ShuffledEncoder:
+    """Targets of other records of the same split, from which nothing can be learned.
 
     Attributes:
-      names: of the outputs.
-      of: targets by the id of a record.
+      targets: float32 [outputs] by the id of a record.
     """
 
-    names: tuple[str, ...]
-    of: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
 
-    def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
-        """float32 [outputs]."""
-        return self.of[record["id"]]
+    def __call__(self, record: Record) -> np.ndarray:
+        return self.targets[record["id"]]
 
 
-Targets = ClassTargets | FindingTargets | ShuffledTargets
-
-
-def shuffled(
-    targets: ClassTargets | FindingTargets, source: Sequence[Mapping[str, Any]], *, seed: int
-) -> ShuffledTargets:
+def shuffled(encoder: Encoder, source: Sequence[Record], *, seed: int) -> ShuffledEncoder:
     """The targets of a split, dealt out anew among its records."""
     records = (source[i] for i in range(len(source)))
-    ids, found = zip(*((record["id"], targets(record)) for record in records), strict=True)
-    order = np.random.default_rng(seed).permutation(len(found))
-    return ShuffledTargets(
-        targets.names, {name: found[other] for name, other in zip(ids, order, strict=True)}
-    )
+    ids, targets = zip(*((record["id"], encoder(record)) for record in records), strict=True)
+    order = np.random.default_rng(seed).permutation(len(targets))
+    return ShuffledEncoder({name: targets[i] for name, i in zip(ids, order, strict=True)})
 
 
-def make_targets(
+def make_task(
+    kind: str,
     *,
-    outputs: str,
     class_names: Sequence[str],
     finding_names: Sequence[str],
     positive_class: str,
     findings: Sequence[str] = (),
-    uncertain_as_one: Sequence[str] = (),
-    uncertain_ignored: Sequence[str] = (),
-) -> Targets:
-    """The targets of a data set.
+    uncertain_positive: Sequence[str] = (),
+    uncertain_unknown: Sequence[str] = (),
+) -> Task:
+    """The task of a configuration on a data set.
 
     Args:
-      outputs: one of `OUTPUTS`.
+      kind: one of `KINDS`.
       class_names: of the data set, in label order; empty if it has findings.
       finding_names: of the data set; empty if it has classes.
       positive_class: the class that the screening looks for.
-      findings: for `findings`, the outputs.
-      uncertain_as_one: see `FindingTargets.ones`.
-      uncertain_ignored: see `FindingTargets.ignored`.
+      findings: of `multilabel`, the outputs.
+      uncertain_positive: see `Task`.
+      uncertain_unknown: see `Task`.
 
     Raises:
-      ValueError: outputs and data set that do not fit, or a class or finding that is not there.
+      ValueError: task and data set that do not fit, or a class or finding that is not there.
     """
-    if outputs not in OUTPUTS:
-        raise ValueError(f"outputs is {outputs!r}; use one of {', '.join(OUTPUTS)}")
-    if outputs == "findings":
+    if kind not in KINDS:
+        raise ValueError(f"task is {kind!r}; use one of {', '.join(KINDS)}")
+    if kind == "multilabel":
         if not finding_names:
             raise ValueError(
-                f"outputs=findings, but the data set has classes ({', '.join(class_names)}); use "
-                "--config.outputs=binary"
+                f"task=multilabel, but the data set has classes ({', '.join(class_names)}); use "
+                "--config.task=binary"
             )
-        if not findings or len(set(findings)) < len(findings):
-            raise ValueError(f"findings must name each output once, got {tuple(findings)}")
-        for option, names in (
-            ("findings", findings),
-            ("uncertain.ones", uncertain_as_one),
-            ("uncertain.ignore", uncertain_ignored),
-        ):
-            if unknown := [name for name in names if name not in finding_names]:
-                raise ValueError(
-                    f"{option} has {', '.join(unknown)}, which the data set does not tell of; it "
-                    f"tells of {', '.join(finding_names)}"
-                )
-        if both := sorted({*uncertain_as_one} & {*uncertain_ignored}):
-            raise ValueError(f"uncertain.ones and uncertain.ignore both have {', '.join(both)}")
-        return FindingTargets(tuple(findings), tuple(uncertain_as_one), tuple(uncertain_ignored))
+        task = Task(kind, tuple(findings), tuple(uncertain_positive), tuple(uncertain_unknown))
+        _check_findings(task, finding_names)
+        return task
     if finding_names:
         raise ValueError(
-            f"outputs={outputs} needs a data set with classes, this one tells of findings "
-            f"({', '.join(finding_names)}); use --config.outputs=findings"
+            f"task={kind} needs a data set with classes, this one has findings "
+            f"({', '.join(finding_names)}); use --config.task=multilabel"
         )
     if positive_class not in class_names:
         raise ValueError(
             f"positive_class {positive_class!r} is not a class of the data set "
             f"({', '.join(class_names)}); set --config.positive_class"
         )
-    names = [positive_class]
-    if outputs != "binary":
-        count = {"three_way": 3, "two_way": 2}[outputs]
-        if len(class_names) != count:
+    outputs = [positive_class]
+    if kind != "binary":
+        if len(class_names) != _CLASSES[kind]:
             raise ValueError(
-                f"outputs={outputs} needs {count} classes, the data set has {len(class_names)} "
-                f"({', '.join(class_names)}); use --config.outputs=binary"
+                f"task={kind} needs {_CLASSES[kind]} classes, the data set has {len(class_names)} "
+                f"({', '.join(class_names)}); use --config.task=binary"
             )
-        names += [name for name in class_names if name != positive_class]
-    return ClassTargets(tuple(names), tuple(class_names))
+        outputs += [name for name in class_names if name != positive_class]
+    return Task(kind, tuple(outputs))
 
 
-def count_sides(targets: Targets, counts: Mapping[str, Any]) -> np.ndarray:
-    """Records of each side, int [2, outputs]: negative (row 0) and positive targets (row 1).
-
-    Args:
-      targets: of the data set.
-      counts: images of each class, or for each finding of each value ("1", "0", "-1", "-2").
-    """
-    sides = np.zeros((2, len(targets.names)), int)
-    for column, name in enumerate(targets.names):
-        if isinstance(targets, ClassTargets):
-            sides[:, column] = sum(counts.values()) - counts[name], counts[name]
-            continue
-        for value, count in counts[name].items():
-            target = targets.target(name, int(value))
-            if target != IGNORED:
-                sides[int(target), column] += count
-    return sides
+def _check_findings(task: Task, finding_names: Sequence[str]) -> None:
+    """Refuses findings that are named twice or that the data set does not have."""
+    if not task.outputs or len(set(task.outputs)) < len(task.outputs):
+        raise ValueError(f"findings must name each output once, got {task.outputs}")
+    for option, names in (
+        ("findings", task.outputs),
+        ("uncertain.ones", task.uncertain_positive),
+        ("uncertain.ignore", task.uncertain_unknown),
+    ):
+        if unknown := [name for name in names if name not in finding_names]:
+            raise ValueError(
+                f"{option} has {', '.join(unknown)}, which the data set does not label; it labels "
+                f"{', '.join(finding_names)}"
+            )
+    if both := sorted({*task.uncertain_positive} & {*task.uncertain_unknown}):
+        raise ValueError(f"uncertain.ones and uncertain.ignore both have {', '.join(both)}")

@@ -27,15 +27,15 @@ PREPROCESS_ON = ("host", "device")
 BAD_RECORDS = ("stop", "skip")
 Record = Mapping[str, Any]  # see `datasets.Source`
 Target = Callable[[Record], np.ndarray]  # float32 [outputs] of a record
-Control = Callable[[np.ndarray, Record], np.ndarray]  # see `evaluation.controls`
+Ablation = Callable[[np.ndarray, Record], np.ndarray]  # see `ablations`
 Batch = dict[str, np.ndarray]
 
 
-def _decode(record: Record, control: Control | None) -> np.ndarray:
+def _decode(record: Record, ablation: Ablation | None) -> np.ndarray:
     """The gray image uint8 [h, w] of a record; a bad one is an error that names its id."""
     try:
         gray = decode_gray(record["image"])
-        return control(gray, record) if control else gray
+        return ablation(gray, record) if ablation else gray
     except ImageError as error:
         raise ImageError(f"{record['id']}: {error}") from error
 
@@ -57,7 +57,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
     target: Target
     on_device: bool
     skip: bool
-    control: Control | None
+    ablation: Ablation | None
 
     def random_map(self, position: int, rng: np.random.Generator) -> Batch:
         if not self.skip:
@@ -71,7 +71,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
 
     def _load(self, index: int, rng: np.random.Generator) -> Batch:
         record = self.source[index]
-        image, target = _decode(record, self.control), self.target(record)
+        image, target = _decode(record, self.ablation), self.target(record)
         loaded = {"target": target, "replaced": np.bool_(False)}
         if not self.on_device:
             return loaded | {"image": self.preprocessing(image, rng=rng)}
@@ -89,11 +89,11 @@ class _LoadForEvaluation(grain.transforms.Map):
 
     preprocessing: Preprocessing
     source: Sequence[Record]
-    control: Control | None
+    ablation: Ablation | None
 
     def map(self, position: int) -> Batch:
         last = len(self.source) - 1
-        image = self.preprocessing(_decode(self.source[min(position, last)], self.control))
+        image = self.preprocessing(_decode(self.source[min(position, last)], self.ablation))
         return {"image": image, "index": np.int64(position), "mask": np.bool_(position <= last)}
 
 
@@ -190,7 +190,7 @@ def train_batches(
     start_step: int = 0,
     preprocess_on: str = "host",
     bad_records: str = "stop",
-    control: Control | None = None,
+    ablation: Ablation | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -207,7 +207,7 @@ def train_batches(
       preprocess_on: `host`, or `device` for batches that `on_device.jit_unpack` turns into images.
       bad_records: `stop` at a record that cannot be used, or `skip` it: the next one that can
         stands in its place, the same in every run.
-      control: alters every image before the five steps, as a control experiment.
+      ablation: alters every image before the five steps.
       workers: worker processes; 0 prepares batches in threads of this process.
       process_index: this process among `process_count`.
       process_count: processes that share the global batch.
@@ -239,7 +239,7 @@ def train_batches(
                 target,
                 preprocess_on == "device",
                 bad_records == "skip",
-                control,
+                ablation,
             )
         )
     )
@@ -254,7 +254,7 @@ def eval_batches(
     *,
     preprocessing: Preprocessing,
     batch_size: int,
-    control: Control | None = None,
+    ablation: Ablation | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -273,7 +273,9 @@ def eval_batches(
     if not len(source):
         raise ValueError("the split to evaluate is empty")
     padded = -(-len(source) // batch_size) * batch_size
-    dataset = grain.MapDataset.range(padded).map(_LoadForEvaluation(preprocessing, source, control))
+    dataset = grain.MapDataset.range(padded).map(
+        _LoadForEvaluation(preprocessing, source, ablation)
+    )
     batches = _batches(
         dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
     )

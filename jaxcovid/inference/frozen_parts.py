@@ -1,4 +1,4 @@
-"""The network that a configuration describes, and the frozen parts that a workdir carries.
+"""The frozen parts of a network, which its workdir carries.
 
 A part is a workdir of its own, of another run: `WORKDIR/parts/NAME` has its `run.json` and the
 weights of its best checkpoint, so that a workdir is enough to evaluate and predict from.
@@ -7,6 +7,7 @@ weights of its best checkpoint, so that a workdir is enough to evaluate and pred
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +18,55 @@ from absl import logging
 from jax.sharding import Mesh
 
 from jaxcovid.data import identity
-from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
+from jaxcovid.models.build import make_model
+from jaxcovid.models.deep_cxr_net import FrozenPart
 from jaxcovid.runtime.files import as_path, write_atomically
 from jaxcovid.runtime.sharding import replicated_sharding
-from jaxcovid.workdir import checkpoints
-from jaxcovid.workdir import run as workdirs
+from jaxcovid.workdir import run as runs
+from jaxcovid.workdir.checkpoint_facts import FOLDER as CHECKPOINTS
+from jaxcovid.workdir.checkpoint_facts import best_step, read_facts
+from jaxcovid.workdir.checkpoints import restore
+from jaxcovid.workdir.run import PartSummary, Run
 
-NETWORKS = ("deep_ct_net", "deep_cxr_net")
 FOLDER = "parts"
 # What decides how an image comes into a network; its parts must agree on it.
 _INPUT = ("size", "keep_ratio", "mean", "std")
 
 
-def make_model(
-    config: Mapping[str, Any], *, outputs: int, parts: Mapping[str, Mapping[str, Any]]
-) -> DeepCTNet:
-    """The network of a configuration.
+@dataclass(frozen=True)
+class Part:
+    """A frozen part.
 
-    Args:
-      config: see `configs/default.py`.
-      outputs: number of logits.
-      parts: facts of its frozen parts by name, see `part_facts`.
-
-    Raises:
-      ValueError: an option that is not there or out of its range.
+    Attributes:
+      source: its workdir.
+      run: what it was trained on.
+      step: of its best checkpoint.
+      checksums: of its weights there.
     """
-    options = {**config["model"], "depths": tuple(config["model"]["depths"])}
-    options |= {"outputs": outputs, "exclusive": config["outputs"] == "two_way"}
-    if config["network"] == "deep_ct_net":
-        return DeepCTNet(**options)
-    if config["network"] != "deep_cxr_net":
-        raise ValueError(f"network is {config['network']!r}; use one of {', '.join(NETWORKS)}")
-    frozen = tuple(
-        FrozenPart(name, make_model(facts["config"], outputs=len(facts["outputs"]), parts={}))
-        for name, facts in sorted(parts.items())
-    )
-    return DeepCXRNet(parts=frozen, **config["fusion"], **options)
+
+    source: Path
+    run: Run
+    step: int
+    checksums: Mapping[str, int]
+
+    @property
+    def model(self) -> nn.Module:
+        """Its network."""
+        task = self.run.task
+        return make_model(self.run.config, outputs=len(task.outputs), exclusive=task.exclusive)
+
+    @property
+    def summary(self) -> PartSummary:
+        """What the `run.json` of the whole network says of it."""
+        weights = hashlib.sha256(json.dumps(self.checksums).encode()).hexdigest()
+        return PartSummary(self.run.dataset.name, self.run.task.outputs, self.step, weights)
 
 
-def part_facts(
-    workdir: Path, config: Mapping[str, Any], *, modality: str
-) -> dict[str, dict[str, Any]]:
-    """Facts of the frozen parts by name: those of the part's `run.json`, `step` and `checksums`.
+Parts = Mapping[str, Part]  # by name
 
-    They are those of the parts in the workdir; of a part that is not there yet, those of the
-    workdir that the configuration names.
+
+def find_parts(workdir: Path, config: Mapping[str, Any], *, modality: str) -> dict[str, Part]:
+    """The parts in a workdir; of one that is not there yet, that of the workdir which is named.
 
     Args:
       workdir: of the run.
@@ -70,8 +74,8 @@ def part_facts(
       modality: of the images; see `datasets.Dataset`.
 
     Raises:
-      ValueError: a part that is missing, has no validated checkpoint, tells of other outputs or
-        was trained on other images or on images prepared in another way.
+      ValueError: a part that is missing, has no validated checkpoint, has other outputs or was
+        trained on other images or on images prepared in another way.
     """
     named = {name: part for name, part in config["parts"].items() if part["workdir"]}
     if config["network"] != "deep_cxr_net":
@@ -81,94 +85,74 @@ def part_facts(
                 "--config.network=deep_cxr_net"
             )
         return {}
-    found = {}
-    for name, part in sorted(named.items()):
-        carried = as_path(workdir) / FOLDER / name
-        source = carried if (carried / workdirs.FILE).exists() else as_path(part["workdir"])
-        facts = workdirs.read(source)
-        if facts["config"]["network"] != "deep_ct_net":
-            raise ValueError(f"parts.{name}: {source} holds a {facts['config']['network']}")
-        wanted = list(part["outputs"])
-        if facts["outputs"] != wanted:
-            raise ValueError(
-                f"parts.{name}: {source} tells of {', '.join(facts['outputs'])}, not of "
-                f"{', '.join(wanted)}; give another workdir or set --config.parts.{name}.outputs"
-            )
-        if modality and facts["dataset"]["modality"] not in ("", modality):
-            raise ValueError(
-                f"parts.{name}: {source} was trained on {facts['dataset']['modality']} images, "
-                f"these are {modality}"
-            )
-        theirs, ours = facts["config"]["preprocessing"], config["preprocessing"]
-        keys = (*_INPUT, "fill") if ours["keep_ratio"] else _INPUT
-        if different := [key for key in keys if theirs[key] != ours[key]]:
-            raise ValueError(
-                f"parts.{name}: {source} was trained with another preprocessing: "
-                + ", ".join(f"{key} {theirs[key]}, here {ours[key]}" for key in different)
-            )
-        step = checkpoints.best_step(source)
-        checksums = checkpoints.read_facts(source, step)["checksums"]["weights"]
-        found[name] = {**facts, "step": step, "checksums": checksums}
-    return found
+    parts = {}
+    for name, options in sorted(named.items()):
+        carried = workdir / FOLDER / name
+        source = carried if (carried / runs.FILE).exists() else as_path(options["workdir"])
+        run = Run.load(source)
+        _check_part(name, source, run, config, modality=modality)
+        step = best_step(source)
+        parts[name] = Part(source, run, step, read_facts(source, step).checksums["weights"])
+    return parts
 
 
-def carry_parts(
-    workdir: Path, config: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]
+def _check_part(
+    name: str, source: Path, run: Run, config: Mapping[str, Any], *, modality: str
 ) -> None:
-    """Copies the parts of `part_facts` that are not in the workdir yet.
+    """Refuses a part that does not fit the network that a configuration describes."""
+    if run.config["network"] != "deep_ct_net":
+        raise ValueError(f"parts.{name}: {source} holds a {run.config['network']}")
+    wanted = config["parts"][name]["outputs"]
+    if list(run.task.outputs) != list(wanted):
+        raise ValueError(
+            f"parts.{name}: {source} has the outputs {', '.join(run.task.outputs)}, not "
+            f"{', '.join(wanted)}; give another workdir or set --config.parts.{name}.outputs"
+        )
+    if modality and run.dataset.modality not in ("", modality):
+        raise ValueError(
+            f"parts.{name}: {source} was trained on {run.dataset.modality} images, these are "
+            f"{modality}"
+        )
+    theirs, ours = run.config["preprocessing"], config["preprocessing"]
+    keys = (*_INPUT, "fill") if ours["keep_ratio"] else _INPUT
+    if different := [key for key in keys if theirs[key] != ours[key]]:
+        raise ValueError(
+            f"parts.{name}: {source} was trained with another preprocessing: "
+            + ", ".join(f"{key} {theirs[key]}, here {ours[key]}" for key in different)
+        )
+
+
+def model_with_parts(run: Run, parts: Parts) -> nn.Module:
+    """The network of a run, with its frozen parts."""
+    return make_model(
+        run.config,
+        outputs=len(run.task.outputs),
+        exclusive=run.task.exclusive,
+        parts=[FrozenPart(name, part.model) for name, part in sorted(parts.items())],
+    )
+
+
+def carry_parts(workdir: Path, parts: Parts) -> None:
+    """Copies the parts that are not in the workdir yet into it.
 
     Raises:
       OSError: one cannot be copied.
     """
-    for name, part in facts.items():
-        source = as_path(config["parts"][name]["workdir"])
-        target = as_path(workdir) / FOLDER / name
-        if (target / workdirs.FILE).exists():
+    for name, part in parts.items():
+        target = workdir / FOLDER / name
+        if (target / runs.FILE).exists():
             continue
-        checkpoint = source / checkpoints.FOLDER / str(part["step"])
-        for file in checkpoint.rglob("*"):
-            inside = file.relative_to(source)
+        for file in (part.source / CHECKPOINTS / str(part.step)).rglob("*"):
+            inside = file.relative_to(part.source)
             if file.is_file() and "optimizer" not in inside.parts:
                 (target / inside).parent.mkdir(parents=True, exist_ok=True)
                 (target / inside).write_bytes(file.read_bytes())
-        if (source / identity.TRAINED_ON_FILE).exists():
-            hashes = (source / identity.TRAINED_ON_FILE).read_bytes()
+        if (part.source / identity.TRAINED_ON_FILE).exists():
+            hashes = (part.source / identity.TRAINED_ON_FILE).read_bytes()
             write_atomically(target / identity.TRAINED_ON_FILE, hashes)
         # Last, so that a part that has it is whole.
-        write_atomically(target / workdirs.FILE, (source / workdirs.FILE).read_bytes())
-        logging.info("%s: checkpoint %d of %s, frozen", name, part["step"], source)
-
-
-def trained_on(workdir: Path, model: nn.Module) -> dict[str, list[identity.Identities]]:
-    """Hashes of the images and patients that a network and its frozen parts have learned from.
-
-    Args:
-      workdir: of the run.
-      model: its network.
-
-    Returns:
-      Of the splits `train` and `validation` those of each training. The splits of an early version,
-      which kept none, are left out with a warning.
-
-    Raises:
-      ValueError: a file of them is damaged.
-    """
-    workdir = as_path(workdir)
-    used: dict[str, list[identity.Identities]] = {"train": [], "validation": []}
-    for folder in (
-        workdir,
-        *(workdir / FOLDER / part.name for part in getattr(model, "parts", ())),
-    ):
-        if not (folder / identity.TRAINED_ON_FILE).exists():
-            logging.warning(
-                "%s does not say which images it was trained on (an earlier version wrote it): "
-                "whether this is a test is not checked",
-                folder,
-            )
-            continue
-        for split, identities in identity.load(folder / identity.TRAINED_ON_FILE).items():
-            used[split].append(identities)
-    return used
+        write_atomically(target / runs.FILE, (part.source / runs.FILE).read_bytes())
+        logging.info("%s: checkpoint %d of %s, frozen", name, part.step, part.source)
 
 
 def load_parts(workdir: Path, model: nn.Module, mesh: Mesh, *, size: int) -> dict[str, Any]:
@@ -183,13 +167,11 @@ def load_parts(workdir: Path, model: nn.Module, mesh: Mesh, *, size: int) -> dic
     Raises:
       CheckpointError: one is missing or damaged.
     """
-    found = {}
+    variables = {}
     for part in getattr(model, "parts", ()):
-        source = as_path(workdir) / FOLDER / part.name
-        found[part.name] = load_weights(
-            source, checkpoints.best_step(source), part.model, mesh, size=size
-        )
-    return found
+        source = workdir / FOLDER / part.name
+        variables[part.name] = load_weights(source, best_step(source), part.model, mesh, size=size)
+    return variables
 
 
 def load_weights(
@@ -208,17 +190,33 @@ def load_weights(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
         {name: shapes.get(name, {}) for name in ("params", "batch_stats")},
     )
-    return checkpoints.restore(workdir, step, {"weights": target})["weights"]
+    return restore(workdir, step, {"weights": target})["weights"]
 
 
-def part_summaries(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `run.json` says of the parts: data set, outputs, step and a digest of its weights."""
-    return {
-        name: {
-            "dataset": part["dataset"]["name"],
-            "outputs": part["outputs"],
-            "step": part["step"],
-            "weights": hashlib.sha256(json.dumps(part["checksums"]).encode()).hexdigest(),
-        }
-        for name, part in facts.items()
-    }
+def trained_on(workdir: Path, model: nn.Module) -> dict[str, list[identity.Identities]]:
+    """Hashes of the images and patients that a network and its frozen parts have learned from.
+
+    Args:
+      workdir: of the run.
+      model: its network.
+
+    Returns:
+      Those of each training, for the splits `train` and `validation`. The splits of an early
+      version, which kept none, are left out with a warning.
+
+    Raises:
+      ValueError: a file of them is damaged.
+    """
+    used: dict[str, list[identity.Identities]] = {"train": [], "validation": []}
+    parts = [workdir / FOLDER / part.name for part in getattr(model, "parts", ())]
+    for folder in (workdir, *parts):
+        if not (folder / identity.TRAINED_ON_FILE).exists():
+            logging.warning(
+                "%s does not say which images it was trained on (an earlier version wrote it): "
+                "whether this is a test is not checked",
+                folder,
+            )
+            continue
+        for split, identities in identity.load(folder / identity.TRAINED_ON_FILE).items():
+            used[split].append(identities)
+    return used

@@ -1,10 +1,10 @@
 """Is an image of the kind that the network was trained on?
 
-A network answers for every image, a photograph of a cat too. The guard knows what the training
-images look like as a whole: a thumbnail, gray values, and where edges run in which direction (as in
-Dalal & Triggs 2005). It measures the Mahalanobis distance to them, with Ledoit and Wolf's shrunk
-covariance, and flags what is farther than all but 2 % of held-out images. It does not know whether
-an image is of the quality that a diagnosis needs.
+A network answers for every image, a photograph of a cat too. The detector knows what the
+training images look like as a whole: a thumbnail, gray values, and where edges run in which
+direction (as in Dalal & Triggs 2005). It measures the Mahalanobis distance to them, with Ledoit and
+Wolf's shrunk covariance, and flags what is farther than all but 2 % of held-out images. It does not
+know whether an image is of the quality that a diagnosis needs.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ import numpy as np
 from jaxcovid.runtime import files
 from jaxcovid.workdir.run import WorkdirError
 
-FILE = "guard.npz"
+FILE = "out_of_distribution.npz"
+_FIRST_RELEASES_FILE = "guard.npz"
 KEPT = 0.98  # of held-out images
 MOST_IMAGES = 2000  # that it is made of
 _FOLDS = 5
@@ -33,7 +34,7 @@ _LEAST_COLOUR = 16.0  # see `images.colour_of`; scans with coloured marks have u
 
 
 def features(gray: np.ndarray) -> np.ndarray:
-    """What the guard looks at, float64 [393].
+    """What the detector looks at, float64 [393].
 
     Args:
       gray: uint8 [h, w].
@@ -61,7 +62,7 @@ def features(gray: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Guard:
+class Detector:
     """What training images look like.
 
     Attributes:
@@ -80,9 +81,9 @@ class Guard:
     limit: float
     colour_limit: float
 
-    def distance(self, found: np.ndarray) -> np.ndarray:
+    def distance(self, values: np.ndarray) -> np.ndarray:
         """Squared distances float64 [n] of features [n, 393]."""
-        off = (found - self.mean) / self.scale - self.location
+        off = (values - self.mean) / self.scale - self.location
         return ((off @ self.precision) * off).sum(1)
 
     def warning(self, gray: np.ndarray, colour: float = 0.0) -> str:
@@ -101,20 +102,21 @@ class Guard:
         return ""
 
     def save(self, workdir: Path) -> None:
-        """Writes `guard.npz`."""
+        """Writes `FILE`."""
         content = io.BytesIO()
         np.savez(content, **vars(self))
-        files.write_atomically(files.as_path(workdir) / FILE, content.getvalue())
+        files.write_atomically(workdir / FILE, content.getvalue())
 
 
-def load_guard(workdir: Path) -> Guard | None:
-    """The guard of a workdir; None if its training was not finished.
+def load_detector(workdir: Path) -> Detector | None:
+    """The detector of a workdir; None if its training was not finished.
 
     Raises:
       WorkdirError: the file is damaged, or holds something else than numbers.
     """
-    path = files.as_path(workdir) / FILE
-    if not path.is_file():
+    paths = [workdir / FILE, workdir / _FIRST_RELEASES_FILE]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
     try:
         content = io.BytesIO(path.read_bytes())
@@ -122,8 +124,8 @@ def load_guard(workdir: Path) -> Guard | None:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > _MOST_BYTES:
             raise ValueError(f"{unpacked:,} bytes, at most {_MOST_BYTES:,} are accepted")
-        with np.load(content, allow_pickle=False) as found:  # objects could run code
-            arrays = {name: found[name] for name in Guard.__dataclass_fields__}
+        with np.load(content, allow_pickle=False) as archive:  # objects could run code
+            arrays = {name: archive[name] for name in Detector.__dataclass_fields__}
         n = len(arrays["mean"])
         for name, array in arrays.items():
             shape = {"precision": (n, n), "limit": (), "colour_limit": ()}.get(name, (n,))
@@ -133,13 +135,13 @@ def load_guard(workdir: Path) -> Guard | None:
         raise WorkdirError(
             f"{path} is damaged: {error}; train again, or remove it to go without its warnings"
         ) from error
-    return Guard(**{k: v if v.ndim else float(v) for k, v in arrays.items()})
+    return Detector(**{k: v if v.ndim else float(v) for k, v in arrays.items()})
 
 
-def fit_guard(
+def fit_detector(
     trained: Sequence[np.ndarray], held_out: Sequence[np.ndarray], colours: Sequence[float]
-) -> Guard | None:
-    """Makes a guard; None of fewer than 20 images.
+) -> Detector | None:
+    """Fits a detector; None of fewer than 20 images.
 
     Args:
       trained: features of training images.
@@ -150,13 +152,13 @@ def fit_guard(
 
     if len(trained) < _LEAST_IMAGES:
         return None
-    found, others = np.stack(trained), np.stack(held_out)
-    parts = KFold(_FOLDS, shuffle=True, random_state=0).split(found)
-    # Distances of images that a guard was not made of.
-    distances = [_fit(found[rest]).distance(found[part]) for rest, part in parts]
-    whole = _fit(found)
+    values, others = np.stack(trained), np.stack(held_out)
+    parts = KFold(_FOLDS, shuffle=True, random_state=0).split(values)
+    # Distances of images that a detector was not fitted on.
+    distances = [_fit(values[rest]).distance(values[part]) for rest, part in parts]
+    whole = _fit(values)
     limit = np.quantile(np.concatenate([*distances, whole.distance(others)]), KEPT)
-    return Guard(
+    return Detector(
         **{
             **vars(whole),
             "limit": float(limit),
@@ -165,28 +167,28 @@ def fit_guard(
     )
 
 
-def _fit(found: np.ndarray) -> Guard:
+def _fit(values: np.ndarray) -> Detector:
     from sklearn.covariance import LedoitWolf
 
-    mean, deviation = found.mean(0), found.std(0)
+    mean, deviation = values.mean(0), values.std(0)
     scale = np.where(deviation > 0, deviation, 1.0)
-    model = LedoitWolf().fit((found - mean) / scale)
-    return Guard(mean, scale, model.location_, model.precision_, 0.0, 0.0)
+    model = LedoitWolf().fit((values - mean) / scale)
+    return Detector(mean, scale, model.location_, model.precision_, 0.0, 0.0)
 
 
-def guard_of_sources(training: Any, validation: Any) -> Guard | None:
-    """A guard of the records of two splits that can be read, of at most `MOST_IMAGES` of each."""
+def detector_of_sources(training: Any, validation: Any) -> Detector | None:
+    """A detector fitted on the readable records of two splits, at most `MOST_IMAGES` of each."""
     from jaxcovid.data.decoding import ImageError, colour_of, decode_gray
 
     rng = np.random.default_rng(0)
-    found: list[list[np.ndarray]] = []
+    values: list[list[np.ndarray]] = []
     colours = []
     for source in (training, validation):
         chosen = rng.permutation(len(source))[:MOST_IMAGES].tolist()
-        found.append([])
+        values.append([])
         for index in chosen:
             with contextlib.suppress(ImageError):
                 data = source[index]["image"]
                 colours.append(colour_of(data))
-                found[-1].append(features(decode_gray(data)))
-    return fit_guard(*found, colours)
+                values[-1].append(features(decode_gray(data)))
+    return fit_detector(*values, colours)

@@ -1,7 +1,8 @@
 """A trained network loaded from its workdir: images in, probabilities and heatmaps out.
 
-    from jaxcovid.inference import predictor
-    network = predictor.load("runs/covid_ct")
+    import jaxcovid
+
+    network = jaxcovid.load("runs/covid_ct")
     probabilities = network.probabilities(["scan.png", array])  # float64 [2, outputs]
 
 Evaluation and prediction both go through it, so they agree.
@@ -13,24 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcovid.data.ablations import Control, trained_control
+from jaxcovid.data import identity
+from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.decoding import as_gray, decode_gray, read_file
+from jaxcovid.data.labels import Record, Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts
+from jaxcovid.inference.forward import jit_forward, predict_source
 from jaxcovid.inference.grad_cam import grad_cam
-from jaxcovid.inference.out_of_distribution import FILE as GUARD_FILE
-from jaxcovid.inference.out_of_distribution import Guard, load_guard
+from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
+from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.metrics import calibration
-from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
-from jaxcovid.training.step import jit_forward
-from jaxcovid.workdir import checkpoints
-from jaxcovid.workdir import run as workdirs
+from jaxcovid.workdir.checkpoint_facts import CheckpointError, best_step, read_facts
+from jaxcovid.workdir.run import Run, WorkdirError
 
 _grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
 Image = str | Path | bytes | np.ndarray
@@ -41,25 +44,27 @@ class Predictor:
     """A network with its weights and everything that its workdir says about it.
 
     Attributes:
-      facts: see `workdir.read`.
+      workdir: that it was loaded from.
+      run: that trained it.
       model: the network.
-      weights: the network's variables, on the devices.
+      variables: of the network, on the devices.
       step: of the checkpoint.
-      temperature: fitted on the validation split at that step; see `evaluation.calibration`.
+      temperature: fitted on the validation split at that step; see `metrics.calibration`.
       thresholds: chosen there on calibrated probabilities, by name (`youden`, ...).
       preprocessing: from a gray image to the network's input.
       mesh: the devices.
-      forward: compiled, see `step.jit_forward`.
+      forward: compiled, see `forward.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
-      guard: knows what training images look like; None if the workdir has none.
+      detector: knows what training images look like; None if the workdir has none.
       window: centre and width in Hounsfield units through which CT is seen.
       hu_offset: what makes Hounsfield units of 16-bit PNG and TIFF; None stretches each over its
         own range.
     """
 
-    facts: Mapping[str, Any]
-    model: DeepCTNet
-    weights: Mapping[str, Any]
+    workdir: Path
+    run: Run
+    model: nn.Module
+    variables: Mapping[str, Any]
     step: int
     temperature: float
     thresholds: Mapping[str, float]
@@ -67,19 +72,38 @@ class Predictor:
     mesh: Mesh
     forward: Any
     batch_size: int
-    guard: Guard | None
+    detector: Detector | None
     window: tuple[float, float]
     hu_offset: float | None
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, the positive class first."""
-        return tuple(self.facts["outputs"])
+    def task(self) -> Task:
+        """What it is asked."""
+        return self.run.task
 
     @property
-    def control(self) -> Control | None:
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, the positive class first."""
+        return self.run.task.outputs
+
+    @property
+    def ablation(self) -> Ablation | None:
         """What altered the images that it was trained on, and alters those it is tested on."""
-        return trained_control(self.facts["config"]["control"])
+        return trained_ablation(self.run.ablation)
+
+    @property
+    def has_gradcam(self) -> bool:
+        """True if there are heatmaps: of a network with a part of its own."""
+        return self.model.has_gradcam
+
+    @property
+    def modality(self) -> str:
+        """What it was trained on: "CT" or "X-ray"; empty if that is not known."""
+        return self.run.dataset.modality
+
+    def trained_on(self) -> dict[str, list[identity.Identities]]:
+        """See `frozen_parts.trained_on`."""
+        return frozen_parts.trained_on(self.workdir, self.model)
 
     def with_shuffled_weights(self, seed: int) -> "Predictor":
         """The same network, the numbers of each parameter dealt out anew, to compare heatmaps with.
@@ -90,25 +114,10 @@ class Predictor:
         rng = np.random.default_rng(seed)
         shuffled = jax.tree.map(
             lambda x: rng.permutation(np.asarray(x).ravel()).reshape(x.shape),
-            self.weights["params"],
+            self.variables["params"],
         )
         placed = jax.device_put(shuffled, replicated_sharding(self.mesh))
-        return dataclasses.replace(self, weights={**self.weights, "params": placed})
-
-    @property
-    def screening(self) -> bool:
-        """True if it looks for a positive class; False if it tells of findings."""
-        return self.facts["config"]["outputs"] != "findings"
-
-    @property
-    def explains(self) -> bool:
-        """True if there are heatmaps: of a network with a part of its own."""
-        return self.model.explains
-
-    @property
-    def modality(self) -> str:
-        """What it was trained on: "CT" or "X-ray"; empty if that is not known."""
-        return self.facts["dataset"]["modality"]
+        return dataclasses.replace(self, variables={**self.variables, "params": placed})
 
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
         """Calibrated probabilities float64 [n, outputs] of images, in their order.
@@ -121,27 +130,54 @@ class Predictor:
           OSError: a file that cannot be read.
         """
         inputs = [self.preprocess(image) for image in images]
-        return self.calibrate(self._in_batches(inputs, self._forward))
+        return self.calibrate(
+            self._in_batches(inputs, lambda batch: self.forward(self.variables, batch))
+        )
+
+    def score(
+        self,
+        source: Sequence[Record],
+        *,
+        ablation: Ablation | None = None,
+        workers: int = 0,
+    ) -> np.ndarray:
+        """Uncalibrated probabilities float32 [n, outputs] of all records of a split.
+
+        Args:
+          source: the records.
+          ablation: alters the images.
+          workers: processes that prepare images; 0 uses threads.
+        """
+        return predict_source(
+            self.variables,
+            source,
+            forward=self.forward,
+            preprocessing=self.preprocessing,
+            batch_size=self.batch_size,
+            mesh=self.mesh,
+            ablation=ablation,
+            workers=workers,
+        )
 
     def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
-        """What `forward` gives, float32 [n, outputs], after the temperature: float64."""
+        """Probabilities float32 [n, outputs] after the temperature: float64."""
         return calibration.apply_temperature(
-            probabilities, self.temperature, exclusive=self.model.exclusive
+            probabilities, self.temperature, exclusive=self.task.exclusive
         )
 
     def warning(self, gray: np.ndarray, colour: float) -> str:
-        """Why an image should not be screened, empty if the guard sees nothing.
+        """Why an image should not be screened, empty if nothing is unusual.
 
         Args:
           gray: see `read_gray`.
-          colour: see `images.colour_of`.
+          colour: see `decoding.colour_of`.
         """
-        if self.guard is None:
+        if self.detector is None:
             return (
-                f"not checked: the workdir has no {GUARD_FILE}; finish the training (it needs 20 "
-                "images or more)"
+                f"not checked: the workdir has no {DETECTOR_FILE}; finish the training (it needs "
+                "20 images or more)"
             )
-        return self.guard.warning(gray, colour)
+        return self.detector.warning(gray, colour)
 
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
         """Grad-CAM heatmaps float32 [n, h / 16, w / 16] in 0 to 1 of an output.
@@ -149,17 +185,17 @@ class Predictor:
         Args and errors: as those of `probabilities`; output 0 is the positive class. A network
         whose part 3 is switched off has none: ValueError.
         """
-        if not self.explains:
+        if not self.has_gradcam:
             raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
         return self._in_batches(
             [self.preprocess(image) for image in images],
-            lambda batch: _grad_cam(self.weights, batch, model=self.model, output=output),
+            lambda batch: _grad_cam(self.variables, batch, model=self.model, output=output),
         )
 
     def preprocess(self, image: Image) -> np.ndarray:
         """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
-        gray = self.read_gray(image)
-        return self.preprocessing(self.control(gray, {}) if self.control else gray)
+        gray, ablation = self.read_gray(image), self.ablation
+        return self.preprocessing(ablation(gray, {}) if ablation else gray)
 
     def read_gray(self, image: Image) -> np.ndarray:
         """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
@@ -170,35 +206,25 @@ class Predictor:
             data, modality=self.modality, window=self.window, hu_offset=self.hu_offset
         )
 
-    def _forward(self, batch: jax.Array) -> jax.Array:
-        return self.forward(self.weights, batch)
-
     def _in_batches(self, inputs: list[np.ndarray], function: Any) -> np.ndarray:
-        found = []
+        results = []
         for start in range(0, len(inputs), self.batch_size):
             rows = inputs[start : start + self.batch_size]
             padded = np.stack(rows + [rows[-1]] * (self.batch_size - len(rows)))
             batch = place_batch({"image": padded}, self.mesh)["image"]
-            found.append(np.asarray(function(batch))[: len(rows)])
-        if not found:
+            results.append(np.asarray(function(batch))[: len(rows)])
+        if not results:
             raise ValueError("no images given")
-        return np.concatenate(found)
+        return np.concatenate(results)
 
 
-def _read(workdir: Path) -> tuple[dict[str, Any], Preprocessing, dict[str, Any], DeepCTNet]:
-    """What a workdir says of its network: facts, preprocessing, parts and the network itself."""
-    facts = workdirs.read(workdir)
-    config = facts["config"]
+def _network(workdir: Path, run: Run) -> tuple[frozen_parts.Parts, nn.Module]:
+    """The frozen parts and the network of a run."""
     try:
-        trained_control(config["control"])
-        preprocessing = Preprocessing(**config["preprocessing"])
-        parts = frozen_parts.part_facts(workdir, config, modality=facts["dataset"]["modality"])
-        model = frozen_parts.make_model(config, outputs=len(facts["outputs"]), parts=parts)
+        parts = frozen_parts.find_parts(workdir, run.config, modality=run.dataset.modality)
+        return parts, frozen_parts.model_with_parts(run, parts)
     except (TypeError, KeyError) as error:
-        raise workdirs.WorkdirError(
-            f"{workdir / workdirs.FILE} is damaged, or of another version: {error!r}"
-        ) from error
-    return facts, preprocessing, parts, model
+        raise WorkdirError(f"{workdir} is damaged, or of another version: {error!r}") from error
 
 
 def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -> Predictor:
@@ -214,30 +240,32 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
       CheckpointError: no such checkpoint, or it is damaged, of another network or not validated.
     """
     workdir = as_path(workdir)
-    facts, preprocessing, parts, model = _read(workdir)
-    mesh = make_mesh()
-    step = checkpoints.best_step(workdir) if step is None else step
-    weights = frozen_parts.load_weights(workdir, step, model, mesh, size=preprocessing.size)
+    run = Run.load(workdir)
+    parts, model = _network(workdir, run)
+    mesh, size = make_mesh(), run.preprocessing.size
+    step = best_step(workdir) if step is None else step
+    variables = frozen_parts.load_weights(workdir, step, model, mesh, size=size)
     if parts:
-        weights["frozen"] = frozen_parts.load_parts(workdir, model, mesh, size=preprocessing.size)
-    validation = checkpoints.validation_of(checkpoints.read_facts(workdir, step))
+        variables["frozen"] = frozen_parts.load_parts(workdir, model, mesh, size=size)
+    validation = read_facts(workdir, step).validation
     if validation is None:
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"checkpoint {step} of {workdir} was not validated, so it has no thresholds; leave "
             "--step out for the best one"
         )
     return Predictor(
-        facts=facts,
+        workdir=workdir,
+        run=run,
         model=model,
-        weights=weights,
+        variables=variables,
         step=step,
-        temperature=validation["temperature"],
-        thresholds=validation["thresholds"],
-        preprocessing=preprocessing,
+        temperature=validation.temperature,
+        thresholds=validation.thresholds,
+        preprocessing=run.preprocessing,
         mesh=mesh,
         forward=jit_forward(mesh, model=model),
         batch_size=-(-batch_size // mesh.size) * mesh.size,
-        guard=load_guard(workdir),
-        window=tuple(facts["dataset"]["window"]),
-        hu_offset=facts["dataset"].get("hu_offset"),  # earlier versions knew none
+        detector=load_detector(workdir),
+        window=run.dataset.window,
+        hu_offset=run.dataset.hu_offset,
     )

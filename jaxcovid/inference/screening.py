@@ -1,172 +1,224 @@
-"""The images that a user names, opened one after another, and which of them belong together."""
+"""Screens a user's images with a trained network: a row of a table for each."""
 
 import collections
+import concurrent.futures
 import dataclasses
-import os
-from collections.abc import Iterator, Sequence
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from absl import logging
 
-from jaxcovid.data import decoding, dicom, image_files, volumes
-from jaxcovid.data.decoding import ImageError
-from jaxcovid.data.image_files import text_of
-from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
+from jaxcovid.data import pseudonyms as pseudonym_keys
+from jaxcovid.data.dicom import counted_warnings
+from jaxcovid.data.image_files import counts_text, every_nth
+from jaxcovid.data.labels import Task
+from jaxcovid.inference import predictor as predictors
+from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
+from jaxcovid.inference.overlay import overlay
 from jaxcovid.inference.predictor import Predictor
 
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """One image, or what is wrong with it.
-
-    Attributes:
-      name: its path as text; of a slice of a volume with its number behind a "#".
-      gray: uint8 [h, w]; None if there is an error.
-      colour: see `images.colour_of`.
-      patient: of DICOM, else empty.
-      study: of DICOM, else empty.
-      series: of DICOM, else empty.
-      volume: name of the file of several slices that it is one of; else empty.
-      error: why it cannot be used.
-    """
-
-    name: str
-    gray: np.ndarray | None = None
-    colour: float = 0.0
-    patient: str = ""
-    study: str = ""
-    series: str = ""
-    volume: str = ""
-    error: str = ""
+Row = dict[str, Any]
 
 
-def list_files(paths: Sequence[str | Path], left_out: collections.Counter[str]) -> list[Path]:
-    """Files, and those below folders, each once; see `image_files`.
+def screen(
+    workdir: Path,
+    paths: Sequence[str | Path],
+    *,
+    threshold: str = "youden",
+    step: int | None = None,
+    heatmaps: Path | None = None,
+    every: int = 1,
+    window: tuple[float, float] | None = None,
+    hu_offset: float | None = None,
+    pseudonyms: Path | None = None,
+) -> Iterator[Row]:
+    """Yields a row for each image, in order.
 
     Args:
-      paths: files and folders; a file that is named itself counts though it is hidden.
-      left_out: gets how many were left out, by reason.
+      workdir: of a training run.
+      paths: images and folders.
+      threshold: name of a stored threshold (`youden`, `sensitivity_90`, `sensitivity_95`) or a
+        number in 0 to 1.
+      step: of the checkpoint; None is the best one by validation AUC.
+      heatmaps: folder for an overlay of each image; None makes none.
+      every: of volumes every how many slices are screened.
+      window: centre and width in Hounsfield units, for CT; None is that of the training.
+      hu_offset: what makes Hounsfield units of the values of 16-bit PNG and TIFF; None is that of
+        the training.
+      pseudonyms: key file; ids of patients and series are replaced by keyed pseudonyms.
+
+    Yields:
+      Rows of the same columns: `id`; of DICOM `patient` and `series`; `images`, how many it is
+      about; `probability` of the positive class and `decision` (not of a network for findings);
+      `probability_NAME` of the other outputs; `heatmap`, the file in the folder (of findings
+      several, with ";" between), if there is a folder; `warning` of an image that is not of the
+      kind that the network was trained on; `error`, else empty. First a row for each image, then
+      one for each volume, DICOM series and patient of several.
 
     Raises:
-      FileNotFoundError: a path does not exist, or nothing is left.
+      ValueError: not a workdir, an unknown threshold, a key that is too short.
+      OSError: a path that does not exist, a folder that cannot be written.
     """
-    files: dict[str, Path] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"no image or folder {text_of(path)}")
-        for file in image_files.find_files(path, left_out) if path.is_dir() else [path]:
-            real = os.path.realpath(file)
-            left_out[image_files.TWICE] += real in files
-            files.setdefault(real, file)
-    if not files:
-        reasons = image_files.counts_text(left_out)
-        raise FileNotFoundError(
-            f"no files below {', '.join(map(text_of, paths))}"
-            + (f"; left out: {reasons}" if reasons else "")
-        )
-    return list(files.values())
+    every_nth(1, every)
+    key = pseudonym_keys.read_key(pseudonyms) if pseudonyms else None
+    left_out: collections.Counter[str] = collections.Counter()
+    files = list_files(paths, left_out)
+    predictor = predictors.load(workdir, step=step)
+    if window:
+        predictor = dataclasses.replace(predictor, window=window)
+    if hu_offset is not None:
+        predictor = dataclasses.replace(predictor, hu_offset=hu_offset)
+    columns = _Columns(predictor.task, _limit(predictor, threshold), drawn=heatmaps is not None)
+    if heatmaps and not predictor.has_gradcam:
+        raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
+    if heatmaps:
+        heatmaps.mkdir(parents=True, exist_ok=True)
+    reader = Reader(predictor, every=every, pseudonyms=key)
+    with counted_warnings():
+        yield from _rows(predictor, reader.open(files), columns, heatmaps)
+    if text := counts_text(left_out + reader.left_out):
+        logging.warning("Left out: %s", text)
+    for note, count in sorted(reader.notes.items()):
+        if count:
+            logging.warning("%d %s", count, note)
 
 
-class Reader:
-    """Opens files for a network.
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of the table.
 
     Attributes:
-      left_out: how many files were left out, by reason.
-      notes: how many files were read in a way that the user should know of, by reason.
+      task: of the network.
+      limit: probability from which an image is called positive; None of a network for findings.
+      drawn: there is a folder for heatmaps.
     """
 
-    def __init__(
-        self, predictor: Predictor, *, every: int = 1, pseudonyms: Pseudonyms | None = None
-    ) -> None:
-        """Prepares to read.
+    task: Task
+    limit: float | None
+    drawn: bool
 
-        Args:
-          predictor: the network.
-          every: of a volume every how many slices are opened.
-          pseudonyms: for the ids of patients, studies and series; None keeps the ids.
-        """
-        self.left_out: collections.Counter[str] = collections.Counter()
-        self.notes: collections.Counter[str] = collections.Counter()
-        self._predictor, self._every, self._pseudonyms = predictor, every, pseudonyms
-
-    def open(self, files: Sequence[Path]) -> Iterator[Opened]:
-        """Opens file after file, of a volume slice after slice."""
-        for path in files:
-            try:
-                yield from self._open(path)
-            except (ImageError, OSError) as error:
-                yield Opened(text_of(path), error=text_of(str(error)))
-
-    def _open(self, path: Path) -> Iterator[Opened]:
-        name, header = text_of(path), dicom.header_of(path)
-        if header and header.left_out:
-            self.left_out[header.left_out] += 1
-            return
-        ids: dict[str, str] = {}
-        if header:
-            ids = {key: getattr(header, key) for key in ("patient", "study", "series")}
-            if self._pseudonyms:
-                self.notes["paths hold the PatientID, which the pseudonym does not hide"] += (
-                    names_patient(name, header.patient)
-                )
-                ids = {key: self._pseudonyms(value) for key, value in ids.items()}
-        if volumes.is_volume(path, header):
-            volume = volumes.open_volume(
-                path, modality=self._predictor.modality, window=self._predictor.window
-            )
-            for index in image_files.every_nth(len(volume), self._every):
-                slice_name = f"{name}#{index:04d}"
-                try:
-                    yield Opened(slice_name, volume.gray(index), volume=name, **ids)
-                except (ImageError, OSError) as error:
-                    yield Opened(slice_name, volume=name, error=text_of(str(error)), **ids)
-            return
-        data = decoding.read_file(path)
-        gray = self._predictor.read_gray(data)
-        if decoding.exif_orientation(data) != 1:
-            self.notes["images carry an EXIF orientation, which is not applied"] += 1
-        if decoding.is_16_bit(data) and self._predictor.hu_offset is None:
-            self.notes["images of 16 bits were stretched over their own range"] += 1
-        yield Opened(name, gray, decoding.colour_of(data), **ids)
+    def row(
+        self,
+        name: str,
+        probabilities: Sequence[float] | None,
+        *,
+        patient: str = "",
+        series: str = "",
+        images: int = 1,
+        heatmap: str = "",
+        warning: str = "",
+        error: str = "",
+    ) -> Row:
+        """The row of an image or a group of them, see `screen`."""
+        outputs, missing = self.task.outputs, probabilities is None
+        texts = [""] * len(outputs) if missing else [f"{p:.6f}" for p in probabilities]
+        names = [f"probability_{output.replace(' ', '_')}" for output in outputs]
+        if self.task.screens:
+            names[0] = "probability"
+        row: Row = {"id": name, "patient": patient, "series": series, "images": images}
+        row |= zip(names, texts, strict=True)
+        if self.limit is not None:
+            called = "" if missing else ("" if probabilities[0] >= self.limit else "not ")
+            row["decision"] = "" if missing else called + outputs[0]
+        if self.drawn:
+            row["heatmap"] = heatmap
+        return {**row, "warning": warning, "error": error}
 
 
-class Groups:
-    """Which images are of one volume, series or patient, for rows of their means."""
-
-    def __init__(self) -> None:
-        self._members: dict[tuple[str, str, str], list[np.ndarray]] = collections.defaultdict(list)
-        self._studies: dict[str, set[str]] = collections.defaultdict(set)
-
-    def add(self, image: Opened, probabilities: np.ndarray) -> None:
-        """Adds the probabilities of an image."""
-        if image.volume:
-            self._members["volume", image.volume, image.patient].append(probabilities)
-        elif image.series:
-            self._members["series", image.series, image.patient].append(probabilities)
-        if image.patient:
-            self._members["patient", image.patient, image.patient].append(probabilities)
-            self._studies[image.patient].add(image.study)
-
-    def means(self) -> Iterator[tuple[str, str, str, list[np.ndarray]]]:
-        """Of each group of several images its kind, name, patient and members.
-
-        A PatientID that cannot be one person's makes no group: one that stands for nobody, or the
-        only one of several studies.
-        """
-        for (kind, name, patient), members in sorted(self._members.items()):
-            if len(members) < 2:
+def _rows(
+    predictor: Predictor, opened: Iterator[Opened], columns: _Columns, heatmaps: Path | None
+) -> Iterator[Row]:
+    """The rows of all images, then those of their groups."""
+    groups = Groups()
+    for batch in _one_ahead(lambda: list(itertools.islice(opened, predictor.batch_size))):
+        usable = [image for image in batch if image.gray is not None]
+        grays = [image.gray for image in usable]
+        scores = iter(predictor.probabilities(grays) if usable else [])
+        names = [image.name for image in usable] if heatmaps else []
+        pictures = iter(_draw_heatmaps(predictor, grays, names, heatmaps) if names else [])
+        for image in batch:
+            ids = {"patient": image.patient, "series": image.series}
+            if image.gray is None:
+                yield columns.row(image.name, None, error=image.error, **ids)
                 continue
-            if kind == "patient":
-                studies = len(self._studies[patient])
-                alone = len(self._studies) == 1 and studies > 1
-                if dicom.is_placeholder(patient) or alone:
-                    logging.warning(
-                        "PatientID %r stands for %d images of %d studies, maybe of many people: "
-                        "it gets no row. Give every patient an id.",
-                        patient,
-                        len(members),
-                        studies,
-                    )
-                    continue
-            yield kind, name, patient, members
+            probabilities = next(scores)
+            groups.add(image, probabilities)
+            yield columns.row(
+                image.name,
+                probabilities,
+                warning=predictor.warning(image.gray, image.colour),
+                heatmap=next(pictures, ""),
+                **ids,
+            )
+    for kind, name, patient, members in groups.means():
+        yield columns.row(
+            f"{kind} {name}",
+            sum(members) / len(members),
+            images=len(members),
+            patient=patient,
+            series=name if kind == "series" else "",
+        )
+
+
+def _draw_heatmaps(
+    predictor: Predictor, grays: Sequence[np.ndarray], names: Sequence[str], folder: Path
+) -> list[str]:
+    """Writes an overlay of each image, of findings one for each; returns the names of the files."""
+    suffixes = [""]
+    if not predictor.task.screens:
+        suffixes = [f"_{name}" for name in predictor.outputs]
+    files = [[_picture_name(name, suffix) for suffix in suffixes] for name in names]
+    for output in range(len(suffixes)):
+        cams = predictor.heatmaps(grays, output=output)
+        for gray, cam, pictures in zip(grays, cams, files, strict=True):
+            picture = cv2.cvtColor(overlay(gray, cam), cv2.COLOR_RGB2BGR)
+            (folder / pictures[output]).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    return [";".join(pictures) for pictures in files]
+
+
+def _picture_name(name: str, suffix: str) -> str:
+    """The file name of a heatmap: one for each image, none of which leads out of the folder.
+
+    The last part of the image's name for people, and a hash of the whole of it, as images of
+    several folders may share that part.
+    """
+    last = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2], flags=re.ASCII).lstrip(".")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return re.sub(r"[/\\\0]", "_", f"{last[:100]}_{digest}{suffix}.png")
+
+
+def _one_ahead(next_batch: Callable[[], list[Opened]]) -> Iterator[list[Opened]]:
+    """Batches until an empty one, the next one made while the caller works on the last."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(next_batch)
+        while batch := coming.result():
+            coming = executor.submit(next_batch)
+            yield batch
+
+
+def _limit(predictor: Predictor, threshold: str) -> float | None:
+    """The probability from which an image is called positive; None of a network for findings."""
+    if not predictor.task.screens:
+        if threshold != "youden":
+            raise ValueError("a network for findings has no thresholds; leave --threshold out")
+        return None
+    stored: Mapping[str, float] = predictor.thresholds
+    if threshold in stored:
+        return stored[threshold]
+    try:
+        number = float(threshold)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(
+            f"threshold {threshold!r} is not one of {', '.join(stored)}, nor a number in 0 to 1"
+        )
+    return number

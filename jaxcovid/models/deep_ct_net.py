@@ -25,7 +25,7 @@ class DeepCTNet(nn.Module):
       exclusive: the outputs are one softmax; else independent sigmoids.
       attention: `compact` (one-channel pyramid), `wide` or `none` (plain DenseNet).
       head: `flatten` (the paper; fixed input size) or `gap` (global average; any input size).
-      growth: channels that each dense layer adds; 32 is DenseNet-121.
+      growth_rate: channels that each dense layer adds; 32 is DenseNet-121.
       depths: layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
       dtype: `float32` or `bfloat16` for activations and products; parameters stay float32.
       axis_name: of the mesh axis over which batch normalisation is synchronised, inside
@@ -39,7 +39,7 @@ class DeepCTNet(nn.Module):
     exclusive: bool = False
     attention: str = "compact"
     head: str = "flatten"
-    growth: int = 32
+    growth_rate: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: str = "float32"
     axis_name: str | None = None
@@ -58,7 +58,7 @@ class DeepCTNet(nn.Module):
     def setup(self) -> None:
         dtype: Any = jnp.dtype(self.dtype)
         shared = {"dtype": dtype, "axis_name": self.axis_name}
-        self.backbone = DenseNet(growth=self.growth, depths=self.depths, **shared)
+        self.backbone = DenseNet(growth_rate=self.growth_rate, depths=self.depths, **shared)
         if self.attention != "none":
             self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", **shared)
         self.norm = BatchNorm(self.axis_name)
@@ -79,7 +79,7 @@ class DeepCTNet(nn.Module):
         return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
 
     @property
-    def explains(self) -> bool:
+    def has_gradcam(self) -> bool:
         """True if there are heatmaps of it, see `evaluation.cam`."""
         return True
 

@@ -77,7 +77,7 @@ class DeepCXRNet(DeepCTNet):
         return self.fuse(self.likelihoods(image))
 
     @property
-    def explains(self) -> bool:
+    def has_gradcam(self) -> bool:
         """True if it has a part of its own to look into."""
         return self.part3
 

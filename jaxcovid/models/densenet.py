@@ -30,11 +30,11 @@ class Kernel(nn.Module):
 class DenseLayer(nn.Module):
     """What a layer holds: BN, ReLU, 1x1 to `4 * growth`, BN, ReLU, 3x3 to `growth` channels."""
 
-    growth: int
+    growth_rate: int
 
     @nn.compact
     def __call__(self, channels: int) -> tuple[LayerWeights, tuple[Running, Running]]:
-        width = 4 * self.growth
+        width = 4 * self.growth_rate
         norm1, norm2 = NormWeights(name="norm1")(channels), NormWeights(name="norm2")(width)
         weights = LayerWeights(
             norm1.scale,
@@ -42,7 +42,7 @@ class DenseLayer(nn.Module):
             Kernel((1, 1, channels, width), name="conv1")(),
             norm2.scale,
             norm2.bias,
-            Kernel((3, 3, width, self.growth), name="conv2")(),
+            Kernel((3, 3, width, self.growth_rate), name="conv2")(),
         )
         return weights, (norm1.running, norm2.running)
 
@@ -51,15 +51,18 @@ class DenseBlock(nn.Module):
     """`depth` dense layers, each reading all feature maps before it; c -> c + depth * growth."""
 
     depth: int
-    growth: int
+    growth_rate: int
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, Moments | None]:
         """Returns the concatenated map [b, h, w, c + depth * growth] and its batch moments."""
-        channels = [x.shape[-1] + i * self.growth for i in range(self.depth)]
-        found = [DenseLayer(self.growth, name=f"layer{i + 1}")(c) for i, c in enumerate(channels)]
-        weights, running = zip(*found, strict=True)
+        channels = [x.shape[-1] + i * self.growth_rate for i in range(self.depth)]
+        layers = [
+            DenseLayer(self.growth_rate, name=f"layer{i}")(c)
+            for i, c in enumerate(channels, start=1)
+        ]
+        weights, running = zip(*layers, strict=True)
         if not train:
             return dense_block.infer(x, weights, [(a.moments, b.moments) for a, b in running]), None
         x, outer, inner = dense_block.train(x, weights, self.axis_name)
@@ -90,20 +93,20 @@ class DenseNet(nn.Module):
     The defaults are DenseNet-121: c = 1024 and 6,953,856 parameters.
 
     Attributes:
-      growth: channels that each layer adds.
+      growth_rate: channels that each layer adds.
       depths: layers of each block.
       dtype: dtype of activations and products; parameters stay float32.
       axis_name: see `normalization`.
     """
 
-    growth: int = 32
+    growth_rate: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        features = 2 * self.growth
+        features = 2 * self.growth_rate
         kernel = Kernel((7, 7, 3, features), name="stem_conv")()
         if image.shape[-1] == 1:
             kernel = kernel.sum(2, keepdims=True)
@@ -115,7 +118,7 @@ class DenseNet(nn.Module):
         else:
             x = downsampling.infer_stem(*stem, norm.running.moments)
         for i, depth in enumerate(self.depths, start=1):
-            block = DenseBlock(depth, self.growth, self.axis_name, name=f"block{i}")
+            block = DenseBlock(depth, self.growth_rate, self.axis_name, name=f"block{i}")
             x, moments = block(x, train=train)
             # For heatmaps; nothing where none is asked for.
             if i == len(self.depths) - 1 and not self.is_initializing():

@@ -7,46 +7,13 @@ import cv2
 import numpy as np
 
 from jaxcovid.evaluation.result import Explanation
+from jaxcovid.inference.overlay import overlay
 from jaxcovid.report.png import DARK, as_png
 
 if TYPE_CHECKING:  # imported in the functions: `overlay` is all that prediction needs
     from matplotlib.figure import Figure
 
 _OUTLINE = (0x56, 0xB4, 0xE9)
-
-
-def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Lays a heatmap over a gray image; where the map is 0 the image stays as it is.
-
-    Args:
-      image: uint8 [h, w].
-      heatmap: float [any, any] in [0, 1]; scaled to the image (bicubic: a bilinear 8x8 map shows
-        stars that are not in it).
-
-    Returns:
-      uint8 [h, w, 3], RGB.
-
-    Raises:
-      ValueError: another shape or dtype, or a heatmap outside [0, 1].
-    """
-    heatmap = _upsampled(heatmap, image)
-    bgr = cv2.applyColorMap(np.rint(255 * heatmap).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    share = 0.65 * heatmap[..., None]
-    blended = (1 - share) * image[..., None] + share * cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return np.rint(blended).astype(np.uint8)
-
-
-def _upsampled(heatmap: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The heatmap as float32 [h, w] of the image uint8 [h, w], both checked."""
-    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"image is {image.dtype} {image.shape}; it must be uint8 [h, w]")
-    if heatmap.ndim != 2 or not heatmap.size:
-        raise ValueError(f"heatmap has shape {heatmap.shape}; it must be [h, w]")
-    if not (heatmap.min() >= 0 and heatmap.max() <= 1):  # also true of NaN
-        raise ValueError(f"heatmap lies in [{heatmap.min()}, {heatmap.max()}], not in [0, 1]")
-    height, width = image.shape
-    large = cv2.resize(heatmap.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    return large.clip(0, 1)
 
 
 def heatmap_gallery(explanations: Sequence[Explanation]) -> bytes:

@@ -245,7 +245,7 @@ def start(
     import jax
 
     from jaxcovid.runtime import distributed
-    from jaxcovid.runtime.sharding import silence_libtpu, warn_of_cpu
+    from jaxcovid.runtime.devices import silence_libtpu, warn_of_cpu
 
     silence_libtpu()
     distributed.start(coordinator_address, num_processes, process_id)

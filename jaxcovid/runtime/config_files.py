@@ -2,12 +2,16 @@
 
 import importlib
 import sys
+import traceback
 import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
+from ml_collections.config_flags import config_path
 
 from jaxcovid.runtime import cli
 
@@ -94,3 +98,17 @@ class _Parser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return self._parser.flag_type()
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses with absl; an option that the configuration lacks is one message too."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as error:
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if config_path.__file__ not in files:
+            raise  # a mistake in the configuration file, which its traceback shows
+        cause: Any = error
+        while isinstance(cause, Exception):
+            cause = cause.args[0]
+        sys.exit(f"error: an option of --config: {cause}\nconfigs/default.py lists them all.")

@@ -1,7 +1,9 @@
 """Paths as users name them, and files that are whole or absent whenever a program is killed."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -87,3 +89,26 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"space: {len(content):,} bytes are needed",
             str(path),
         ) from error
+
+
+_MAX_JSON_BYTES = 2**26
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object.
+
+    Raises:
+      ValueError: it is too large, no JSON or another value than an object.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
+        raise ValueError(f"at most {_MAX_JSON_BYTES:,} bytes are accepted")
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, no object")
+    return value

@@ -1,14 +1,10 @@
-"""Devices, the mesh over them, and the placement of batches."""
+"""The mesh over the devices, and where batches and states are placed on it."""
 
-import importlib.util
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -108,28 +104,3 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     """This process's rows of a global batch -> global arrays sharded over the mesh."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
-
-
-def warn_of_cpu() -> None:
-    """Warns loudly when an installed GPU back end is not used."""
-    plugins = [p for p in ("jax_cuda12_plugin", "jax_cuda13_plugin") if importlib.util.find_spec(p)]
-    if plugins and jax.default_backend() == "cpu" and os.environ.get("JAX_PLATFORMS") != "cpu":
-        logging.warning(
-            "%s\n%s is installed, but JAX found no usable GPU and FELL BACK TO THE CPU: training "
-            "will be many times slower.\nCheck `nvidia-smi` and the driver version, or set "
-            "JAX_PLATFORMS=cpu if the CPU is meant.\n%s",
-            "!" * 88,
-            " and ".join(plugins),
-            "!" * 88,
-        )
-
-
-def silence_libtpu() -> None:
-    """Keeps an installed libtpu quiet where there is no TPU; call it before JAX looks for devices.
-
-    It asks for what only the host of a TPU has, and complains on stderr if these are not set.
-    """
-    has_tpu = any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-    if importlib.util.find_spec("libtpu") and not has_tpu:
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -8,6 +8,7 @@ run and every later one compile the same program, so that a resumed run stays bi
 import contextlib
 import hashlib
 import os
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,54 @@ from jax import export
 from jax.sharding import Mesh
 
 import jaxcovid
+from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.files import write_atomically
-from jaxcovid.training.step import jit_over_mesh, jit_train_step, train_step
+from jaxcovid.runtime.sharding import batch_sharding, replicated_sharding
+from jaxcovid.training.step import train_step
 
 MAX_BYTES = 2**28  # of all kept programs together
 
 
+def jit_train_step(mesh: Mesh, state_sharding: Any = None, **kwargs: Any) -> Any:
+    """`train_step` of these arguments compiled over `mesh`, see `jit_over_mesh`."""
+    return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs), state_sharding)
+
+
+def jit_over_mesh(mesh: Mesh, step: Any, state_sharding: Any = None) -> Any:
+    """(state, batch) -> (state, metrics), compiled: state donated, rows of the batch sharded.
+
+    Args:
+      mesh: the devices.
+      step: what is compiled.
+      state_sharding: a `NamedSharding` for each array of the state; None replicates all.
+    """
+    replicated = replicated_sharding(mesh)
+    state_sharding = state_sharding or replicated
+    return jax.jit(
+        step,
+        in_shardings=(state_sharding, batch_sharding(mesh)),
+        out_shardings=(state_sharding, replicated),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
+    )
+
+
 def compile_train_step(
-    mesh: Mesh, state: Any, batch: Any, *, identity: str, folder: str | Path | None, **kwargs: Any
+    mesh: Mesh,
+    state: Any,
+    batch: Any,
+    *,
+    fingerprint: str,
+    folder: str | Path | None,
+    **kwargs: Any,
 ) -> Any:
-    """`step.jit_train_step`, compiled.
+    """`jit_train_step`, compiled.
 
     Args:
       mesh: the devices.
       state: a `TrainState` that lies where it should, or its shapes with shardings.
       batch: a global batch, or its shapes.
-      identity: everything that the step depends on beside the shapes and the code, such as the
+      fingerprint: everything that the step depends on beside the shapes and the code, such as the
         configuration: two steps that differ have two.
       folder: where programs are kept, up to `MAX_BYTES`; None keeps none.
       **kwargs: those of `step.train_step`.
@@ -46,7 +79,9 @@ def compile_train_step(
         return jit_train_step(mesh, shardings, **kwargs).lower(state, batch).compile()
     leaves, tree = jax.tree.flatten(state)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (leaves, batch))
-    path = Path(folder) / f"{_key(identity, mesh, shardings, shapes)}.stablehlo" if folder else None
+    path = (
+        Path(folder) / f"{_key(fingerprint, mesh, shardings, shapes)}.stablehlo" if folder else None
+    )
     program = _read(path) if path else None
     if program is None:
         # A state has types of flax and optax, which jax.export cannot write; its leaves it can.
@@ -71,7 +106,7 @@ def compile_train_step(
     return jit_over_mesh(mesh, step, shardings).lower(state, batch).compile()
 
 
-def _key(identity: str, mesh: Mesh, shardings: Any, shapes: Any) -> str:
+def _key(fingerprint: str, mesh: Mesh, shardings: Any, shapes: Any) -> str:
     """A digest of everything that a program depends on: the code of this package above all."""
     package = Path(jaxcovid.__file__).parent
     parts = [
@@ -79,7 +114,7 @@ def _key(identity: str, mesh: Mesh, shardings: Any, shapes: Any) -> str:
         *(metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")),
         str(jax.config.jax_enable_x64),
         str(jax.config.jax_default_matmul_precision),
-        str((jax.default_backend(), mesh, shardings, shapes, identity)),
+        str((jax.default_backend(), mesh, shardings, shapes, fingerprint)),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -104,13 +139,13 @@ def _remove_oldest(folder: Path) -> None:
     Other processes may do the same: what is gone is gone. One that is about to read a program that
     goes traces it anew.
     """
-    found = []
+    programs = []
     for path in folder.glob("*.stablehlo*"):  # what a killed process left half written, too
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
+            programs.append((status.st_mtime, status.st_size, path))
     total = 0
-    for _, size, path in sorted(found, reverse=True):
+    for _, size, path in sorted(programs, reverse=True):
         total += size
         if total > MAX_BYTES:
             path.unlink(missing_ok=True)

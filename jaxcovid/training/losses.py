@@ -8,26 +8,28 @@ import optax
 CLASS_WEIGHTS = ("none", "balanced")
 
 
-def class_weights(sides: np.ndarray, *, kind: str) -> np.ndarray:
+def class_weights(counts: np.ndarray, *, kind: str) -> np.ndarray:
     """Loss weights float32 [2, outputs] of negative (row 0) and positive targets (row 1).
 
     Args:
-      sides: training images of each side, see `targets.count_sides`.
-      kind: `none` (all 1) or `balanced` (n / (2 n_side), so that both sides weigh the same).
+      counts: training images, int [2, outputs]; see `labels.Task.class_counts`.
+      kind: `none` (all 1) or `balanced` (n / (2 n_class): positive and negative images weigh the
+        same).
 
     Raises:
-      ValueError: `kind` is neither, or `balanced` meets a side without images.
+      ValueError: `kind` is neither, or `balanced` meets an output without positive or without
+        negative images.
     """
     if kind not in CLASS_WEIGHTS:
         raise ValueError(f"class_weights is {kind!r}; use one of {', '.join(CLASS_WEIGHTS)}")
     if kind == "none":
-        return np.ones(sides.shape, np.float32)
-    if not sides.all():
+        return np.ones(counts.shape, np.float32)
+    if not counts.all():
         raise ValueError(
-            "class_weights=balanced needs images on both sides of every output, got "
-            f"{sides[1].tolist()} positive and {sides[0].tolist()} negative"
+            "class_weights=balanced needs positive and negative images of every output, got "
+            f"{counts[1].tolist()} positive and {counts[0].tolist()} negative"
         )
-    return (sides.sum(0) / (2 * sides)).astype(np.float32)
+    return (counts.sum(0) / (2 * counts)).astype(np.float32)
 
 
 def cross_entropy(

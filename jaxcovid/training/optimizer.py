@@ -29,17 +29,13 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
     return optax.cosine_onecycle_schedule(max(updates, 2), learning_rate)
 
 
-_HEAD = ("classifier", "reduction", "fusion")
-
-
-def _is_head(params: Mapping[str, Any]) -> dict[str, bool]:
-    return {name: name in _HEAD for name in params}
+_HEAD = ("classifier", "reduction", "fusion")  # names of fully connected layers
 
 
 _MULTIPLE = 256  # what the vector's length divides by, so that as many devices can share it
 
 
-def _of_one_vector(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _flattened(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner`, given all arrays as one vector, which ends with zeros.
 
     The same numbers, from a few kernels instead of several for each of 364 arrays: a start from a
@@ -64,7 +60,7 @@ def make_optimizer(
     schedule: optax.Schedule,
     *,
     weight_decay: float,
-    head_rate_factor: float,
+    head_lr_multiplier: float,
     accumulate_steps: int,
     total_steps: int | None = None,
 ) -> optax.GradientTransformation:
@@ -72,12 +68,12 @@ def make_optimizer(
 
     Adam moves every weight by about the learning rate, so one step moves a logit of the flattened
     head by about the rate times the sum of its 65,536 inputs: 1e-3, right for the backbone from
-    random initialisation, would move it by dozens. Hence a factor for the head's rate.
+    random initialisation, would move it by dozens. Hence a multiplier for the head's rate.
 
     Args:
       schedule: learning rate by update.
       weight_decay: share of a kernel that an update takes away, times the learning rate.
-      head_rate_factor: of the learning rate, for the fully connected layers.
+      head_lr_multiplier: of the learning rate, for the fully connected layers.
       accumulate_steps: batches whose mean gradient makes one update.
       total_steps: of the training; where they do not divide by `accumulate_steps`, the last update
         is made of the batches that are left. None: without an end.
@@ -85,25 +81,23 @@ def make_optimizer(
     Raises:
       ValueError: an option out of its range.
     """
-    if not head_rate_factor > 0:
-        raise ValueError(f"optimizer.head_rate_factor is {head_rate_factor}; it must be above 0")
-    if weight_decay < 0:
-        raise ValueError(f"optimizer.weight_decay is {weight_decay}; it must be 0 or more")
-    if accumulate_steps < 1:
-        raise ValueError(f"optimizer.accumulate_steps is {accumulate_steps}; it must be 1 or more")
-    if total_steps is not None and accumulate_steps > total_steps:
-        raise ValueError(
-            f"optimizer.accumulate_steps is {accumulate_steps}, but this training has only "
-            f"{total_steps} steps, so that nothing would be trained; use 1 to {total_steps}, or "
-            "more epochs"
-        )
+    _check(head_lr_multiplier, weight_decay, accumulate_steps, total_steps)
+
+    def head(params: Mapping[str, Any]) -> dict[str, bool]:
+        if head_lr_multiplier != 1 and not any(name in _HEAD for name in params):
+            raise ValueError(
+                f"optimizer.head_lr_multiplier matches no parameter: none of {', '.join(_HEAD)} is "
+                f"among {', '.join(params)}"
+            )
+        return {name: name in _HEAD for name in params}
+
     optimizer = optax.chain(
-        _of_one_vector(optax.scale_by_adam()),
+        _flattened(optax.scale_by_adam()),
         optax.add_decayed_weights(
             weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
         optax.scale_by_learning_rate(schedule),
-        optax.masked(optax.scale(head_rate_factor), _is_head),
+        optax.masked(optax.scale(head_lr_multiplier), head),
     )
     if accumulate_steps == 1:
         return optimizer
@@ -114,3 +108,23 @@ def make_optimizer(
 
     every = steps_of if left else accumulate_steps
     return optax.MultiSteps(optimizer, every).gradient_transformation()
+
+
+def _check(
+    head_lr_multiplier: float, weight_decay: float, accumulate_steps: int, total_steps: int | None
+) -> None:
+    """Refuses options of `make_optimizer` that are out of range."""
+    if not head_lr_multiplier > 0:
+        raise ValueError(
+            f"optimizer.head_lr_multiplier is {head_lr_multiplier}; it must be above 0"
+        )
+    if weight_decay < 0:
+        raise ValueError(f"optimizer.weight_decay is {weight_decay}; it must be 0 or more")
+    if accumulate_steps < 1:
+        raise ValueError(f"optimizer.accumulate_steps is {accumulate_steps}; it must be 1 or more")
+    if total_steps is not None and accumulate_steps > total_steps:
+        raise ValueError(
+            f"optimizer.accumulate_steps is {accumulate_steps}, but this training has only "
+            f"{total_steps} steps, so that nothing would be trained; use 1 to {total_steps}, or "
+            "more epochs"
+        )

@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and nothing else."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -37,6 +39,17 @@ class TrainState:
         """What the network computes with: `params`, `batch_stats` and, if there are, `frozen`."""
         variables = {"params": self.params, "batch_stats": self.batch_stats}
         return {**variables, "frozen": self.frozen} if self.frozen else variables
+
+    @property
+    def items(self) -> dict[str, Any]:
+        """What a checkpoint keeps, see `workdir.checkpoints`."""
+        weights = {"params": self.params, "batch_stats": self.batch_stats}
+        return {"weights": weights, "optimizer": self.opt_state}
+
+    def restored(self, step: int, items: Mapping[str, Any]) -> "TrainState":
+        """A state like this one (arrays, or their shapes) with the items of a checkpoint."""
+        count = jax.device_put(np.int32(step), self.step.sharding)
+        return self.replace(step=count, **items["weights"], opt_state=items["optimizer"])
 
 
 def init_state(

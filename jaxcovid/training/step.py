@@ -1,7 +1,7 @@
-"""The train step and the forward pass, compiled over a mesh of devices.
+"""The train step: a pure function of a state and a batch.
 
 What is computed from images runs under `shard_map`: each device sees its own rows of the batch, and
-what devices tell each other stands in the code.
+everything that devices exchange is explicit.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.runtime.sharding import BATCH_AXIS, batch_sharding, replicated_sharding
+from jaxcovid.runtime.sharding import BATCH_AXIS
 from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.state import TrainState
 
@@ -129,7 +129,7 @@ def train_step(
     grads, batch_stats, metrics = compute(state.variables, batch)
     metrics = over_known(metrics)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(grads)[0])
+    metrics["gradient_norm"] = optax.global_norm(grads)
     params = optax.apply_updates(state.params, updates)
     state = state.replace(
         step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
@@ -145,67 +145,3 @@ def check_batch_norm(batch_norm: str) -> None:
     """
     if batch_norm not in BATCH_NORMS:
         raise ValueError(f"batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORMS)}")
-
-
-def compiler_options() -> dict[str, str]:
-    """Options of XLA under which the step runs fastest on the present back end.
-
-    On a CPU XLA hands operations to the YNNPACK library; its products and reductions are faster
-    than XLA's own, its 3x3 convolutions half as fast.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    fusions = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    return {"xla_cpu_experimental_ynn_fusion_type": fusions}
-
-
-def jit_train_step(mesh: Mesh, state_sharding: Any = None, **kwargs: Any) -> Any:
-    """`train_step` of these arguments compiled over `mesh`, see `jit_over_mesh`.
-
-    Raises:
-      ValueError: `batch_norm` is not one of `BATCH_NORMS`.
-    """
-    check_batch_norm(kwargs["batch_norm"])
-    return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs), state_sharding)
-
-
-def jit_over_mesh(mesh: Mesh, step: Any, state_sharding: Any = None) -> Any:
-    """(state, batch) -> (state, metrics), compiled: state donated, rows of the batch sharded.
-
-    Args:
-      mesh: the devices.
-      step: what is compiled.
-      state_sharding: a `NamedSharding` for each array of the state; None replicates all.
-    """
-    replicated = replicated_sharding(mesh)
-    state_sharding = state_sharding or replicated
-    return jax.jit(
-        step,
-        in_shardings=(state_sharding, batch_sharding(mesh)),
-        out_shardings=(state_sharding, replicated),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
-
-
-def forward(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module) -> jax.Array:
-    """Probabilities float32 [b, outputs] of images float32 [b, h, w, 1], inference mode."""
-    return model.probabilities(model.apply(variables, image, train=False))
-
-
-def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
-    """`forward` compiled over `mesh`, rows of the batch sharded in and out."""
-    replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
-    of_rows = jax.shard_map(
-        partial(forward, model=model),
-        mesh=mesh,
-        in_specs=(P(), P(BATCH_AXIS)),
-        out_specs=P(BATCH_AXIS),
-        check_vma=False,
-    )
-    return jax.jit(
-        of_rows,
-        in_shardings=(replicated, rows),
-        out_shardings=rows,
-        compiler_options=compiler_options(),
-    )

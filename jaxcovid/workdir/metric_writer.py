@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from jaxcovid.runtime.files import as_path, is_remote, write_atomically
+from jaxcovid.runtime.files import is_remote, write_atomically
 
 FILE = "metrics.jsonl"
 # An object store takes whole files only: there the lines are written together, so often.
@@ -26,7 +26,7 @@ REMOTE_INTERVAL_S = 30.0
 
 def read(workdir: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`: `step` and numbers by name, None if not finite."""
-    path = as_path(workdir) / FILE
+    path = workdir / FILE
     lines = path.read_text().splitlines() if path.exists() else []
     # One that is being written, or was when the run was killed, is cut short.
     return [json.loads(line) for line in lines if line.endswith("}")]
@@ -50,7 +50,7 @@ class Writer:
           enabled: False on all processes but the first.
           revalidates: the run will validate `start_step`, so that its validation is dropped too.
         """
-        self._workdir = as_path(workdir)
+        self._workdir = workdir
         self._enabled = enabled
         if not enabled:
             return

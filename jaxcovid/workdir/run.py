@@ -1,23 +1,27 @@
-"""What a workdir says about itself: `run.json`, written before the first step.
+"""What a workdir says about itself: `run.json`, written before the first step and read once.
 
-With it, evaluation and prediction need nothing but `--workdir`.
+With it, evaluation and prediction need nothing but `--workdir`. Format 3 has the option names of
+this version; format 2, that of the first release, is translated while it is read (`_migrated`).
 """
 
-import contextlib
+import copy
+import dataclasses
 import json
-import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from absl import logging
+from flax import traverse_util
 
-from jaxcovid.runtime.files import as_path, is_remote, write_atomically
+from jaxcovid.data.labels import KINDS, Task
+from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.runtime.files import read_json, write_atomically
 
 FILE = "run.json"
-FORMAT_VERSION = 2
-# Options that change how a run is carried out, not what it computes.
+FORMAT_VERSION = 3
+# Options that change how a run is carried out, not what it computes: a resumed run may differ.
 FREE_OPTIONS = (
     "workers",
     "log_every_steps",
@@ -26,12 +30,12 @@ FREE_OPTIONS = (
     "profile",
     "bad_records",
 )
-# What is asked of the facts, and its types.
-_TYPES = {
+_TYPES = {  # of what is read from run.json
     "config": {
         "network": str,
-        "outputs": str,
-        "control": str,
+        "task": str,
+        "ablation": str,
+        "uncertain": dict,
         "model": dict,
         "fusion": dict,
         "parts": dict,
@@ -40,10 +44,9 @@ _TYPES = {
     "dataset": {"name": str, "modality": str, "window": list, "class_names": list},
     "outputs": list,
 }
-_MAX_BYTES = 2**26  # of a JSON file
 _CHANGED_DATA = (
     " The data set of this name holds other images, labels, patients or splits than it did: what "
-    "was trained on may now stand in its validation or test split."
+    "was trained on may now be in its validation or test split."
 )
 
 
@@ -51,146 +54,219 @@ class WorkdirError(ValueError):
     """A folder that is not a workdir, or one that belongs to another run."""
 
 
-def read(workdir: Path) -> dict[str, Any]:
-    """The facts of a run: `config`, `dataset` (name, digest, ...), `outputs` and `parts`.
+@dataclass(frozen=True)
+class RunDataset:
+    """The data set that a run is trained on; see `datasets.Dataset`."""
 
-    Also `command`, the command line of its start, unless Python or an older version started it.
+    name: str
+    digest: str
+    modality: str
+    window: tuple[float, float]
+    hu_offset: float | None
+    class_names: tuple[str, ...]
+    citation: str
 
-    Raises:
-      WorkdirError: the folder is missing, is not a workdir, or has another version's format.
+
+@dataclass(frozen=True)
+class PartSummary:
+    """A frozen part of a run.
+
+    Attributes:
+      dataset: name of the data set that it was trained on.
+      outputs: names of its outputs.
+      step: of its checkpoint.
+      weights: SHA-256 of the checksums of its weights.
     """
-    path = as_path(workdir) / FILE
-    if not path.is_file():
-        what = "holds no run.json" if path.parent.is_dir() else "does not exist"
-        raise WorkdirError(
-            f"{workdir} is not a workdir: it {what}; give the --workdir of a training run"
-        )
-    try:
-        facts = read_json(path)
-        if (version := facts.get("format_version")) == FORMAT_VERSION:
-            _check_types(facts, _TYPES, "")
-            if not facts["outputs"] or not all(isinstance(name, str) for name in facts["outputs"]):
-                raise ValueError("outputs are no names")
-    except ValueError as error:
-        raise WorkdirError(f"{path} is damaged: {error}") from error
-    if version != FORMAT_VERSION:
-        raise WorkdirError(
-            f"{path} has format {version}, this version of jaxcovid reads {FORMAT_VERSION}; use "
-            "the one that wrote it"
-        )
-    return facts
+
+    dataset: str
+    outputs: tuple[str, ...]
+    step: int
+    weights: str
 
 
-@contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Keeps a second training out of a workdir while this one is in it.
+@dataclass(frozen=True)
+class Run:
+    """A training run.
 
-    The operating system holds the lock for the process (`flock`, on NFS for its client too), so
-    that it ends with the process, however that ends.
-
-    Raises:
-      WorkdirError: another process holds it; says which, on which host.
-      OSError: the folder cannot be written.
+    Attributes:
+      config: the resolved configuration, JSON values; see `configs/default.py`.
+      dataset: what it is trained on.
+      task: what the network is asked.
+      parts: its frozen parts by name.
+      versions: of the packages that started it, by name.
+      command: the command line of its start; None if Python or an older version started it.
     """
-    workdir = as_path(workdir)
-    if is_remote(workdir):
-        logging.warning("%s has no locks: start no second training in it", workdir)
-        yield
-        return
-    import fcntl  # Windows, where networks predict but do not train, has none
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
+    config: Mapping[str, Any]
+    dataset: RunDataset
+    task: Task
+    parts: Mapping[str, PartSummary]
+    versions: Mapping[str, str]
+    command: str | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The five steps from a gray image to the network's input."""
+        return Preprocessing(**self.config["preprocessing"])
+
+    @property
+    def ablation(self) -> str:
+        """What altered its images or labels; see `ablations.TRAINED`."""
+        return self.config["ablation"]
+
+    @property
+    def seed(self) -> int:
+        """Of initialisation, shuffling and augmentation."""
+        return self.config["seed"]
+
+    @classmethod
+    def load(cls, workdir: Path) -> "Run":
+        """The run of a workdir.
+
+        Raises:
+          WorkdirError: the folder is missing, is not a workdir, is damaged, or has the format of
+            another version.
+        """
+        path = workdir / FILE
+        if not path.is_file():
+            what = "holds no run.json" if workdir.is_dir() else "does not exist"
             raise WorkdirError(
-                f"{workdir} is in use by {file.read().strip() or 'another training'}; wait for its "
-                "end, or give another --workdir"
-            ) from error
-        except OSError as error:
-            logging.warning("%s has no locks (%s): start no second training in it", workdir, error)
-        else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        yield
+                f"{workdir} is not a workdir: it {what}; give the --workdir of a training run"
+            )
+        try:
+            facts = read_json(path)
+            version = facts.get("format_version")
+            if version in (2, FORMAT_VERSION):
+                return _parse(_migrated(facts) if version == 2 else facts)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise WorkdirError(f"{path} is damaged, or of another version: {error}") from error
+        raise WorkdirError(
+            f"{path} has format {version}, this version of jaxcovid reads 2 and {FORMAT_VERSION}; "
+            "use the one that wrote it"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `run.json`."""
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "config": self.config,
+            "dataset": dataclasses.asdict(self.dataset),
+            "outputs": self.task.outputs,
+            "parts": {name: dataclasses.asdict(part) for name, part in self.parts.items()},
+            "versions": self.versions,
+            **({"command": self.command} if self.command else {}),
+        }
+        return json.loads(json.dumps(facts))
+
+    def claim(self, workdir: Path) -> None:
+        """Writes the run into a new workdir, or checks that a used one holds the same run.
+
+        Args:
+          workdir: created if missing. A used one keeps the command of its first start.
+
+        Raises:
+          WorkdirError: the workdir belongs to another run; all differences are named.
+          OSError: it cannot be written.
+        """
+        path = workdir / FILE
+        if not path.exists():
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+            return
+        stored = Run.load(workdir)
+        if differences := _differences(stored, self):
+            changed = stored.dataset.digest != self.dataset.digest
+            same_name = stored.dataset.name == self.dataset.name
+            raise WorkdirError(
+                f"{workdir} belongs to another run:\n"
+                + "\n".join(differences)
+                + "\nResume with the same settings, or give a new --workdir."
+                + (_CHANGED_DATA if changed and same_name else "")
+            )
+        if stored.command and stored.command != self.command:
+            logging.info(
+                "%s was started by another command, which it keeps:\n  %s", workdir, stored.command
+            )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of an object.
+def _differences(stored: Run, wanted: Run) -> list[str]:
+    """What two runs do not share, a line for each value."""
+    flat_stored, flat_wanted = (
+        traverse_util.flatten_dict(run.to_json(), sep=".") for run in (stored, wanted)
+    )
+    free = {f"config.{name}" for name in FREE_OPTIONS}
+    free |= {"versions.jaxcovid", "versions.jax", "command"}
+    return [
+        f"  {key}: {flat_stored.get(key)!r} in the workdir, {flat_wanted.get(key)!r} now"
+        for key in sorted(flat_stored.keys() | flat_wanted.keys())
+        if key not in free and flat_stored.get(key) != flat_wanted.get(key)
+    ]
+
+
+def _parse(facts: Mapping[str, Any]) -> Run:
+    """The run of the content of `run.json`.
 
     Raises:
-      ValueError: it is too large, no JSON or another value than an object.
-      OSError: it cannot be read.
+      ValueError, TypeError, KeyError, AttributeError: it is damaged.
     """
-    with path.open("rb") as file:
-        content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f"at most {_MAX_BYTES:,} bytes are accepted")
-    try:
-        found = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__}, no object")
-    return found
+    _check_types(facts, _TYPES, "")
+    outputs, config, dataset = facts["outputs"], facts["config"], facts["dataset"]
+    if not outputs or not all(isinstance(name, str) for name in outputs):
+        raise ValueError("outputs are no names")
+    if config["task"] not in KINDS:
+        raise ValueError(f"config.task is {config['task']}, none of {', '.join(KINDS)}")
+    low, high = dataset["window"]
+    uncertain, command = config["uncertain"], facts.get("command")
+    run = Run(
+        config=config,
+        dataset=RunDataset(
+            name=dataset["name"],
+            digest=dataset.get("digest", ""),
+            modality=dataset["modality"],
+            window=(low, high),
+            hu_offset=dataset.get("hu_offset"),  # the first release had none
+            class_names=tuple(dataset["class_names"]),
+            citation=dataset.get("citation", ""),
+        ),
+        task=Task(
+            config["task"], tuple(outputs), tuple(uncertain["ones"]), tuple(uncertain["ignore"])
+        ),
+        parts={
+            name: PartSummary(**{**part, "outputs": tuple(part["outputs"])})
+            for name, part in facts.get("parts", {}).items()
+        },
+        versions=facts.get("versions", {}),
+        command=command if isinstance(command, str) else None,
+    )
+    _ = run.preprocessing  # refuses options that it does not know
+    return run
 
 
 def _check_types(facts: Mapping[str, Any], types: Mapping[str, Any], prefix: str) -> None:
     for key, wanted in types.items():
         kind = dict if isinstance(wanted, dict) else wanted
-        if not isinstance(found := facts.get(key), kind):
-            raise ValueError(f"{prefix}{key} is {str(found)[:50]}, no {kind.__name__}")
+        if not isinstance(value := facts.get(key), kind):
+            raise ValueError(f"{prefix}{key} is {str(value)[:50]}, no {kind.__name__}")
         if isinstance(wanted, dict):
-            _check_types(found, wanted, f"{prefix}{key}.")
+            _check_types(value, wanted, f"{prefix}{key}.")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+_RENAMED = (  # options of format 2 and their names today
+    ("", "outputs", "task"),
+    ("", "control", "ablation"),
+    ("model", "growth", "growth_rate"),
+    ("optimizer", "head_rate_factor", "head_lr_multiplier"),
+)
+_TASKS = {"three_way": "one_vs_rest", "two_way": "multiclass", "findings": "multilabel"}
 
 
-def claim(workdir: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the facts into a new workdir, or checks that a used one holds the same run.
-
-    Args:
-      workdir: created if missing.
-      facts: see `read`; JSON values only. A used workdir keeps the `command` of its first start.
-
-    Raises:
-      WorkdirError: the workdir belongs to a run with other facts; all differences are named.
-      OSError: it cannot be written.
-    """
-    workdir = as_path(workdir)
-    facts = json.loads(json.dumps({"format_version": FORMAT_VERSION, **facts}))
-    path = workdir / FILE
-    if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
-        return
-    stored, wanted = _flat(read(workdir)), _flat(facts)
-    free = {f"config.{name}" for name in FREE_OPTIONS}
-    free |= {"versions.jaxcovid", "versions.jax", "command"}
-    different = [
-        f"  {key}: {stored.get(key)!r} in the workdir, {wanted.get(key)!r} now"
-        for key in sorted(stored.keys() | wanted.keys())
-        if key not in free and stored.get(key) != wanted.get(key)
-    ]
-    if different:
-        changed = stored.get("dataset.digest") != wanted.get("dataset.digest")
-        same_name = stored.get("dataset.name") == wanted.get("dataset.name")
-        raise WorkdirError(
-            f"{workdir} belongs to another run:\n"
-            + "\n".join(different)
-            + "\nResume with the same settings, or give a new --workdir."
-            + (_CHANGED_DATA if changed and same_name else "")
-        )
-    if (first := stored.get("command")) and first != wanted.get("command"):
-        logging.info("%s was started by another command, which it keeps:\n  %s", workdir, first)
+def _migrated(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a `run.json` of format 2 in the names of format 3."""
+    facts = copy.deepcopy(dict(facts))
+    config = facts["config"]
+    for group, old, new in _RENAMED:
+        options = config[group] if group else config
+        if old in options:
+            options[new] = options.pop(old)
+    config["task"] = _TASKS.get(config["task"], config["task"])
+    return facts

@@ -1,0 +1,38 @@
+"""Training batches on the devices."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxcovid.data.pipeline import Batch
+from jaxcovid.runtime.sharding import place_batch
+
+
+class DeviceBatches(Iterator[dict[str, jax.Array]]):
+    """Global batches, `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
+
+    Attributes:
+      replaced: how many of this process's rows took the place of a record that cannot be read.
+    """
+
+    def __init__(self, batches: Iterator[Batch], mesh: Mesh, unpack: Any = None) -> None:
+        """Wraps the batches of this process.
+
+        Args:
+          batches: see `pipeline.train_batches`.
+          mesh: the devices.
+          unpack: see `device_preprocessing.jit_unpack`; None where the host preprocesses.
+        """
+        self._batches, self._mesh, self._unpack = batches, mesh, unpack
+        self.replaced = 0
+
+    def __next__(self) -> dict[str, jax.Array]:
+        rows = next(self._batches)
+        self.replaced += int(rows.pop("replaced").sum())
+        batch = place_batch(rows, self._mesh)
+        if self._unpack is None:
+            return batch
+        target = batch.pop("target")
+        return {"image": self._unpack(batch), "target": target}

@@ -1,0 +1,230 @@
+"""A training as its configuration describes it: everything checked and built, nothing started.
+
+The only module below the commands that reads a configuration.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import jaxcovid
+from jaxcovid.data import pipeline
+from jaxcovid.data.ablations import Ablation, trained_ablation
+from jaxcovid.data.datasets import Dataset, Source
+from jaxcovid.data.labels import Encoder, Task, make_task, shuffled
+from jaxcovid.inference import frozen_parts
+from jaxcovid.runtime import sharding
+from jaxcovid.training import losses
+from jaxcovid.training.optimizer import make_optimizer, make_schedule
+from jaxcovid.training.plan import Plan
+from jaxcovid.training.step import check_batch_norm
+from jaxcovid.workdir.run import Run, RunDataset
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records and what makes their targets."""
+
+    source: Source
+    encode: Encoder
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a training is made of.
+
+    Attributes:
+      run: what is trained, for `run.json`.
+      plan: when the training does what.
+      mesh: the devices.
+      model: the network.
+      parts: its frozen parts.
+      optimizer: see `optimizer.make_optimizer`.
+      schedule: learning rate by update.
+      loss_weights: float32 [2, outputs], see `losses.class_weights`.
+      batch_norm: see `step.train_step`.
+      training: the split that is trained on.
+      validation: that which ranks checkpoints.
+      ablation: alters the images of both.
+      preprocess_on: see `pipeline.train_batches`, as are the next two.
+      bad_records: likewise.
+      workers: likewise.
+      fsdp: see `sharding.shard_state`.
+    """
+
+    run: Run
+    plan: Plan
+    mesh: Mesh
+    model: nn.Module
+    parts: frozen_parts.Parts
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    loss_weights: np.ndarray
+    batch_norm: str
+    training: Split
+    validation: Split
+    ablation: Ablation | None
+    preprocess_on: str
+    bad_records: str
+    workers: int
+    fsdp: int
+
+    @property
+    def fingerprint(self) -> str:
+        """What the train step depends on, see `compilation.compile_train_step`."""
+        config, weights = json.dumps(self.run.config), self.loss_weights.tolist()
+        return json.dumps([config, self.plan.updates, weights, str(self.model)])
+
+
+def make_experiment(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    command: str | None = None,
+) -> Experiment:
+    """Checks a configuration and builds what it describes; writes nothing.
+
+    Args:
+      config: the resolved configuration, see `configs/default.py`.
+      dataset: that it names.
+      workdir: of the run; it may carry frozen parts.
+      command: the command line.
+
+    Raises:
+      ValueError: an option or combination that cannot work.
+    """
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(config.batch_size, mesh)
+    sharding.check_fsdp(config.fsdp, mesh)
+    check_batch_norm(config.batch_norm)
+    pipeline.check_options(config.preprocess_on, config.bad_records)
+    if config.workers < 0:
+        raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
+    ablation = trained_ablation(config.ablation)
+    task = make_task(
+        config.task,
+        class_names=dataset.class_names,
+        finding_names=dataset.finding_names,
+        positive_class=config.positive_class,
+        findings=config.findings,
+        uncertain_positive=config.uncertain.ones,
+        uncertain_unknown=config.uncertain.ignore,
+    )
+    counts = {name: _class_counts(dataset, task, name) for name in ("train", "validation")}
+    run, parts = _make_run(config, dataset, task, workdir, command)
+    _ = run.preprocessing  # refuses options out of range
+    plan = make_plan(config, images=dataset.split_sizes["train"])
+    options = config.optimizer
+    schedule = make_schedule(
+        learning_rate=options.learning_rate, schedule=options.schedule, updates=plan.updates
+    )
+    return Experiment(
+        run=run,
+        plan=plan,
+        mesh=mesh,
+        model=frozen_parts.model_with_parts(run, parts),
+        parts=parts,
+        optimizer=make_optimizer(
+            schedule,
+            weight_decay=options.weight_decay,
+            head_lr_multiplier=options.head_lr_multiplier,
+            accumulate_steps=options.accumulate_steps,
+            total_steps=plan.total_steps,
+        ),
+        schedule=schedule,
+        loss_weights=losses.class_weights(counts["train"], kind=config.class_weights),
+        batch_norm=config.batch_norm,
+        training=_split(dataset, task, "train", config),
+        validation=_split(dataset, task, "validation", config),
+        ablation=ablation,
+        preprocess_on=config.preprocess_on,
+        bad_records=config.bad_records,
+        workers=config.workers,
+        fsdp=config.fsdp,
+    )
+
+
+def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
+    """When a training on so many images does what.
+
+    Raises:
+      ValueError: a length that is not above 0.
+    """
+    for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
+        if not config[name] > 0:
+            raise ValueError(f"{name} is {config[name]}; it must be above 0")
+    steps_per_epoch = images / config.batch_size
+    return Plan(
+        total_steps=max(1, round(config.epochs * steps_per_epoch)),
+        batch_size=config.batch_size,
+        accumulate_steps=config.optimizer.accumulate_steps,
+        validate_every=max(1, round(steps_per_epoch / config.validations_per_epoch)),
+        save_every=config.save_every_steps,
+        log_every=config.log_every_steps,
+        early_stop_validations=config.early_stop_validations,
+        profile=tuple(config.profile),
+    )
+
+
+def _make_run(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    task: Task,
+    workdir: Path,
+    command: str | None,
+) -> tuple[Run, frozen_parts.Parts]:
+    options = json.loads(config.to_json())
+    parts = frozen_parts.find_parts(workdir, options, modality=dataset.modality)
+    run = Run(
+        config=options,
+        dataset=RunDataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            modality=dataset.modality,
+            window=dataset.window,
+            hu_offset=dataset.hu_offset,
+            class_names=dataset.class_names,
+            citation=dataset.citation,
+        ),
+        task=task,
+        parts={name: part.summary for name, part in parts.items()},
+        versions={"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
+        command=command,
+    )
+    return run, parts
+
+
+def _split(dataset: Dataset, task: Task, name: str, config: ml_collections.ConfigDict) -> Split:
+    source, encode = dataset.source(name), task.encoder(dataset.class_names)
+    if config.ablation == "shuffled_labels":
+        encode = shuffled(encode, source, seed=config.seed)
+    return Split(source, encode)
+
+
+def _class_counts(dataset: Dataset, task: Task, split: str) -> np.ndarray:
+    """Negative and positive images of each output, int [2, outputs].
+
+    Raises:
+      ValueError: no such split, or an output without positive or negative images.
+    """
+    if split not in dataset.split_sizes:
+        raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
+    counts = task.class_counts((dataset.finding_counts or dataset.class_counts)[split])
+    absent = [
+        f"no image {side} {name}"
+        for name, column in zip(task.outputs, counts.T, strict=True)
+        for side, count in zip(("without", "with"), column, strict=True)
+        if not count
+    ]
+    if absent:
+        fix = "leave it out of --config.findings" if dataset.finding_names else "add some"
+        raise ValueError(f"the {split} split of {dataset.name} has {' and '.join(absent)}; {fix}")
+    return counts

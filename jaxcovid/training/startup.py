@@ -1,0 +1,202 @@
+"""From an experiment to a running training: claim the workdir, restore or initialise, compile."""
+
+import concurrent.futures
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from jaxcovid.data import device_preprocessing, identity, pipeline
+from jaxcovid.data.datasets import Dataset
+from jaxcovid.inference import frozen_parts, out_of_distribution
+from jaxcovid.runtime import distributed
+from jaxcovid.runtime.sharding import replicated_sharding
+from jaxcovid.training import loop
+from jaxcovid.training.batches import DeviceBatches
+from jaxcovid.training.compilation import compile_train_step
+from jaxcovid.training.experiment import Experiment
+from jaxcovid.training.loop import Result
+from jaxcovid.training.preemption import Termination
+from jaxcovid.training.progress import Progress
+from jaxcovid.training.state import TrainState, jit_init_state
+from jaxcovid.training.validation import ValidationSplit, Validator
+from jaxcovid.workdir.checkpoints import Checkpoints
+from jaxcovid.workdir.lock import lock
+
+_FEW_ROWS = 8  # of a device, whose own batch normalisation sees little
+
+
+def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
+    """Trains an experiment to its end, or resumes it where an earlier call was ended.
+
+    Args:
+      experiment: what to train.
+      dataset: that it is trained on.
+      workdir: created if missing; resumed if it belongs to the same run.
+
+    Raises:
+      ValueError: a workdir of another run, or a checkpoint that cannot be used.
+      OSError: the workdir cannot be written.
+      TrainingError: the loss or its gradient is not finite.
+    """
+    with contextlib.ExitStack() as stack:
+        if distributed.is_main():
+            stack.enter_context(lock(workdir))
+            _claim(experiment, dataset, workdir)
+        distributed.wait_for_all("the workdir is claimed")
+        result = _train_claimed(experiment, workdir)
+        if distributed.is_main() and not result.terminated:
+            _fit_detector(experiment, workdir)
+    best = max(result.history, key=lambda entry: (entry.auc, entry.step), default=None)
+    if distributed.is_main() and best and not result.terminated:
+        logging.info(
+            "Best validation AUC %.4f at step %d of %d. Evaluate it with\n"
+            "  python -m jaxcovid.evaluate --workdir=%s --split=test",
+            best.auc,
+            best.step,
+            result.step,
+            workdir,
+        )
+    return result
+
+
+def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
+    """Writes what the workdir says about itself."""
+    experiment.run.claim(workdir)
+    # The data are those of the run: `claim` compares their digests.
+    if not (workdir / identity.TRAINED_ON_FILE).exists():
+        splits = dataset.identities()
+        used = {split: splits[split] for split in ("train", "validation")}
+        identity.save(workdir / identity.TRAINED_ON_FILE, used)
+    frozen_parts.carry_parts(workdir, experiment.parts)
+
+
+def _fit_detector(experiment: Experiment, workdir: Path) -> None:
+    """Fits and keeps what tells other images from those of the training, once."""
+    if out_of_distribution.load_detector(workdir) is None:
+        sources = experiment.training.source, experiment.validation.source
+        detector = out_of_distribution.detector_of_sources(*sources)
+        if detector:
+            detector.save(workdir)
+
+
+def _train_claimed(experiment: Experiment, workdir: Path) -> Result:
+    """Restores or initialises the state, compiles the step, and enters the loop."""
+    plan, mesh = experiment.plan, experiment.mesh
+    _warn_of_few_rows(experiment)
+    size = experiment.run.preprocessing.size
+    frozen = frozen_parts.load_parts(workdir, experiment.model, mesh, size=size)
+    validate = _make_validator(experiment)
+    initialise = jit_init_state(
+        mesh,
+        fsdp=experiment.fsdp,
+        model=experiment.model,
+        optimizer=experiment.optimizer,
+        image_size=size,
+        seed=experiment.run.seed,
+    )
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir, replicated_sharding(mesh)))
+        termination = stack.enter_context(Termination())
+        expected = initialise.eval_shape().replace(frozen=frozen)
+        restored = checkpoints.restore_latest(expected.items)
+        start, history, state = 0, (), None
+        if restored:
+            start, history = restored.step, restored.history
+            state = expected.restored(start, restored.items)
+        unvalidated = plan.validates(start) and (not history or history[-1].step < start)
+        if plan.finished(start, history) and not unvalidated:
+            logging.info("Training was finished before, at step %d", start)
+            return Result(start, history, terminated=False)
+        if start:
+            logging.info("Resuming from the checkpoint of step %d of %d", start, plan.total_steps)
+        else:
+            logging.info(
+                "Training for %d steps of %d images each", plan.total_steps, plan.batch_size
+            )
+        progress = stack.enter_context(
+            Progress(workdir, plan, experiment.schedule, start=start, revalidates=unvalidated)
+        )
+        validate = partial(validate, progress=progress, checkpoints=checkpoints)
+        if unvalidated:
+            logging.info("Validating step %d, which was saved without", start)
+            progress.heartbeat.beat(start)
+            history = validate(start, state, history)
+            if plan.finished(start, history):
+                return Result(start, history, terminated=False)
+
+        # The parameters are made while the first images are prepared and the step compiles.
+        initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
+            lambda: state or initialise().replace(frozen=frozen)
+        )
+        batches = _make_batches(experiment, start)
+        batch = next(batches)
+        train_step = _compile(experiment, expected, batch)
+        tools = loop.Tools(train_step, validate, batches, checkpoints, progress, termination)
+        return loop.train(plan, tools, state=initialising.result(), history=history, batch=batch)
+
+
+def _warn_of_few_rows(experiment: Experiment) -> None:
+    rows = experiment.plan.batch_size // experiment.mesh.size
+    if experiment.batch_norm == "per_device" and rows < _FEW_ROWS:
+        logging.warning(
+            "Only %d images a device: at 256x256 the top of the attention pyramid is 1x1, so its "
+            "batch normalisation sees only that many numbers. Use at least %d.",
+            rows,
+            _FEW_ROWS,
+        )
+
+
+def _make_validator(experiment: Experiment) -> Validator:
+    split = experiment.validation
+    return Validator(
+        ValidationSplit(split.source, split.encode, experiment.ablation),
+        task=experiment.run.task,
+        model=experiment.model,
+        preprocessing=experiment.run.preprocessing,
+        mesh=experiment.mesh,
+        batch_size=experiment.plan.batch_size,
+        loss_weights=experiment.loss_weights,
+        workers=experiment.workers,
+    )
+
+
+def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
+    """The batches from that of step `start + 1` on."""
+    preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
+    if experiment.preprocess_on == "device":
+        unpack = device_preprocessing.jit_unpack(mesh, preprocessing=preprocessing)
+    batches = pipeline.train_batches(
+        experiment.training.source,
+        target=experiment.training.encode,
+        preprocessing=preprocessing,
+        batch_size=experiment.plan.batch_size,
+        seed=experiment.run.seed,
+        start_step=start,
+        preprocess_on=experiment.preprocess_on,
+        bad_records=experiment.bad_records,
+        ablation=experiment.ablation,
+        workers=experiment.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return DeviceBatches(batches, mesh, unpack)
+
+
+def _compile(experiment: Experiment, expected: TrainState, batch: Any) -> Any:
+    logging.info("Compiling the train step")
+    cache = jax.config.jax_compilation_cache_dir
+    return compile_train_step(
+        experiment.mesh,
+        expected,
+        batch,
+        fingerprint=experiment.fingerprint,
+        folder=Path(cache) / "traced" if cache else None,
+        model=experiment.model,
+        optimizer=experiment.optimizer,
+        weights=experiment.loss_weights,
+        batch_norm=experiment.batch_norm,
+    )
