@@ -115,7 +115,7 @@ def test_evaluation_prediction_and_python_agree(trained, data_dir, command, tmp_
     assert np.abs(found - float(good[path.name]["probability"])).max() <= 1e-5
 
 
-def test_controls_comparison_and_an_ensemble(trained, data_dir, command, tmp_path):
+def test_ablations_comparison_and_an_ensemble(trained, data_dir, command, tmp_path):
     other = tmp_path / "other"
     more = ("--config.seed=1", "--config.epochs=8")
     command("train", *arguments(other, data_dir, *more))
@@ -124,12 +124,12 @@ def test_controls_comparison_and_an_ensemble(trained, data_dir, command, tmp_pat
         f"--workdir={trained},{other}",
         f"--data_dir={data_dir}",
         f"--against={other}",
-        "--controls",
+        "--ablations",
     )
     metrics = json.loads((trained / "evaluation" / "test" / "metrics.json").read_text())
-    names = [row["control"] for row in metrics["controls"]]
+    names = [row["ablation"] for row in metrics["ablations"]]
     assert names == ["border_only", "centre_only", "thumbnail", "flipped", "brighter", "darker"]
-    assert metrics["controls"][0]["unaltered"]["value"] == metrics["auc"]["value"]
+    assert metrics["ablations"][0]["unaltered"]["value"] == metrics["auc"]["value"]
     difference = metrics["against"]["difference"]["value"]
     assert difference == pytest.approx(metrics["auc"]["value"] - metrics["against"]["auc"])
     assert metrics["calibration"]["temperature"] > 0
@@ -165,9 +165,9 @@ def test_the_report_has_the_commands_as_they_were_typed(trained, data_dir, comma
 
 
 def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir, command):
-    for control in ("shuffled_labels", "border_only"):
-        workdir = tmp_path / control
-        more = (f"--config.control={control}", "--config.epochs=3", "--config.workers=0")
+    for ablation in ("shuffled_labels", "border_only"):
+        workdir = tmp_path / ablation
+        more = (f"--config.ablation={ablation}", "--config.epochs=3", "--config.workers=0")
         command("train", *arguments(workdir, data_dir, *more))
         seen = ("evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=train")
         refused = command(*seen, check=False)
@@ -185,11 +185,11 @@ def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir
             for r in map(source.__getitem__, range(24))
         }
         assert sum(labels.values()) == sum(true.values())
-        assert (labels == true) == (control == "border_only")
+        assert (labels == true) == (ablation == "border_only")
     process = command(
-        "train", *arguments(tmp_path / "no", data_dir, "--config.control=lungs"), check=False
+        "train", *arguments(tmp_path / "no", data_dir, "--config.ablation=lungs"), check=False
     )
-    assert "control is 'lungs'; use one of none" in process.stderr
+    assert "ablation is 'lungs'; use one of none" in process.stderr
 
 
 def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):

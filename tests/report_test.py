@@ -1,5 +1,6 @@
 import base64
 import csv
+import dataclasses
 import errno
 import html.parser
 import json
@@ -9,27 +10,40 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxcovid.metrics import scores
-from jaxcovid.report import figures, published, report
+from jaxcovid.evaluation import result as results
+from jaxcovid.evaluation.published import published_scores
+from jaxcovid.inference.overlay import overlay
+from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.calibration import Calibration, CalibrationErrors, ReliabilityBin
+from jaxcovid.metrics.findings import evaluate_findings
+from jaxcovid.metrics.predictions import Predictions
+from jaxcovid.metrics.scores import RATIOS, auc
+from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.subgroups import Subgroup
+from jaxcovid.report import gallery, report, summary
 from jaxcovid.runtime import files
 
 THRESHOLDS = {"youden": 0.455, "sensitivity_90": 0.3, "sensitivity_95": 0.2}
 OUTPUTS = ("COVID-19", "other pneumonia", "normal")
-RUN = {
-    "dataset": "phantom",
-    "digest": "0123abcd",
-    "step": np.int64(40),
-    "config": {"model": {"head": "flatten"}, "learning_rate": 1e-5, "loss": float("nan")},
-    "commands": ["python -m jaxcovid.evaluate --workdir=runs/a --split=test"],
-}
+RUN = results.RunSummary(
+    dataset="phantom",
+    digest="0123abcd",
+    citation="",
+    trained_on="phantom",
+    step=40,
+    version="0.1.0",
+    config={"model": {"head": "flatten"}, "learning_rate": 1e-5, "loss": float("nan")},
+    commands=["python -m jaxcovid.evaluate --workdir=runs/a --split=test"],
+)
 IMAGE = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
+EXPLANATION = results.Explanation(IMAGE, np.eye(8), "one")
 
 
 def random_predictions(n=60, outputs=OUTPUTS[:1], only=None):
     rng = np.random.default_rng(0)
     kind = rng.integers(len(OUTPUTS), size=n) if only is None else np.full(n, only)
     targets = (kind[:, None] == np.arange(3))[:, : len(outputs)]
-    return scores.Predictions(
+    return Predictions(
         ids=[f"CT/<b>{index}%0.png, a" for index in range(n)],
         patients=[f"p{index // 2}" for index in range(n)],
         targets=targets,
@@ -38,15 +52,14 @@ def random_predictions(n=60, outputs=OUTPUTS[:1], only=None):
     )
 
 
-def write(directory, predictions=None, **changes):
-    arguments = {
-        "split": "test",
-        "predictions": predictions or random_predictions(),
-        "thresholds": THRESHOLDS,
-        "run": RUN,
-        "resamples": 50,
-    }
-    return report.write_report(directory, **(arguments | changes))
+def write(directory, predictions=None, **sections):
+    """Writes a report and returns the content of its metrics.json."""
+    predictions = predictions or random_predictions()
+    scores = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=50)
+    arguments = {"split": "test", "scores": scores, "run": RUN, "predictions": predictions}
+    result = results.EvaluationResult(**(arguments | sections))
+    report.write_report(directory, result)
+    return result.to_json()
 
 
 class Page(html.parser.HTMLParser):
@@ -89,16 +102,14 @@ def strict(path):
 
 def test_the_folder_holds_numbers_and_page(tmp_path):
     predictions = random_predictions()
-    gallery = {"images": [IMAGE], "heatmaps": [np.eye(8)], "captions": ["one"], "masks": None}
-    found = write(tmp_path / "evaluation" / "test", predictions, gallery=gallery)
+    found = write(tmp_path / "evaluation" / "test", predictions, gallery=[EXPLANATION])
     folder = tmp_path / "evaluation" / "test"
     names = ["heatmaps.png", "metrics.json", "model_card.md", "pr.png", "predictions.csv"]
     names += ["report.html", "roc.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert strict(folder / "metrics.json") == found
-    positive, probability = predictions.targets[:, 0], predictions.probabilities[:, 0]
     assert found["split"] == "test"
-    assert found["auc"]["value"] == scores.auc(positive, probability)
+    assert found["auc"]["value"] == auc(predictions.positive, predictions.probability)
     assert found["run"]["step"] == 40
     assert found["run"]["config"]["loss"] is None
     assert found["undefined"] == {}
@@ -115,45 +126,37 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
         for score in (unit["auc"], *(p["f"] for p in unit["operating_points"].values())):
             assert f"{score['value']:.3f}" in page.text
             assert f"{score['low']:.3f}–{score['high']:.3f}" in page.text  # noqa: RUF001
-    for text in ("phantom", "0123abcd", "model.head", "flatten", RUN["commands"][0], "40"):
+    for text in ("phantom", "0123abcd", "model.head", "flatten", RUN.commands[0], "40"):
         assert text in page.text
 
 
-SCORE = {"value": 0.615, "low": 0.513, "high": 0.707, "left_out": 0}
-MORE = {
-    "audit": {
-        "verdict": "failed",
-        "checks": [{"name": "no copies", "verdict": "failed", "summary": "2 suspected pairs"}],
-    },
-    "calibration": {
-        "temperature": 1.25,
-        "before": {"nll": 0.711, "brier": 0.222, "ece": 0.133},
-        "after": {"nll": 0.611, "brier": 0.212, "ece": 0.103},
-        "reliability": [{"n": 4, "probability": 0.2, "share": 0.25}] * 3,
-    },
+SCORE = Score(0.615, 0.513, 0.707, 0)
+SECTIONS = {
+    "audit": results.AuditSummary(
+        "failed", [results.AuditedCheck("no copies", "failed", "2 suspected pairs")]
+    ),
+    "calibration": Calibration(
+        1.25,
+        CalibrationErrors(0.711, 0.222, 0.133),
+        CalibrationErrors(0.611, 0.212, 0.103),
+        [ReliabilityBin(4, 0.2, 0.25)] * 3,
+    ),
     "subgroups": [
-        {"group": "view", "value": "PA", "n": 77, "n_positive": 33}
-        | dict.fromkeys(("auc", "recall", "specificity"), SCORE),
-        {"group": "sex", "value": "F", "n": 9, "n_positive": 3}
-        | dict.fromkeys(("auc", "recall", "specificity")),
+        Subgroup("view", "PA", 77, 33, SCORE, SCORE, SCORE),
+        Subgroup("sex", "F", 9, 3, None, None, None),
     ],
-    "heatmaps": {
-        "n": 21,
-        "of": "lungs",
-        "area": 0.31,
-        "mass": 0.47,
-        "empty": 0,
-        "randomised": float("nan"),
-    },
-    "controls": [{"control": "border_only", "n": 60, "auc": SCORE, "unaltered": SCORE}],
-    "against": {"name": "plain", "auc": 0.555, "difference": SCORE},
-    "runs": {"names": ["a", "b"], "aucs": [0.81, 0.79], "mean": 0.8, "deviation": 0.0141},
-    "published": published.published_scores(trained_on="covid_ct", tested_on="covid_ct"),
+    "saliency": results.Saliency(21, "lungs", 0.31, 0.47, 0, float("nan")),
+    "ablations": [results.AblationScore("border_only", 60, SCORE, SCORE)],
+    "against": results.Comparison(
+        "plain", 0.555, Score(0.1, 0.05, 0.15), "runs/plain", random_predictions()
+    ),
+    "ensemble": results.Ensemble(["a", "b"], [0.81, 0.79], 0.8, 0.0141, [random_predictions()] * 2),
+    "published": published_scores(trained_on="covid_ct", tested_on="covid_ct"),
 }
 
 
-def test_everything_that_was_found_is_on_the_page(tmp_path):
-    found = write(tmp_path, more=MORE, curves={"plain": (np.eye(3, dtype=bool)[0], np.arange(3))})
+def test_every_section_is_on_the_page(tmp_path):
+    found = write(tmp_path, **SECTIONS)
     _, page = parse(tmp_path)
     for text in (
         "The audit of the data: failed.",
@@ -174,7 +177,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path):
     assert found["undefined"]["heatmaps/randomised"] == "all heatmaps are empty"
     assert (tmp_path / "calibration.png").exists()
     card = (tmp_path / "model_card.md").read_text()
-    assert "| AUC, control border only | 0.615 (0.513 to 0.707) |" in card
+    assert "| AUC, ablation border only | 0.615 (0.513 to 0.707) |" in card
     write(tmp_path)
     assert not (tmp_path / "calibration.png").exists(), "of an earlier report"
 
@@ -182,7 +185,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path):
 def test_a_network_for_findings_has_a_page_of_its_own(tmp_path):
     rng = np.random.default_rng(0)
     known = rng.random((40, 2)) < 0.9
-    predictions = scores.Predictions(
+    predictions = Predictions(
         ids=[str(i) for i in range(40)],
         patients=[str(i) for i in range(40)],
         targets=(rng.random((40, 2)) < 0.5) & known,
@@ -190,7 +193,7 @@ def test_a_network_for_findings_has_a_page_of_its_own(tmp_path):
         outputs=("Edema", "Pleural Effusion"),
         known=known,
     )
-    found = write(tmp_path, predictions, thresholds=None)
+    found = write(tmp_path, predictions, scores=evaluate_findings(predictions, resamples=50))
     _, page = parse(tmp_path)
     for name, score in found["auc_per_output"].items():
         assert name in page.text
@@ -202,18 +205,12 @@ def test_a_network_for_findings_has_a_page_of_its_own(tmp_path):
 
 
 def test_the_papers_tables_stand_beside_the_right_data_sets():
-    get = published.published_scores
-    assert get(trained_on="ct_cov19/grouped", tested_on="covid_ct")["title"].startswith("Table IV")
-    assert get(trained_on="covid_chestxray/paper", tested_on="covid_chestxray/paper")["rows"][
-        -1
-    ] == {
-        "method": "Deep-CXR-Net",
-        "precision": 0.987,
-        "recall": 0.982,
-        "f": 0.984,
-        "auc": 0.983,
-        "accuracy": 0.983,
-    }
+    get = published_scores
+    assert get(trained_on="ct_cov19/grouped", tested_on="covid_ct").title.startswith("Table IV")
+    table = get(trained_on="covid_chestxray/paper", tested_on="covid_chestxray/paper")
+    assert table.rows[-1] == results.PublishedScores(
+        "Deep-CXR-Net", precision=0.987, recall=0.982, f=0.984, auc=0.983, accuracy=0.983
+    )
     assert get(trained_on="phantom", tested_on="covid_ct") is None
     assert get(trained_on="phantom", tested_on="phantom") is None
 
@@ -229,7 +226,7 @@ def test_predictions_read_back_give_the_same_numbers(tmp_path):
     label = np.array([row["label"] == "1" for row in rows])
     probability = np.array([row["probability"] for row in rows]).astype(np.float32)
     np.testing.assert_array_equal(probability, predictions.probabilities[:, 0])
-    assert scores.auc(label, probability) == found["auc"]["value"]
+    assert auc(label, probability) == found["auc"]["value"]
 
 
 def test_three_outputs(tmp_path):
@@ -247,7 +244,7 @@ def test_three_outputs(tmp_path):
 
 @pytest.mark.parametrize(("n", "only"), [(10, 0), (10, 1), (1, 0)])
 def test_one_class_alone_is_undefined_not_a_crash(tmp_path, n, only):
-    found = write(tmp_path, random_predictions(n=n, only=only), run={})
+    found = write(tmp_path, random_predictions(n=n, only=only))
     assert strict(tmp_path / "metrics.json") == found
     assert found["auc"]["value"] is None
     assert found["undefined"]["auc/value"] == "one class is absent"
@@ -259,15 +256,15 @@ def test_one_class_alone_is_undefined_not_a_crash(tmp_path, n, only):
 
 
 def test_names_are_escaped(tmp_path):
-    write(tmp_path, run={"note": "<script>alert(1)</script>"}, split="te<i>st")
+    run = dataclasses.replace(RUN, citation="<script>alert(1)</script>")
+    write(tmp_path, run=run, split="te<i>st")
     source, page = parse(tmp_path)
     assert "<script>" not in source
     assert "<script>alert(1)</script>" in page.text
 
 
 def test_an_earlier_report_leaves_nothing_behind(tmp_path):
-    gallery = {"images": [IMAGE], "heatmaps": [np.eye(8)], "captions": ["one"]}
-    write(tmp_path, gallery=gallery)
+    write(tmp_path, gallery=[EXPLANATION])
     write(tmp_path)
     assert not (tmp_path / "heatmaps.png").exists()
     assert not list(tmp_path.glob(".*"))
@@ -294,14 +291,14 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path):
 
 
 def test_a_run_without_json_form_is_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"run\.config\.loss is a set"):
-        write(tmp_path, run={"config": {"loss": {1}}})
+    with pytest.raises(TypeError, match=r"\{1\} is a set"):
+        write(tmp_path, run=dataclasses.replace(RUN, config={"loss": {1}}))
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():
     heatmap = np.zeros((8, 8))
     heatmap[:4, :4] = 1
-    found = figures.overlay(IMAGE, heatmap)
+    found = overlay(IMAGE, heatmap)
     assert found.shape == (48, 64, 3)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found[36:, 48:], np.repeat(IMAGE[36:, 48:, None], 3, axis=2))
@@ -321,34 +318,61 @@ def test_overlay_leaves_the_image_where_the_map_is_zero():
 )
 def test_overlay_refuses_what_it_cannot_draw(image, heatmap, message):
     with pytest.raises(ValueError, match=message):
-        figures.overlay(image, heatmap)
+        overlay(image, heatmap)
 
 
-def test_gallery_refuses_what_overlay_refuses(tmp_path):
+def test_gallery_refuses_what_overlay_refuses():
     with pytest.raises(ValueError, match="uint8"):
-        figures.heatmap_gallery(tmp_path / "a.png", [IMAGE / 255], [np.eye(8)], ["a"])
+        gallery.heatmap_gallery([results.Explanation(IMAGE / 255, np.eye(8), "a")])
 
 
-def test_gallery_draws_any_sizes_and_outlines_masks(tmp_path):
-    images = [IMAGE, IMAGE.T.copy(), np.full((500, 300), 128, np.uint8)]
-    masks = [None, None, np.zeros((500, 300), bool)]
-    masks[2][100:300, 100:200] = True
-    maps = [np.zeros((8, 8)), np.eye(8), np.zeros((4, 6))]
-    figures.heatmap_gallery(tmp_path / "a.png", images, maps, ["a", "b" * 300, "c\nd"], masks)
-    picture = cv2.imread(str(tmp_path / "a.png"))
+def test_gallery_draws_any_sizes_and_outlines_masks():
+    mask = np.zeros((500, 300), bool)
+    mask[100:300, 100:200] = True
+    content = gallery.heatmap_gallery(
+        [
+            results.Explanation(IMAGE, np.zeros((8, 8)), "a"),
+            results.Explanation(IMAGE.T.copy(), np.eye(8), "b" * 300),
+            results.Explanation(np.full((500, 300), 128, np.uint8), np.zeros((4, 6)), "c\nd", mask),
+        ]
+    )
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     blue, _, red = picture.astype(int).transpose(2, 0, 1)
     assert (blue - red > 80).any()
-    with pytest.raises(ValueError, match="2 captions"):
-        figures.heatmap_gallery(tmp_path / "b.png", images, maps, ["a", "b"])
-    with pytest.raises(ValueError, match="0 images"):
-        figures.heatmap_gallery(tmp_path / "b.png", [], [], [])
+    with pytest.raises(ValueError, match="at least one"):
+        gallery.heatmap_gallery([])
     with pytest.raises(ValueError, match="mask is"):
-        figures.heatmap_gallery(tmp_path / "b.png", [IMAGE], [np.eye(8)], ["a"], [masks[2]])
-    assert not (tmp_path / "b.png").exists()
+        gallery.heatmap_gallery([results.Explanation(IMAGE, np.eye(8), "a", mask)])
 
 
 def test_the_same_data_give_the_same_files(tmp_path):
     for name in ("first", "second"):
-        write(tmp_path / name)
+        write(tmp_path / name, gallery=[EXPLANATION], **SECTIONS)
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_the_log_has_the_scores_and_a_new_ratio_follows(tmp_path, monkeypatch):
+    """A new score is a function and a line in `RATIOS`."""
+    sensitivity = RATIOS["recall"].parts
+    monkeypatch.setitem(RATIOS, "copy", dataclasses.replace(RATIOS["recall"], label="A copy"))
+    predictions = random_predictions()
+    found = write(tmp_path, predictions, **SECTIONS)
+    point = found["operating_points"]["youden"]
+    assert RATIOS["copy"].parts is sensitivity
+    assert point["copy"] == point["recall"]
+    _, page = parse(tmp_path)
+    assert "A copy" in page.text
+    scores = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=50)
+    result = results.EvaluationResult(
+        split="test", scores=scores, run=RUN, predictions=predictions, **SECTIONS
+    )
+    lines = summary.summarize(result).splitlines()
+    assert lines[0] == "AUCs of 2 runs: 0.810, 0.790; mean 0.800, deviation 0.014"
+    assert lines[1] == "test on phantom, 60 images of 30 patients, checkpoint 40:"
+    assert lines[-2] == "  AUC, border_only 0.615  (95 % interval 0.513 to 0.707)"
+    assert lines[-1] == "  AUC beyond plain 0.100  (95 % interval 0.050 to 0.150)"
+    assert any(line.startswith("  copy  ") for line in lines)
+    assert summary.summarize_shuffles([0.4, 0.5, 0.6]).endswith(
+        "mean 0.500 (95 % interval 0.252 to 0.748)"
+    )

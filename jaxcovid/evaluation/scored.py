@@ -1,31 +1,28 @@
-"""What a trained network says about a split, and whether that is a test."""
+"""A trained network's probabilities for a split, which every part of an evaluation starts from."""
 
-import dataclasses
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcovid.data import identity
-from jaxcovid.data.ablations import Control
-from jaxcovid.data.datasets import Dataset
-from jaxcovid.data.labels import ClassTargets, FindingTargets, shuffled
-from jaxcovid.inference import frozen_parts
+from jaxcovid.data.ablations import mask_of
+from jaxcovid.data.datasets import Dataset, open_dataset
+from jaxcovid.data.identity import Overlap
+from jaxcovid.data.labels import Record, shuffled
+from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
+from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor
-from jaxcovid.metrics import scores
+from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.subgroups import groups_of
-from jaxcovid.training.validation import predict_source
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A network's answers for every image of a split, once.
+@dataclass(frozen=True)
+class ScoredSplit:
+    """A network's probabilities for every image of a split, once.
 
     Attributes:
       predictor: the network.
-      dataset: that was asked about; not always the run's own.
+      dataset: the data set, not always the run's own.
       split: its name.
       source: the records.
       predictions: calibrated.
@@ -37,180 +34,71 @@ class Scored:
     predictor: Predictor
     dataset: Dataset
     split: str
-    source: Sequence[Mapping[str, Any]]
-    predictions: scores.Predictions
+    source: Sequence[Record]
+    predictions: Predictions
     uncalibrated: np.ndarray
-    groups: Sequence[Mapping[str, str]] = ()
-    seen: identity.Overlap | None = None
+    groups: Sequence[Mapping[str, str]]
+    seen: Overlap
 
     @property
-    def positive(self) -> np.ndarray:
-        """True where an image is of the positive class, bool [n]."""
-        return self.predictions.targets[:, 0]
+    def has_lesion_masks(self) -> bool:
+        """True if the masks of the data set are of lesions; else they are of lungs."""
+        return "mask" in self.source[0]
 
-    @property
-    def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """What an ROC curve is made of: bool [n] and probability of the positive class [n]."""
-        return self.positive, self.predictions.probabilities[:, 0]
+    def masks(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
+        """The masks, bool [h, w], of those of some images that have one with something in it."""
+        masks = {int(i): mask_of(self.source[int(i)]) for i in indices}
+        return {i: mask for i, mask in masks.items() if mask is not None and mask.any()}
 
 
-def score_split(predictor: Predictor, dataset: Dataset, split: str, *, workers: int = 0) -> Scored:
-    """Asks a network about a split.
+def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
+    """Scores the images of a split that a network may be evaluated on.
 
     Raises:
-      ValueError: no such split.
+      ValueError: no such split, a data set that does not fit the network, or images that it has
+        learned from.
+      OSError: the data set is not prepared.
     """
-    facts = predictor.facts
+    dataset = open_dataset(selection.dataset or predictor.run.dataset.name, selection.data_dir)
+    check_fits(dataset, predictor)
+    split = selection.split
+    seen = check_held_out(dataset, split, predictor, allow_seen=selection.allow_seen)
     source = dataset.source(split)
-    probabilities = ask(predictor, source, control=predictor.control, workers=workers)
-    # Where the other classes have other names, only the positive one can be told from the rest.
-    known = set(predictor.outputs) <= set(_told(dataset, predictor))
-    outputs = predictor.outputs if known else predictor.outputs[:1]
-    if predictor.screening:
-        targets: Any = ClassTargets(outputs, dataset.class_names)
-    else:
-        uncertain = facts["config"]["uncertain"]
-        targets = FindingTargets(outputs, tuple(uncertain["ones"]), tuple(uncertain["ignore"]))
-    if facts["config"]["control"] == "shuffled_labels":
-        targets = shuffled(targets, source, seed=facts["config"]["seed"])
-    ids, patients, found, groups = [], [], [], []
+    probabilities = predictor.score(source, ablation=predictor.ablation, workers=selection.workers)
+    return ScoredSplit(
+        predictor=predictor,
+        dataset=dataset,
+        split=split,
+        source=source,
+        predictions=_with_targets(probabilities, predictor, dataset, source),
+        uncalibrated=probabilities[:, 0],
+        groups=[groups_of(source[i]) for i in range(len(source))],
+        seen=seen,
+    )
+
+
+def _with_targets(
+    probabilities: np.ndarray, predictor: Predictor, dataset: Dataset, source: Sequence[Record]
+) -> Predictions:
+    """Calibrated predictions of probabilities, float32 [n, outputs], beside their targets."""
+    task = predictor.task
+    # Where the other classes have other names, only the positive one is known.
+    if not set(task.outputs) <= set(labelled(dataset, predictor)):
+        task = task.only_positive()
+    encode = task.encoder(dataset.class_names)
+    if predictor.run.ablation == "shuffled_labels":
+        encode = shuffled(encode, source, seed=predictor.run.seed)
+    ids, patients, targets = [], [], []
     for record in (source[i] for i in range(len(source))):
         ids.append(record["id"])
         patients.append(record["patient"])
-        found.append(targets(record))
-        groups.append(groups_of(record))
-    wanted = np.stack(found)
-    calibrated = predictor.calibrate(probabilities)[:, : len(outputs)]
-    predictions = scores.Predictions(
+        targets.append(encode(record))
+    stacked = np.stack(targets)
+    return Predictions(
         ids=ids,
         patients=patients,
-        targets=wanted > 0.5,
-        probabilities=calibrated,
-        outputs=outputs,
-        known=None if predictor.screening else wanted >= 0,
+        targets=stacked > 0.5,
+        probabilities=predictor.calibrate(probabilities)[:, : len(task.outputs)],
+        outputs=task.outputs,
+        known=None if task.screens else stacked >= 0,
     )
-    return Scored(predictor, dataset, split, source, predictions, probabilities[:, 0], groups)
-
-
-def ask(
-    predictor: Predictor,
-    source: Sequence[Mapping[str, Any]],
-    *,
-    control: Control | None,
-    workers: int,
-) -> np.ndarray:
-    """Uncalibrated probabilities float32 [n, outputs] of all records, altered by a control."""
-    return predict_source(
-        predictor.weights,
-        source,
-        forward=predictor.forward,
-        preprocessing=predictor.preprocessing,
-        batch_size=predictor.batch_size,
-        mesh=predictor.mesh,
-        control=control,
-        workers=workers,
-    )
-
-
-def check_fits(dataset: Dataset, predictor: Predictor) -> None:
-    """Checks that a network can be asked about a data set, its own or another.
-
-    Raises:
-      ValueError: images of another modality, or classes or findings that the network was not
-        trained for.
-    """
-    own = predictor.facts["dataset"]
-    if dataset.name == own["name"]:
-        if dataset.digest != own["digest"]:
-            logging.warning(
-                "The data set %s has changed since training: its digest is %s, the run's %s",
-                dataset.name,
-                dataset.digest,
-                own["digest"],
-            )
-        return
-    if dataset.modality and predictor.modality and dataset.modality != predictor.modality:
-        raise ValueError(
-            f"{dataset.name} holds {dataset.modality} images, this network was trained on "
-            f"{predictor.modality}"
-        )
-    told = _told(dataset, predictor)
-    needed = predictor.outputs[:1] if predictor.screening else predictor.outputs
-    if absent := [name for name in needed if name not in told]:
-        raise ValueError(
-            f"{dataset.name} does not tell of {' and '.join(absent)}, which this network does; "
-            f"it tells of {', '.join([*dataset.class_names, *dataset.finding_names])}"
-        )
-
-
-def _told(dataset: Dataset, predictor: Predictor) -> tuple[str, ...]:
-    """What a data set tells of that a network can be compared with."""
-    return dataset.class_names if predictor.screening else dataset.finding_names
-
-
-def check_same(scored: Scored, other: Scored) -> None:
-    """Checks that two networks were asked the same about the same images.
-
-    Raises:
-      ValueError: they were not.
-    """
-    one, two = scored.predictions, other.predictions
-    if list(one.ids) != list(two.ids):
-        raise ValueError(
-            f"the networks were asked about other images ({len(one.ids)} and {len(two.ids)}); "
-            "compare runs of one data set, or give --dataset"
-        )
-    if one.outputs[0] != two.outputs[0]:
-        raise ValueError(
-            f"one network looks for {one.outputs[0]}, the other for {two.outputs[0]}; compare runs "
-            "of one class"
-        )
-    if not np.array_equal(scored.positive, other.positive):
-        raise ValueError("the networks have other labels of the same images (shuffled ones?)")
-
-
-def check_held_out(
-    workdir: Path, predictor: Predictor, dataset: Dataset, split: str, *, allow_seen: bool
-) -> identity.Overlap:
-    """Checks that a network has not learned from the images or patients of a split.
-
-    The validation split of the run itself may hold what the checkpoint was chosen on; of any other
-    split that counts as learned from.
-
-    Args:
-      workdir: of the network.
-      predictor: the network.
-      dataset: that it is asked about.
-      split: of the data set.
-      allow_seen: warn instead of refusing.
-
-    Returns:
-      How much it has seen.
-
-    Raises:
-      ValueError: it has seen some, and `allow_seen` is False.
-    """
-    own = predictor.facts["dataset"]
-    validating = split == "validation" and dataset.name == own["name"]
-    used = frozen_parts.trained_on(workdir, predictor.model)
-    trained = used["train"] if validating else [*used["train"], *used["validation"]]
-    dataset.source(split)  # an unknown split is refused
-    seen = identity.overlap(dataset.identities()[split], trained)
-    if not seen:
-        return seen
-    message = (
-        f"{seen.images} of {seen.total} images of the {split} split of {dataset.name} were in the "
-        f"training or validation of {workdir}"
-    )
-    if seen.patients:
-        message += (
-            f", and {seen.images_of_patients} are of {seen.patients} patients of whom it has seen "
-            "images"
-        )
-    if not allow_seen:
-        raise ValueError(
-            f"{message}; that is no test. Give another split or data set, or --allow_seen for "
-            "scores that the report marks"
-        )
-    logging.warning("%s; the report says so", message)
-    return seen

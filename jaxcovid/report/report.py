@@ -17,7 +17,7 @@ from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.metrics.predictions import Predictions, per_patient
 from jaxcovid.metrics.scores import RATIOS
 from jaxcovid.metrics.screening import ScreeningScores
-from jaxcovid.report import curves, figures, pages, tables
+from jaxcovid.report import curves, gallery, pages, tables
 from jaxcovid.runtime import files
 
 _OPTIONAL = ("pr.png", "calibration.png", "heatmaps.png")
@@ -89,7 +89,7 @@ def _pictures(result: EvaluationResult) -> Iterator[tuple[str, bytes]]:
         bins = result.calibration.reliability
         yield "calibration", curves.reliability_figure(bins, title=f"Calibration, {result.split}")
     if result.gallery:
-        yield "heatmaps", figures.heatmap_gallery(result.gallery)
+        yield "heatmaps", gallery.heatmap_gallery(result.gallery)
 
 
 def _screening_roc(result: EvaluationResult, scores: ScreeningScores, title: str) -> bytes:

@@ -1,11 +1,11 @@
-"""Controls: what is left of an image, and how much of a heatmap lies in a mask."""
+"""Ablations: what is left of an image, and how much of a heatmap lies in a mask."""
 
 import cv2
 import numpy as np
 import pytest
 
 from jaxcovid.data import pipeline
-from jaxcovid.data.ablations import CONTROLS, Control, mask_of, mass_inside
+from jaxcovid.data.ablations import ABLATIONS, Ablation, mask_of, mass_inside
 from jaxcovid.data.preprocessing import Preprocessing
 
 GRAY = np.random.default_rng(0).integers(1, 256, (100, 200), np.uint8)
@@ -16,7 +16,7 @@ def png(mask):
 
 
 def altered(name, record=None):
-    return Control(name)(GRAY, record or {})
+    return Ablation(name)(GRAY, record or {})
 
 
 def test_border_and_centre_share_the_image_out():
@@ -42,18 +42,18 @@ def test_thumbnail_flip_and_shift():
     np.testing.assert_array_equal(altered("flipped")[:, ::-1], GRAY)
     np.testing.assert_array_equal(altered("brighter"), np.minimum(GRAY.astype(int) + 30, 255))
     np.testing.assert_array_equal(altered("darker"), np.maximum(GRAY.astype(int) - 30, 0))
-    for name in CONTROLS:
+    for name in ABLATIONS:
         mask = png(np.ones(GRAY.shape, bool))
         found = altered(name, {"lung_mask": mask})
         assert (found.shape, found.dtype) == (GRAY.shape, np.uint8)
-    with pytest.raises(ValueError, match="control is 'lungs'; use one of border_only"):
-        Control("lungs")
+    with pytest.raises(ValueError, match="ablation is 'lungs'; use one of border_only"):
+        Ablation("lungs")
 
 
 def test_batches_are_made_of_altered_images():
     record = {"id": "a", "image": cv2.imencode(".png", GRAY)[1].tobytes()}
     five = Preprocessing(size=64, rotation_deg=0.0, translation_fraction=0.0)
-    options = {"preprocessing": five, "batch_size": 1, "control": Control("border_only")}
+    options = {"preprocessing": five, "batch_size": 1, "ablation": Ablation("border_only")}
     expected = five(altered("border_only"))
     (batch,) = pipeline.eval_batches([record], **options)
     options["batch_size"] = 2

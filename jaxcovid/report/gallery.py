@@ -1,17 +1,16 @@
-"""Heatmaps over the images that they explain."""
+"""The gallery: images beside the heatmaps that explain their scores."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
 from jaxcovid.evaluation.result import Explanation
 from jaxcovid.inference.overlay import overlay
 from jaxcovid.report.png import DARK, as_png
-
-if TYPE_CHECKING:  # imported in the functions: `overlay` is all that prediction needs
-    from matplotlib.figure import Figure
 
 _OUTLINE = (0x56, 0xB4, 0xE9)
 
@@ -28,8 +27,6 @@ def heatmap_gallery(explanations: Sequence[Explanation]) -> bytes:
     Raises:
       ValueError: no image, a mask of another size, or what `overlay` refuses.
     """
-    from matplotlib.figure import Figure
-
     if not explanations:
         raise ValueError("a gallery needs at least one image")
     pairs = [
@@ -75,11 +72,8 @@ def _tile(picture: np.ndarray, mask: np.ndarray | None, side: int = 288) -> np.n
     return tile
 
 
-def _colour_bar(figure: "Figure", axes: np.ndarray) -> None:
+def _colour_bar(figure: Figure, axes: np.ndarray) -> None:
     """The heatmap's scale under the grid."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap
-
     ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)
     colours = ListedColormap(ramp[:, 0, ::-1] / 255)
     bar = figure.colorbar(

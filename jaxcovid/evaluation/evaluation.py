@@ -1,0 +1,124 @@
+"""A trained network and a split in, an `EvaluationResult` out."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxcovid.evaluation.ablation_experiments import score_ablations
+from jaxcovid.evaluation.comparison import compare
+from jaxcovid.evaluation.ensemble import check_seeds, join
+from jaxcovid.evaluation.provenance import read_audit, summarize_run
+from jaxcovid.evaluation.published import published_scores
+from jaxcovid.evaluation.result import EvaluationResult
+from jaxcovid.evaluation.saliency import choose_gallery, measure_saliency
+from jaxcovid.evaluation.scored import ScoredSplit
+from jaxcovid.inference.predictor import Predictor
+from jaxcovid.metrics.calibration import calibration_of
+from jaxcovid.metrics.findings import evaluate_findings
+from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.subgroups import subgroup_scores
+
+
+def check_request(
+    predictors: Sequence[Predictor], *, ablations: bool, against: Predictor | None
+) -> None:
+    """Refuses an evaluation that cannot work, before anything is computed.
+
+    Args:
+      predictors: the networks; several are seeds of one run.
+      ablations: see `evaluate`.
+      against: a network to compare with.
+
+    Raises:
+      ValueError: ablations or a comparison of networks for findings, ablations of a network that
+        was trained on altered images, or runs that are not seeds of one.
+    """
+    for predictor in predictors:
+        if (ablations or against) and not predictor.task.screens:
+            raise ValueError(
+                "a network for findings has no ablations and is compared with no other"
+            )
+        if ablations and predictor.run.ablation != "none":
+            raise ValueError(
+                "--ablations alters the images of a network that was trained on others"
+            )
+    if len(predictors) > 1:
+        check_seeds(predictors)
+
+
+def evaluate(
+    scored: ScoredSplit,
+    *,
+    command: str,
+    ablations: bool = False,
+    against: ScoredSplit | None = None,
+    workers: int = 0,
+) -> EvaluationResult:
+    """The result of one network.
+
+    Args:
+      scored: the split.
+      command: the command line of the evaluation.
+      ablations: score the network on images that lack what should matter as well.
+      against: the split, scored by another network to compare with.
+      workers: processes that prepare images; 0 uses threads.
+
+    Raises:
+      ValueError: another network that scored different images.
+    """
+    result = _scores(scored, [scored], command)
+    if not scored.predictor.task.screens:
+        return result
+    predictions, predictor = scored.predictions, scored.predictor
+    return dataclasses.replace(
+        result,
+        saliency=measure_saliency(scored),
+        gallery=choose_gallery(scored),
+        ablations=score_ablations(scored, workers=workers) if ablations else None,
+        against=compare(scored, against) if against else None,
+        calibration=calibration_of(
+            predictions.positive,
+            scored.uncalibrated,
+            predictions.probability,
+            temperature=predictor.temperature,
+        ),
+        subgroups=subgroup_scores(
+            predictions, scored.groups, threshold=predictor.thresholds["youden"]
+        ),
+    )
+
+
+def evaluate_ensemble(
+    tested: Sequence[ScoredSplit], validated: Sequence[ScoredSplit], *, command: str
+) -> EvaluationResult:
+    """The result of the mean probability of several runs.
+
+    Args:
+      tested: the split, scored by each run.
+      validated: the validation split, scored by each run.
+      command: the command line of the evaluation.
+
+    Raises:
+      ValueError: runs of different images, classes or labels.
+    """
+    joined, ensemble = join(tested, validated)
+    return dataclasses.replace(_scores(joined, tested, command), ensemble=ensemble)
+
+
+def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> EvaluationResult:
+    """The sections that every result has."""
+    predictor, predictions = scored.predictor, scored.predictions
+    trained = predictor.run.dataset.name
+    comparable = scored.split == "test" and predictor.run.ablation == "none"
+    return EvaluationResult(
+        split=scored.split,
+        scores=evaluate_screening(predictions, thresholds=predictor.thresholds)
+        if predictor.task.screens
+        else evaluate_findings(predictions),
+        seen=scored.seen or None,
+        audit=read_audit(scored.dataset),
+        published=published_scores(trained_on=trained, tested_on=scored.dataset.name)
+        if comparable
+        else None,
+        run=summarize_run(scored, [each.predictor for each in runs], command),
+        predictions=predictions,
+    )

@@ -1,0 +1,96 @@
+"""Where a network looks: how much of its heatmaps lies inside the masks, and images to see it."""
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from jaxcovid.data.ablations import mask_of, mass_inside
+from jaxcovid.data.decoding import decode_gray
+from jaxcovid.evaluation.result import Explanation, Saliency
+from jaxcovid.evaluation.scored import ScoredSplit
+
+_SHUFFLES = 5  # of weights, to compare heatmaps with
+_SHOWN = 2  # images of a kind in the gallery
+
+
+def measure_saliency(scored: ScoredSplit) -> Saliency | None:
+    """How much of the heatmaps lies inside the masks.
+
+    Over all images with a mask of the lungs, or over those of the positive class with one of the
+    lesion, beside the same network with its weights shuffled, which looks nowhere (Adebayo et al.
+    2018, arXiv:1810.03292). None without such images or heatmaps.
+    """
+    predictor, lesion = scored.predictor, scored.has_lesion_masks
+    if not predictor.has_gradcam:
+        return None
+    everything: Iterable[int] = range(len(scored.source))
+    masks = scored.masks(scored.predictions.positive.nonzero()[0] if lesion else everything)
+    if not masks:
+        return None
+    images = [decode_gray(scored.source[i]["image"]) for i in masks]
+    inside = _shares_inside(predictor.heatmaps(images), masks.values())
+    # Many heatmaps of a network with shuffled weights are empty: several shuffles.
+    shuffled: list[float] = []
+    for seed in range(_SHUFFLES):
+        heatmaps = predictor.with_shuffled_weights(seed).heatmaps(images)
+        shuffled += _shares_inside(heatmaps, masks.values())
+    return Saliency(
+        n=len(masks),
+        masks="lesion" if lesion else "lungs",
+        area=float(np.mean([mask.mean() for mask in masks.values()])),
+        mass=_mean(inside),
+        empty=int(np.isnan(inside).sum()),
+        randomised=_mean(shuffled),
+    )
+
+
+def _shares_inside(heatmaps: np.ndarray, masks: Iterable[np.ndarray]) -> list[float]:
+    return [mass_inside(heatmap, mask) for heatmap, mask in zip(heatmaps, masks, strict=True)]
+
+
+def _mean(shares: Sequence[float]) -> float:
+    """The mean of those that are defined; NaN if none is."""
+    defined = [share for share in shares if not np.isnan(share)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def choose_gallery(scored: ScoredSplit) -> list[Explanation]:
+    """Two each of the clearest hits, misses, false alarms and correct rejections, with heatmaps.
+
+    Empty for a network that has no heatmaps.
+    """
+    if not scored.predictor.has_gradcam:
+        return []
+    positive, probability = scored.predictions.positive, scored.predictions.probability
+    called = probability >= scored.predictor.thresholds["youden"]
+    chosen: list[tuple[int, str]] = []
+    for kind, group, descending in (
+        ("hit", positive & called, True),
+        ("miss", positive & ~called, False),
+        ("false alarm", ~positive & called, True),
+        ("correct rejection", ~positive & ~called, False),
+    ):
+        members = np.flatnonzero(group)
+        order = members[np.argsort(probability[members], kind="stable")]
+        chosen += [(int(i), kind) for i in (order[::-1] if descending else order)[:_SHOWN]]
+    records = [scored.source[i] for i, _ in chosen]
+    images = [decode_gray(record["image"]) for record in records]
+    heatmaps = scored.predictor.heatmaps(images)
+    return [
+        Explanation(
+            image,
+            heatmap,
+            f"{kind}, p = {probability[i]:.2f}: {record['id']}",
+            _fitted(mask_of(record), image.shape),
+        )
+        for (i, kind), record, image, heatmap in zip(chosen, records, images, heatmaps, strict=True)
+    ]
+
+
+def _fitted(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The mask scaled to an image."""
+    if mask is None:
+        return None
+    height, width = shape
+    return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
