@@ -57,8 +57,7 @@ def run(
     from jaxcovid.evaluation.evaluation import check_request, evaluate, evaluate_ensemble
     from jaxcovid.evaluation.scored import score_split
     from jaxcovid.inference import predictor
-    from jaxcovid.report.report import write_report
-    from jaxcovid.report.summary import summarize, summarize_shuffles
+    from jaxcovid.report.summary import summarize_shuffles
 
     selection = selection or Selection()
     if step is not None and len(workdirs) > 1:
@@ -70,33 +69,34 @@ def run(
     rival = score_split(other, selection) if other else None
     tested = [score_split(network, selection) for network in networks]
     results = []
-
-    def write(result: "EvaluationResult", workdir: Path) -> None:
-        directory = workdir / "evaluation" / (result.run.dataset if selection.dataset else "")
-        directory /= f"{selection.split}-ensemble" if result.ensemble else selection.split
-        write_report(directory, result)
-        logging.info("%s\n  report: %s", summarize(result), directory / "report.html")
-        results.append(result)
-
-    for scored in tested:
+    for scored, workdir in zip(tested, workdirs, strict=True):
         result = evaluate(
-            scored,
-            command=command,
-            ablations=ablations,
-            against=rival,
-            workers=selection.workers,
+            scored, command, ablations=ablations, against=rival, workers=selection.workers
         )
-        write(result, scored.predictor.workdir)
+        results.append(_write(result, workdir, selection))
     if len(tested) > 1 and networks[0].run.ablation == "shuffled_labels":
-        # Each has labels of its own: no ensemble.
+        # Each run has labels of its own: there is no ensemble.
         logging.info(summarize_shuffles([each.per_image.auc.value for each in results]))
     elif len(tested) > 1:
         own = dataclasses.replace(selection, split="validation", dataset=None)
-        validated = (
-            tested if selection == own else [score_split(network, own) for network in networks]
+        validated = tested if selection == own else [score_split(each, own) for each in networks]
+        results.append(
+            _write(evaluate_ensemble(tested, validated, command), workdirs[0], selection)
         )
-        write(evaluate_ensemble(tested, validated, command=command), workdirs[0])
     return results
+
+
+def _write(result: "EvaluationResult", workdir: Path, selection: Selection) -> "EvaluationResult":
+    """Writes the report of a result into the folder of its run, and its scores into the log."""
+    from jaxcovid.report.report import write_report
+    from jaxcovid.report.summary import summarize
+
+    split = f"{selection.split}-ensemble" if result.ensemble else selection.split
+    external = result.run.dataset if selection.dataset else ""
+    directory = workdir / "evaluation" / external / split
+    write_report(directory, result)
+    logging.info("%s\n  report: %s", summarize(result), directory / "report.html")
+    return result
 
 
 def _command(

@@ -47,8 +47,8 @@ def check_request(
 
 def evaluate(
     scored: ScoredSplit,
-    *,
     command: str,
+    *,
     ablations: bool = False,
     against: ScoredSplit | None = None,
     workers: int = 0,
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def evaluate_ensemble(
-    tested: Sequence[ScoredSplit], validated: Sequence[ScoredSplit], *, command: str
+    tested: Sequence[ScoredSplit], validated: Sequence[ScoredSplit], command: str
 ) -> EvaluationResult:
     """The result of the mean probability of several runs.
 
@@ -115,10 +115,10 @@ def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> E
         if predictor.task.screens
         else evaluate_findings(predictions),
         seen=scored.seen or None,
-        audit=read_audit(scored.dataset),
         published=published_scores(trained_on=trained, tested_on=scored.dataset.name)
         if comparable
         else None,
         run=summarize_run(scored, [each.predictor for each in runs], command),
+        audit=read_audit(scored.dataset),
         predictions=predictions,
     )

@@ -61,9 +61,8 @@ def check_held_out(
       How much it has seen.
 
     Raises:
-      ValueError: no such split; or it has seen some, and `allow_seen` is False.
+      ValueError: it has seen some, and `allow_seen` is False.
     """
-    dataset.source(split)  # refuses an unknown split
     used = predictor.trained_on()
     validating = split == "validation" and dataset.name == predictor.run.dataset.name
     trained = used["train"] if validating else [*used["train"], *used["validation"]]

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from jaxcovid.data.ablations import mask_of, mass_inside
-from jaxcovid.data.decoding import decode_gray
+from jaxcovid.data.ablations import mass_inside
 from jaxcovid.evaluation.result import Explanation, Saliency
 from jaxcovid.evaluation.scored import ScoredSplit
 
@@ -28,7 +27,7 @@ def measure_saliency(scored: ScoredSplit) -> Saliency | None:
     masks = scored.masks(scored.predictions.positive.nonzero()[0] if lesion else everything)
     if not masks:
         return None
-    images = [decode_gray(scored.source[i]["image"]) for i in masks]
+    images = scored.images(masks)
     inside = _shares_inside(predictor.heatmaps(images), masks.values())
     # Many heatmaps of a network with shuffled weights are empty: several shuffles.
     shuffled: list[float] = []
@@ -74,23 +73,21 @@ def choose_gallery(scored: ScoredSplit) -> list[Explanation]:
         members = np.flatnonzero(group)
         order = members[np.argsort(probability[members], kind="stable")]
         chosen += [(int(i), kind) for i in (order[::-1] if descending else order)[:_SHOWN]]
-    records = [scored.source[i] for i, _ in chosen]
-    images = [decode_gray(record["image"]) for record in records]
+    indices = [i for i, _ in chosen]
+    images, masks = scored.images(indices), scored.masks(indices)
     heatmaps = scored.predictor.heatmaps(images)
     return [
         Explanation(
             image,
             heatmap,
-            f"{kind}, p = {probability[i]:.2f}: {record['id']}",
-            _fitted(mask_of(record), image.shape),
+            f"{kind}, p = {probability[i]:.2f}: {scored.predictions.ids[i]}",
+            _fitted(masks[i], image.shape) if i in masks else None,
         )
-        for (i, kind), record, image, heatmap in zip(chosen, records, images, heatmaps, strict=True)
+        for (i, kind), image, heatmap in zip(chosen, images, heatmaps, strict=True)
     ]
 
 
-def _fitted(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+def _fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The mask scaled to an image."""
-    if mask is None:
-        return None
     height, width = shape
     return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcovid.data.ablations import mask_of
 from jaxcovid.data.datasets import Dataset, open_dataset
+from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.identity import Overlap
 from jaxcovid.data.labels import Record, shuffled
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
@@ -45,9 +46,13 @@ class ScoredSplit:
         """True if the masks of the data set are of lesions; else they are of lungs."""
         return "mask" in self.source[0]
 
+    def images(self, indices: Iterable[int]) -> list[np.ndarray]:
+        """Some images, gray, uint8 [h, w]."""
+        return [decode_gray(self.source[i]["image"]) for i in indices]
+
     def masks(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
         """The masks, bool [h, w], of those of some images that have one with something in it."""
-        masks = {int(i): mask_of(self.source[int(i)]) for i in indices}
+        masks = {i: mask_of(self.source[i]) for i in map(int, indices)}
         return {i: mask for i, mask in masks.items() if mask is not None and mask.any()}
 
 
@@ -60,17 +65,17 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
       OSError: the data set is not prepared.
     """
     dataset = open_dataset(selection.dataset or predictor.run.dataset.name, selection.data_dir)
+    source = dataset.source(selection.split)
     check_fits(dataset, predictor)
-    split = selection.split
-    seen = check_held_out(dataset, split, predictor, allow_seen=selection.allow_seen)
-    source = dataset.source(split)
+    seen = check_held_out(dataset, selection.split, predictor, allow_seen=selection.allow_seen)
     probabilities = predictor.score(source, ablation=predictor.ablation, workers=selection.workers)
+    calibrated = predictor.calibrate(probabilities)
     return ScoredSplit(
         predictor=predictor,
         dataset=dataset,
-        split=split,
+        split=selection.split,
         source=source,
-        predictions=_with_targets(probabilities, predictor, dataset, source),
+        predictions=_with_targets(calibrated, predictor, dataset, source),
         uncalibrated=probabilities[:, 0],
         groups=[groups_of(source[i]) for i in range(len(source))],
         seen=seen,
@@ -80,7 +85,7 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
 def _with_targets(
     probabilities: np.ndarray, predictor: Predictor, dataset: Dataset, source: Sequence[Record]
 ) -> Predictions:
-    """Calibrated predictions of probabilities, float32 [n, outputs], beside their targets."""
+    """Calibrated probabilities, float64 [n, outputs], beside their targets."""
     task = predictor.task
     # Where the other classes have other names, only the positive one is known.
     if not set(task.outputs) <= set(labelled(dataset, predictor)):
@@ -98,7 +103,7 @@ def _with_targets(
         ids=ids,
         patients=patients,
         targets=stacked > 0.5,
-        probabilities=predictor.calibrate(probabilities)[:, : len(task.outputs)],
+        probabilities=probabilities[:, : len(task.outputs)],
         outputs=task.outputs,
         known=None if task.screens else stacked >= 0,
     )

@@ -177,15 +177,7 @@ def intervals(
     if not len(patients):
         raise ValueError("no image to resample")
     names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    columns = {
-        name: _AucColumns(
-            *(
-                array.reshape(patient.size, -1)
-                for array in (*arrays, (known or {}).get(name, np.ones(arrays[0].shape, bool)))
-            )
-        )
-        for name, arrays in aucs.items()
-    }
+    columns = {name: _columns(*pair, (known or {}).get(name)) for name, pair in aucs.items()}
     # A ratio needs only sums over patients, so that all of them are one matrix product.
     sums = np.zeros((names.size, 2 * len(ratios)))
     for column, part in enumerate(part for ratio in ratios.values() for part in ratio):
@@ -198,9 +190,8 @@ def intervals(
         return mean_aucs | _weighted_ratios(weights, sums, ratios)
 
     values = scores(np.ones((1, names.size)))
-    size = {"patients": names.size, "images": patient.size}
-    chunks = [scores(weights) for weights in _chunks(**size, resamples=resamples, seed=seed)]
-    informative = {name: auc.disjoint_pairs(patient) for name, auc in columns.items()}
+    chunks = [scores(weights) for weights in _resamples(patient, resamples, seed)]
+    informative = {name: column.disjoint_pairs(patient) for name, column in columns.items()}
     for name, (_, bottom) in ratios.items():
         informative[name] = np.unique(patient[bottom > 0]).size
     return {
@@ -212,6 +203,14 @@ def intervals(
         )
         for name in (*aucs, *ratios)
     }
+
+
+def _columns(
+    positive: np.ndarray, score: np.ndarray, known: np.ndarray | None = None
+) -> _AucColumns:
+    """The columns of arrays [n] or [n, k]; all are known by default."""
+    known = np.ones(positive.shape, bool) if known is None else known
+    return _AucColumns(*(array.reshape(len(positive), -1) for array in (positive, score, known)))
 
 
 def _weighted_ratios(
@@ -230,9 +229,10 @@ def _weighted_ratios(
     }
 
 
-def _chunks(*, patients: int, images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Resamples as weights [r, patients], so many at once as fit a cache with their images."""
-    return multiplicities(patients, resamples, seed, rows=max(1, _CHUNK_ELEMENTS // images))
+def _resamples(patient: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Weights [r, patients], as many at once as fit a cache with their images' patients int [n]."""
+    rows = max(1, _CHUNK_ELEMENTS // patient.size)
+    return multiplicities(patient.max() + 1, resamples, seed, rows)
 
 
 def auc_difference(
@@ -265,8 +265,7 @@ def auc_difference(
         return second - first
 
     value = float(difference(np.ones((1, names.size)))[0])
-    size = {"patients": names.size, "images": patient.size}
-    chunks = [difference(weights) for weights in _chunks(**size, resamples=resamples, seed=seed)]
+    chunks = [difference(weights) for weights in _resamples(patient, resamples, seed)]
     resampled = np.concatenate(chunks)
     defined = resampled[~np.isnan(resampled)]
     if names.size < 2 or defined.size < 2:
