@@ -13,8 +13,9 @@ import two_processes
 
 from jaxcovid.runtime import sharding
 from jaxcovid.training.state import TrainState
-from jaxcovid.workdir import checkpoints
-from jaxcovid.workdir.checkpoints import CheckpointError, Checkpoints
+from jaxcovid.workdir import checkpoint_facts, checkpoints
+from jaxcovid.workdir.checkpoint_facts import CheckpointError, Validation
+from jaxcovid.workdir.checkpoints import Checkpoints
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -36,18 +37,29 @@ def state_at(step, width=40):
 
 
 def validation(step, auc):
-    return {"step": step, "auc": auc, "loss": 0.5, "thresholds": {"youden": 0.4}}
+    return Validation(step, auc, 0.5, thresholds={"youden": 0.4})
 
 
 def save(workdir, aucs):
     """Saves steps 1, 2, ... of which those with an AUC are validated."""
-    history = []
-    with Checkpoints(workdir) as saver:
+    history = ()
+    with opened(workdir) as saver:
         for step, auc in enumerate(aucs, start=1):
             if auc is not None:
-                history.append(validation(step, auc))
-            saver.save(state_at(step), list(history))
+                history = (*history, validation(step, auc))
+            saver.save(step, state_at(step).items, history)
     return history
+
+
+def opened(workdir):
+    return Checkpoints(workdir, state_at(0).step.sharding)
+
+
+def restored(saver, target=None):
+    """State and history of the newest intact checkpoint; None if there is none."""
+    target = target or state_at(0)
+    found = saver.restore_latest(target.items)
+    return found and (target.restored(found.step, found.items), found.history)
 
 
 def equal(left, right):
@@ -57,8 +69,8 @@ def equal(left, right):
 
 
 def restore_latest(workdir):
-    with Checkpoints(workdir) as saver:
-        return saver.restore_latest(state_at(0))
+    with opened(workdir) as saver:
+        return restored(saver)
 
 
 def largest_file(folder):
@@ -82,19 +94,19 @@ def test_a_state_comes_back_bit_for_bit_with_its_history(tmp_path):
 
 def test_the_latest_two_and_the_best_are_kept(tmp_path):
     save(tmp_path, [0.5, 0.9, 0.6, None, 0.7, None, None])
-    assert checkpoints.steps(tmp_path) == [2, 6, 7]
-    assert checkpoints.best_step(tmp_path) == 2
+    assert checkpoint_facts.steps(tmp_path) == [2, 6, 7]
+    assert checkpoint_facts.best_step(tmp_path) == 2
 
 
 def test_the_later_of_two_equal_validations_is_the_best(tmp_path):
     save(tmp_path, [0.9, 0.9])
-    assert checkpoints.best_step(tmp_path) == 2
+    assert checkpoint_facts.best_step(tmp_path) == 2
 
 
 def test_a_half_deleted_checkpoint_is_never_the_best(tmp_path, caplog):
     save(tmp_path, [0.9, 0.6])
     (tmp_path / "checkpoints" / "1" / "facts" / "metadata").unlink()
-    assert checkpoints.best_step(tmp_path) == 2
+    assert checkpoint_facts.best_step(tmp_path) == 2
     assert "checkpoint 1 of" in caplog.text
     assert "does not count" in caplog.text
 
@@ -102,7 +114,7 @@ def test_a_half_deleted_checkpoint_is_never_the_best(tmp_path, caplog):
 def test_an_empty_workdir(tmp_path):
     assert restore_latest(tmp_path) is None
     with pytest.raises(CheckpointError, match="no validated checkpoint"):
-        checkpoints.best_step(tmp_path)
+        checkpoint_facts.best_step(tmp_path)
 
 
 @pytest.mark.parametrize("item", ["weights", "optimizer"])
@@ -111,14 +123,16 @@ def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_used(tmp_path, c
     for name in ("2", "2.1", "2.2"):  # the same step, damaged again and again
         flip_a_byte(tmp_path / "checkpoints" / "2" / item)
         bytes_of = contents(tmp_path / "checkpoints" / "2")
-        with Checkpoints(tmp_path) as saver:
-            found, history = saver.restore_latest(state_at(0))
+        with opened(tmp_path) as saver:
+            found, history = restored(saver)
             assert int(found.step) == 1
             assert equal(state_at(1), found)
             assert len(history) == 1
-            assert checkpoints.steps(tmp_path) == [1], "its step must be free to be saved again"
-            saver.save(state_at(2), history)
-        assert checkpoints.steps(tmp_path) == [1, 2]
+            assert checkpoint_facts.steps(tmp_path) == [1], (
+                "its step must be free to be saved again"
+            )
+            saver.save(2, state_at(2).items, history)
+        assert checkpoint_facts.steps(tmp_path) == [1, 2]
         assert contents(tmp_path / "checkpoints.damaged" / name) == bytes_of
         assert f"kept in {tmp_path}/checkpoints.damaged/{name}" in caplog.text
     assert "checkpoint 2" in caplog.text
@@ -225,32 +239,32 @@ def test_a_newer_format_is_no_damage(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         restore_latest(tmp_path)
-    assert checkpoints.steps(tmp_path) == [1, 2]
+    assert checkpoint_facts.steps(tmp_path) == [1, 2]
 
 
 def test_the_best_is_kept_by_the_runs_that_resume(tmp_path):
     save(tmp_path, [0.9, 0.5])
     for first in (3, 5):
-        with Checkpoints(tmp_path) as saver:
-            _, history = saver.restore_latest(state_at(0))
+        with opened(tmp_path) as saver:
+            _, history = restored(saver)
             for step in (first, first + 1):
-                history = [*history, validation(step, 0.6)]
-                saver.save(state_at(step), history)
-    assert checkpoints.steps(tmp_path) == [1, 5, 6]
-    assert checkpoints.best_step(tmp_path) == 1
+                history = (*history, validation(step, 0.6))
+                saver.save(step, state_at(step).items, history)
+    assert checkpoint_facts.steps(tmp_path) == [1, 5, 6]
+    assert checkpoint_facts.best_step(tmp_path) == 1
 
 
 def test_a_validation_is_added_to_the_checkpoint_that_was_saved_before_it(tmp_path):
-    with Checkpoints(tmp_path) as saver:
-        history = []
+    with opened(tmp_path) as saver:
+        history = ()
         for step, auc in enumerate([0.5, 0.9, 0.7, 0.6, 0.8], start=1):
-            saver.save(state_at(step), history)
-            history = [*history, validation(step, auc)]
+            saver.save(step, state_at(step).items, history)
+            history = (*history, validation(step, auc))
             saver.add_validation(history)
-    assert checkpoints.steps(tmp_path) == [2, 4, 5]
-    assert checkpoints.best_step(tmp_path) == 2
+    assert checkpoint_facts.steps(tmp_path) == [2, 4, 5]
+    assert checkpoint_facts.best_step(tmp_path) == 2
     for step in (2, 4, 5):
-        assert checkpoints.read_facts(tmp_path, step)["history"] == history[:step]
+        assert checkpoint_facts.read_facts(tmp_path, step).history == history[:step]
     found, found_history = restore_latest(tmp_path)
     assert equal(state_at(5), found)
     assert found_history == history
@@ -271,9 +285,9 @@ def restore_in_one_of_two(workdir, fails):
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_at(0)
     )
-    with Checkpoints(pathlib.Path(workdir)) as saver:
+    with Checkpoints(pathlib.Path(workdir), whole) as saver:
         try:
-            found, history = saver.restore_latest(target)
+            found, history = restored(saver, target)
             print("resumed from", int(found.step), "after", len(history))
         except CheckpointError as error:
             print("ended:", error)
@@ -310,7 +324,7 @@ def test_nothing_intact_is_an_error_and_deletes_nothing(tmp_path):
         flip_a_byte(tmp_path / "checkpoints" / step / "weights")
     with pytest.raises(CheckpointError, match=r"none of the checkpoints \[2, 1\]"):
         restore_latest(tmp_path)
-    assert checkpoints.steps(tmp_path) == [1, 2]
+    assert checkpoint_facts.steps(tmp_path) == [1, 2]
 
 
 def weights_of(state):
@@ -323,8 +337,8 @@ def test_weights_without_the_optimizer(tmp_path):
     save(tmp_path, [0.6])
     found = checkpoints.restore(tmp_path, 1, {"weights": weights_of(state_at(0))})
     assert equal(state_at(1).params, found["weights"]["params"])
-    facts = checkpoints.read_facts(tmp_path, 1)
-    assert checkpoints.validation_of(facts)["thresholds"] == {"youden": 0.4}
+    facts = checkpoint_facts.read_facts(tmp_path, 1)
+    assert facts.validation.thresholds == {"youden": 0.4}
 
 
 def test_another_network_a_missing_step_and_a_newer_format(tmp_path):
@@ -335,10 +349,10 @@ def test_another_network_a_missing_step_and_a_newer_format(tmp_path):
         checkpoints.restore(tmp_path, 7, {})
     path = tmp_path / "checkpoints" / "1" / "facts" / "metadata"
     facts = json.loads(path.read_text())
-    assert facts["format_version"] == checkpoints.FORMAT_VERSION
+    assert facts["format_version"] == checkpoint_facts.FORMAT_VERSION
     path.write_text(json.dumps({**facts, "format_version": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
-        checkpoints.read_facts(tmp_path, 1)
+        checkpoint_facts.read_facts(tmp_path, 1)
 
 
 def test_a_saved_state_does_not_change_when_its_buffers_are_donated(tmp_path):
@@ -346,8 +360,8 @@ def test_a_saved_state_does_not_change_when_its_buffers_are_donated(tmp_path):
         lambda s: s.replace(params=jax.tree.map(lambda x: 2 * x, s.params)), donate_argnums=0
     )
     state, expected = state_at(3), jax.device_get(state_at(3))
-    with Checkpoints(tmp_path) as saver:
-        saver.save(state, [])
+    with opened(tmp_path) as saver:
+        saver.save(3, state.items, ())
         for _ in range(5):
             state = double(state)
     assert equal(expected, restore_latest(tmp_path)[0])
@@ -355,8 +369,8 @@ def test_a_saved_state_does_not_change_when_its_buffers_are_donated(tmp_path):
 
 def test_eight_devices_to_one(tmp_path):
     many = jax.device_put(state_at(4), sharding.replicated_sharding(sharding.make_mesh(8)))
-    with Checkpoints(tmp_path) as saver:
-        saver.save(many, [])
+    with Checkpoints(tmp_path, many.step.sharding) as saver:
+        saver.save(4, many.items, ())
     found, _ = restore_latest(tmp_path)
     assert equal(state_at(4), found)
     assert len(found.params["dense"]["bias"].devices()) == 1

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import runs
 
-from jaxcovid import predict
 from jaxcovid.data import datasets
 from jaxcovid.data.decoding import ImageError
-from jaxcovid.inference import screening
+from jaxcovid.inference import image_reader, screening
 from jaxcovid.runtime import cli, files
 from jaxcovid.workdir.run import WorkdirError
 
@@ -40,7 +39,7 @@ except ValueError as error:
 
 def wrapped():
     try:
-        predict._threshold("high", {})
+        screening.parse_threshold("high", {})
     except ValueError as error:
         raise KeyError("a library's") from error
 
@@ -48,8 +47,8 @@ def wrapped():
 @pytest.mark.parametrize(
     "fails",
     [
-        lambda: predict._threshold("high", {"youden": 0.5}),
-        lambda: screening.list_files(["nowhere"], collections.Counter()),
+        lambda: screening.parse_threshold("high", {"youden": 0.5}),
+        lambda: image_reader.list_files(["nowhere"], collections.Counter()),
         lambda: in_package("raise RuntimeError('say so')"),
         lambda: in_package(
             "try:\n  int('a')\nexcept ValueError as e:\n  raise ValueError('b') from e"

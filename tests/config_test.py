@@ -1,11 +1,13 @@
 import importlib
+import json
 import pathlib
 
 import pytest
 
 from jaxcovid import train
+from jaxcovid.data.labels import Task
 from jaxcovid.runtime import files
-from jaxcovid.workdir import run as workdirs
+from jaxcovid.workdir.run import PartSummary, Run, RunDataset, WorkdirError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
@@ -51,8 +53,8 @@ def test_the_default_is_the_papers_optimizer():
         ({"class_weights": "heavy"}, "class_weights"),
         ({"batch_norm": "local"}, "batch_norm"),
         ({"positive_class": "flu"}, "positive_class 'flu' is not a class"),
-        ({"outputs": "three_way"}, "needs 3 classes"),
-        ({"outputs": "findings"}, "has classes"),
+        ({"task": "one_vs_rest"}, "needs 3 classes"),
+        ({"task": "multilabel"}, "has classes"),
         ({"network": "resnet"}, "network is 'resnet'; use one of"),
         ({"parts.part1.workdir": "runs/a"}, r"use --config\.network=deep_cxr_net"),
         ({"network": "deep_cxr_net", "fusion.width": 0}, "fusion.width 0"),
@@ -75,57 +77,81 @@ def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):
         train.run(get("covid_ct"), workdir=tmp_path / "run", data_dir=tmp_path)
 
 
-FACTS = {
-    "config": {
-        "batch_size": 8,
-        "workers": 0,
-        "model": {"head": "gap"},
-        **dict.fromkeys(("network", "outputs", "control"), ""),
-        **{name: {} for name in ("fusion", "parts", "preprocessing")},
-    },
-    "dataset": {"name": "d", "modality": "CT", "window": [-600, 1500], "class_names": ["a", "b"]},
-    "outputs": ["a"],
-}
+def a_run(command=None, **options):
+    config = json.loads(get("default", "debug").to_json())
+    run = Run(
+        config={**config, **options},
+        dataset=RunDataset("d", "12", "CT", (-600.0, 1500.0), None, ("a", "b"), ""),
+        task=Task("binary", ("a",)),
+        parts={"part1": PartSummary("e", ("x", "y"), 3, "34")},
+        versions={"jax": "1"},
+        command=command,
+    )
+    assert run.to_json() == json.loads(json.dumps(run.to_json()))
+    return run
+
+
+def test_a_run_comes_back_as_it_was(tmp_path):
+    a_run("typed").claim(tmp_path / "run")
+    loaded = Run.load(tmp_path / "run")
+    assert loaded == a_run("typed")
+    assert loaded.preprocessing.size == 64
+    assert (loaded.ablation, loaded.seed) == ("none", 0)
 
 
 def test_a_workdir_belongs_to_one_run(tmp_path):
-    workdirs.claim(tmp_path / "run", FACTS)
-    workdirs.claim(tmp_path / "run", FACTS)
-    free = {**FACTS, "config": {**FACTS["config"], "workers": 4}}
-    workdirs.claim(tmp_path / "run", free)
-    assert workdirs.read(tmp_path / "run")["config"]["workers"] == 0
-    other = {**FACTS, "config": {**FACTS["config"], "batch_size": 16, "model": {"head": "flatten"}}}
-    with pytest.raises(workdirs.WorkdirError) as error:
-        workdirs.claim(tmp_path / "run", other)
+    a_run().claim(tmp_path / "run")
+    a_run().claim(tmp_path / "run")
+    a_run(workers=4).claim(tmp_path / "run")
+    assert Run.load(tmp_path / "run").config["workers"] == 0
+    model = {**a_run().config["model"], "head": "gap"}
+    with pytest.raises(WorkdirError) as error:
+        a_run(batch_size=16, model=model).claim(tmp_path / "run")
     assert "config.batch_size: 8 in the workdir, 16 now" in str(error.value)
-    assert "config.model.head: 'gap' in the workdir, 'flatten' now" in str(error.value)
+    assert "config.model.head: 'flatten' in the workdir, 'gap' now" in str(error.value)
 
 
 def test_a_workdir_keeps_the_command_of_its_start(tmp_path, caplog):
     caplog.set_level("INFO")
-    workdirs.claim(tmp_path / "old", FACTS)
-    workdirs.claim(tmp_path / "old", {**FACTS, "command": "second"})
-    assert "command" not in workdirs.read(tmp_path / "old")
+    a_run().claim(tmp_path / "old")
+    a_run("second").claim(tmp_path / "old")
+    assert Run.load(tmp_path / "old").command is None
     for command in ("first", "first"):
-        workdirs.claim(tmp_path / "run", {**FACTS, "command": command})
+        a_run(command).claim(tmp_path / "run")
     assert not caplog.text
-    free = {**FACTS["config"], "workers": 4}
-    workdirs.claim(tmp_path / "run", {**FACTS, "config": free, "command": "second"})
-    assert workdirs.read(tmp_path / "run")["command"] == "first"
+    a_run("second", workers=4).claim(tmp_path / "run")
+    assert Run.load(tmp_path / "run").command == "first"
     assert "was started by another command, which it keeps:\n  first" in caplog.text
 
 
 def test_folders_that_are_no_workdirs(tmp_path):
-    with pytest.raises(workdirs.WorkdirError, match="does not exist"):
-        workdirs.read(tmp_path / "none")
-    with pytest.raises(workdirs.WorkdirError, match=r"holds no run\.json"):
-        workdirs.read(tmp_path)
+    with pytest.raises(WorkdirError, match="does not exist"):
+        Run.load(tmp_path / "none")
+    with pytest.raises(WorkdirError, match=r"holds no run\.json"):
+        Run.load(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(workdirs.WorkdirError, match="damaged"):
-        workdirs.read(tmp_path)
+    with pytest.raises(WorkdirError, match="damaged"):
+        Run.load(tmp_path)
     (tmp_path / "run.json").write_text('{"format_version": 99}')
-    with pytest.raises(workdirs.WorkdirError, match="format 99"):
-        workdirs.read(tmp_path)
+    with pytest.raises(WorkdirError, match="format 99"):
+        Run.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("three_way", "one_vs_rest"), ("two_way", "multiclass"), ("findings", "multilabel")],
+)
+def test_the_run_of_the_first_release_is_translated_and_resumed(old, new, tmp_path):
+    run = a_run(task=new)
+    facts = run.to_json()
+    config = facts["config"]
+    config["outputs"], config["control"] = old, config.pop("ablation")
+    config["model"]["growth"] = config["model"].pop("growth_rate")
+    config["optimizer"]["head_rate_factor"] = config["optimizer"].pop("head_lr_multiplier")
+    del config["task"], facts["dataset"]["hu_offset"]
+    (tmp_path / "run.json").write_text(json.dumps({**facts, "format_version": 2}))
+    assert Run.load(tmp_path).config == run.config
+    run.claim(tmp_path)
 
 
 def test_folders_are_paths_or_urls():

@@ -19,18 +19,19 @@ from xray_trees import make_chest_xray, make_chestxray14, make_covid_chestxray
 
 from jaxcovid import prepare, train
 from jaxcovid.inference import frozen_parts, predictor
+from jaxcovid.inference.forward import forward
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.runtime import sharding
-from jaxcovid.training import step
+from jaxcovid.training.compilation import jit_train_step
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
-from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir import checkpoint_facts
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SIZE = 64
-NARROW = {"growth": 8, "depths": (2, 2, 2, 2)}
+NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
 PARTS = (
     FrozenPart("part1", DeepCTNet(outputs=6, **NARROW)),
     FrozenPart("part2", DeepCTNet(outputs=2, exclusive=True, **NARROW)),
@@ -112,7 +113,7 @@ def test_likelihoods_are_those_of_the_parts_alone(frozen):
     variables = {**random_variables(MODEL, 0), "frozen": frozen}
     found = apply(variables, image, method="likelihoods")
     alone = [
-        jax.jit(partial(step.forward, model=part.model))(frozen[part.name], image) for part in PARTS
+        jax.jit(partial(forward, model=part.model))(frozen[part.name], image) for part in PARTS
     ]
     np.testing.assert_allclose(found, np.concatenate(alone, -1), atol=1e-6)
     np.testing.assert_allclose(found[:, 6:].sum(1), 1, atol=1e-6)  # a softmax
@@ -136,7 +137,7 @@ def test_the_head_equals_numpy(frozen):
 def test_training_changes_no_bit_of_the_frozen_parts(devices, frozen):
     mesh = sharding.make_mesh(devices)
     optimizer = make_optimizer(
-        optax.constant_schedule(1e-3), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
+        optax.constant_schedule(1e-3), weight_decay=0.0, head_lr_multiplier=1.0, accumulate_steps=1
     )
     state = jit_init_state(mesh, model=MODEL, optimizer=optimizer, image_size=SIZE, seed=0)()
     before = jax.device_get(frozen)
@@ -147,7 +148,7 @@ def test_training_changes_no_bit_of_the_frozen_parts(devices, frozen):
     moment = -(-parameters // 256) * 256  # padded, so that devices can share it
     assert sum(x.size for x in moments if x.size > 1) == 2 * moment, "Adam's two moments"
     start = jax.device_get(state.params)
-    step_fn = step.jit_train_step(
+    step_fn = jit_train_step(
         mesh,
         model=MODEL,
         optimizer=optimizer,
@@ -159,7 +160,9 @@ def test_training_changes_no_bit_of_the_frozen_parts(devices, frozen):
         batch = sharding.place_batch({"image": images(16, seed), "target": target}, mesh)
         state, numbers = step_fn(state, batch)
         assert np.isfinite(float(numbers["loss"]))
-    assert checkpoints.checksums(jax.device_get(state.frozen)) == checkpoints.checksums(before)
+    assert checkpoint_facts.checksums(jax.device_get(state.frozen)) == checkpoint_facts.checksums(
+        before
+    )
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), start, jax.device_get(state.params))
     assert all(jax.tree.leaves(moved)), "every trained parameter moves"
 
@@ -259,8 +262,8 @@ def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     shutil.copytree(stages / "deep_cxr_net", workdir)
     command("evaluate", f"--workdir={workdir}", f"--data_dir={xray_data}", "--split=validation")
     metrics = json.loads((workdir / "evaluation/validation/metrics.json").read_text())
-    history = checkpoints.read_facts(workdir, checkpoints.best_step(workdir))["history"]
-    assert metrics["auc"]["value"] == pytest.approx(history[-1]["auc"], abs=1e-6)
+    history = checkpoint_facts.read_facts(workdir, checkpoint_facts.best_step(workdir)).history
+    assert metrics["auc"]["value"] == pytest.approx(history[-1].auc, abs=1e-6)
 
     # A series of two slices is refused as CT, taken as X-ray, and gets a row of its own.
     pixels = np.random.default_rng(0).integers(0, 4000, (2, 70, 70), np.uint16)
@@ -298,8 +301,8 @@ def test_the_carried_parts_are_those_of_the_stages_and_guard_themselves(stages, 
     loaded = predictor.load(workdir)
     for name in ("part1", "part2"):
         part = predictor.load(stages / f"cxr_{name}")
-        own = loaded.weights["frozen"][name]
-        assert checkpoints.checksums(own) == checkpoints.checksums(part.weights)
+        own = loaded.variables["frozen"][name]
+        assert checkpoint_facts.checksums(own) == checkpoint_facts.checksums(part.variables)
         assert not (
             workdir / "parts" / name / "checkpoints" / str(part.step) / "optimizer"
         ).exists()
@@ -307,7 +310,7 @@ def test_the_carried_parts_are_those_of_the_stages_and_guard_themselves(stages, 
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    with pytest.raises(checkpoints.CheckpointError, match="damaged"):
+    with pytest.raises(checkpoint_facts.CheckpointError, match="damaged"):
         predictor.load(workdir)
 
 
@@ -318,20 +321,20 @@ def test_a_run_resumes_without_the_workdirs_of_its_parts(stages, xray_data, tmp_
     config = config_of(tmp_path, epochs=0.5)
     train.run(config, workdir=tmp_path / "whole", data_dir=xray_data)
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
-    last = checkpoints.steps(tmp_path / "run")[-1]
+    last = checkpoint_facts.steps(tmp_path / "run")[-1]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(last))
     for name in ("cxr_part1", "cxr_part2"):
         shutil.rmtree(tmp_path / name)
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
-    one, two = (checkpoints.read_facts(tmp_path / name, last) for name in ("whole", "run"))
-    assert one["checksums"] == two["checksums"]
+    one, two = (checkpoint_facts.read_facts(tmp_path / name, last) for name in ("whole", "run"))
+    assert one.checksums == two.checksums
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"parts.part1.outputs": ("Edema",)}, "tells of Atelectasis.*not of Edema"),
+        ({"parts.part1.outputs": ("Edema",)}, "has the outputs Atelectasis.*not Edema"),
         ({"preprocessing.size": 96}, "another preprocessing: size 64, here 96"),
         ({"parts.part2.workdir": "deep_cxr_net"}, "holds a deep_cxr_net"),
         ({"parts.part2.workdir": "nowhere"}, "nowhere is not a workdir"),
@@ -350,14 +353,14 @@ def test_parts_that_do_not_fit_are_refused(overrides, message, stages, xray_data
 def test_a_part_of_another_modality_is_refused(stages, tmp_path):
     config = json.loads(config_of(stages).to_json())
     with pytest.raises(ValueError, match="was trained on X-ray images, these are CT"):
-        frozen_parts.part_facts(tmp_path, config, modality="CT")
+        frozen_parts.find_parts(tmp_path, config, modality="CT")
 
 
 @pytest.mark.slow
 def test_a_part_switched_off(stages, xray_data, tmp_path):
     config = config_of(stages, **{"parts.part1.workdir": "", "epochs": 0.3})
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
-    assert list(predictor.load(tmp_path / "run").weights["frozen"]) == ["part2"]
+    assert list(predictor.load(tmp_path / "run").variables["frozen"]) == ["part2"]
 
 
 @pytest.mark.slow
@@ -367,8 +370,8 @@ def test_part_3_switched_off_leaves_the_frozen_ones_alone(stages, xray_data, com
     train.run(config, workdir=workdir, data_dir=xray_data)
     assert train.run(config, workdir=workdir, data_dir=xray_data).step  # finished before
     loaded = predictor.load(workdir)
-    assert set(loaded.weights["params"]) == {"fusion", "classifier"}
-    assert count(loaded.weights["params"]) == (8 + 1) * 64 + 65
+    assert set(loaded.variables["params"]) == {"fusion", "classifier"}
+    assert count(loaded.variables["params"]) == (8 + 1) * 64 + 65
     command("evaluate", f"--workdir={workdir}", f"--data_dir={xray_data}", "--controls")
     folder = workdir / "evaluation" / "test"
     assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] is not None

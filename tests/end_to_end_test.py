@@ -14,7 +14,7 @@ from runs import STEPS, arguments, end_at, finish, read_losses, same_run
 
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.inference import predictor
-from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir import checkpoint_facts
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def test_a_termination_signal_saves_its_step_and_the_same_command_resumes(
 ):
     status, log = end_at(signal.SIGTERM, 30, tmp_path / "ended", data_dir)
     assert status == 128 + signal.SIGTERM
-    saved = checkpoints.steps(tmp_path / "ended")[-1]
+    saved = checkpoint_facts.steps(tmp_path / "ended")[-1]
     assert saved >= 30
     assert f"step {saved} is saved. The same command resumes." in log
     # Another number of workers is no other run.
@@ -203,12 +203,12 @@ def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):
     )
     process = command("train", *words)
     assert "Stopping early" in process.stderr
-    assert checkpoints.steps(tmp_path / "early")[-1] < STEPS
+    assert checkpoint_facts.steps(tmp_path / "early")[-1] < STEPS
     assert list((tmp_path / "early/tensorboard/plugins/profile").glob("*/*.xplane.pb"))
     assert "Training was finished before" in command("train", *words).stderr
     # A run that goes on in the middle of the window has nothing to stop there.
     end_at(signal.SIGTERM, 20, tmp_path / "late", data_dir)
-    step = checkpoints.steps(tmp_path / "late")[-1]
+    step = checkpoint_facts.steps(tmp_path / "late")[-1]
     finish(tmp_path / "late", data_dir, f"--config.profile=({step}, {step + 2})")
     state = command("status", f"--workdir=file://{tmp_path}/early")
     assert "finished" in state.stdout

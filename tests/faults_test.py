@@ -34,7 +34,7 @@ from runs import (
 )
 
 from jaxcovid.data.datasets import open_dataset
-from jaxcovid.workdir import checkpoints, heartbeat
+from jaxcovid.workdir import checkpoint_facts, heartbeat
 
 pytestmark = pytest.mark.slow
 LOCAL = ("bash", "launch/local.sh", "2")
@@ -113,11 +113,11 @@ def test_the_disk_is_full_in_a_save(trained, tmp_path, data_dir):
         status, log = ended(start(folder / "w", data_dir))
         assert status == 1, log
         assert "No space left" in log
-        last = checkpoints.steps(folder / "w")
+        last = checkpoint_facts.steps(folder / "w")
         remount(folder, "size=100m")
         finish(folder / "w", data_dir)
         if last:
-            assert checkpoints.steps(folder / "w")
+            assert checkpoint_facts.steps(folder / "w")
         same_run(trained, folder / "w")
 
 
@@ -131,7 +131,7 @@ def test_the_disk_is_full_while_it_logs(trained, tmp_path, data_dir):
         )
         process = start(folder / "w", data_dir, *options, hold=61)
         wait_until_held(process)
-        wait(lambda: checkpoints.steps(folder / "w") == [60], process)
+        wait(lambda: checkpoint_facts.steps(folder / "w") == [60], process)
         with contextlib.suppress(OSError):  # that is what fills it
             (folder / "filler").write_bytes(bytes(20 * 2**20))
         assert shutil.disk_usage(folder).free == 0
@@ -139,7 +139,7 @@ def test_the_disk_is_full_while_it_logs(trained, tmp_path, data_dir):
         status, log = ended(process)
         assert status == 1, log
         assert "No space left" in log
-        assert checkpoints.steps(folder / "w") == [60]
+        assert checkpoint_facts.steps(folder / "w") == [60]
         (folder / "filler").unlink()
         finish(folder / "w", data_dir, *options)
         assert read_losses(folder / "w")[:STEPS] == read_losses(trained)
@@ -174,7 +174,7 @@ def flip(path):
 @pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
 def test_the_newest_checkpoint_is_damaged(damage, trained, tmp_path, data_dir):
     end_at(signal.SIGKILL, 60, tmp_path / "w", data_dir)
-    newest = checkpoints.steps(tmp_path / "w")[-1]
+    newest = checkpoint_facts.steps(tmp_path / "w")[-1]
     folder = tmp_path / "w" / "checkpoints" / str(newest) / "weights"
     damage(max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size))
     log = finish(tmp_path / "w", data_dir)
@@ -191,11 +191,11 @@ def test_the_clock_is_set_back(trained, tmp_path, data_dir):
     clock = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     process = start(tmp_path / "w", data_dir, launcher=command, hold=75, **clock)
     wait_until_held(process)
-    wait(lambda: checkpoints.steps(tmp_path / "w")[-1] > 60, process)
+    wait(lambda: checkpoint_facts.steps(tmp_path / "w")[-1] > 60, process)
     (beat,) = heartbeat.read(tmp_path / "w")  # of the trainer, which faketime has started
     os.kill(beat["pid"], signal.SIGKILL)
     ended(process)
-    assert checkpoints.steps(tmp_path / "w")[-1] > 60  # saved before what was saved earlier
+    assert checkpoint_facts.steps(tmp_path / "w")[-1] > 60  # saved before what was saved earlier
     finish(tmp_path / "w", data_dir)
     same_run(trained, tmp_path / "w")
 
@@ -318,7 +318,7 @@ class TestTwoProcesses:
         release(process)
         status, log = ended(process)
         assert status == 143, log
-        saved = checkpoints.steps(tmp_path / "w")[-1]
+        saved = checkpoint_facts.steps(tmp_path / "w")[-1]
         assert log.count(f"step {saved} is saved") == 2
         finish(tmp_path / "w", data_dir, launcher=LOCAL)
         same_run(whole, tmp_path / "w")
@@ -359,7 +359,7 @@ class TestTwoProcesses:
         np.testing.assert_allclose(one, many, atol=0.05)
         # 9 images in batches of 8: each process pads its own rows of the last batch.
         last, reference = (
-            checkpoints.read_facts(tmp_path / name, STEPS)["history"][-1] for name in ("w", "one")
+            checkpoint_facts.read_facts(tmp_path / name, STEPS).history[-1] for name in ("w", "one")
         )
-        assert last["auc"] == pytest.approx(reference["auc"], abs=1e-3)
-        assert last["loss"] == pytest.approx(reference["loss"], abs=1e-2)
+        assert last.auc == pytest.approx(reference.auc, abs=1e-3)
+        assert last.loss == pytest.approx(reference.loss, abs=1e-2)

@@ -451,7 +451,7 @@ def table_reader(folder):
 
 JSON_VALUES = [
     *(None, True, 0, -1, 10**30, 1.5, float("nan"), "", "../x", "\ud800", [], {}, [[]], {"a": 1}),
-    *([1, "x"], {"step": 1}, "deep_cxr_net", "two_way", "lungs"),
+    *([1, "x"], {"step": 1}, "deep_cxr_net", "multiclass", "lungs"),
 ]
 
 
@@ -491,12 +491,12 @@ def mutated_json(draw, contents):
 
 
 def workdir_reader(folder):
-    """Reads each as `run.json`, as the facts of a checkpoint and as the guard."""
+    """Reads each as `run.json`, as the facts of a checkpoint and as the detector's file."""
     from configs import default
     from jaxcovid.inference import out_of_distribution, predictor
-    from jaxcovid.workdir import checkpoints, run
+    from jaxcovid.workdir import checkpoint_facts, run
 
-    run = {
+    facts_of_run = {
         "format_version": run.FORMAT_VERSION,
         "config": json.loads(default.get_config("debug").to_json()),
         "dataset": {
@@ -513,32 +513,32 @@ def workdir_reader(folder):
     }
     entry = {"auc": 0.7, "loss": 0.6, "temperature": 1.2, "thresholds": {"youden": 0.4}}
     facts = {
-        "format_version": checkpoints.FORMAT_VERSION,
+        "format_version": checkpoint_facts.FORMAT_VERSION,
         "step": 3,
         "checksums": {"weights": {"['params']['head']": 17}, "optimizer": {}},
         "history": [{"step": 2, **entry}, {"step": 3, **entry}],
     }
-    texts = [json.dumps(run), json.dumps(facts)]
+    texts = [json.dumps(facts_of_run), json.dumps(facts)]
     few = np.ones(3)
-    out_of_distribution.Guard(few, few, few, np.eye(3), 1.0, 16.0).save(folder)
-    guards = [(folder / out_of_distribution.FILE).read_bytes()]
-    metadata = folder / checkpoints.FOLDER / "3" / "facts" / "metadata"
+    out_of_distribution.Detector(few, few, few, np.eye(3), 1.0, 16.0).save(folder)
+    detectors = [(folder / out_of_distribution.FILE).read_bytes()]
+    metadata = folder / checkpoint_facts.FOLDER / "3" / "facts" / "metadata"
     metadata.parent.mkdir(parents=True)
 
     def read(data):
         if data[:1] == b"P":
             (folder / out_of_distribution.FILE).write_bytes(data)
-            out_of_distribution.load_guard(folder)
+            out_of_distribution.load_detector(folder)
         elif b'"checksums"' in data:
             metadata.write_bytes(data)
-            checkpoints.validation_of(checkpoints.read_facts(folder, 3))
-            checkpoints.best_step(folder)
+            _ = checkpoint_facts.read_facts(folder, 3).validation
+            checkpoint_facts.best_step(folder)
         else:
             (folder / run.FILE).write_bytes(data)
-            predictor._read(folder)
+            predictor._network(folder, run.Run.load(folder))
 
-    documented = (run.WorkdirError, checkpoints.CheckpointError, ValueError)
-    return st.one_of(mutated_json(texts), mutated_json(texts), mutated(guards)), read, documented
+    documented = (run.WorkdirError, checkpoint_facts.CheckpointError, ValueError)
+    return st.one_of(mutated_json(texts), mutated_json(texts), mutated(detectors)), read, documented
 
 
 def override_reader(folder):

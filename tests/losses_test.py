@@ -35,7 +35,7 @@ def test_weighted_binary_cross_entropy_equals_numpy():
 
 def test_what_is_not_known_adds_no_loss_and_no_gradient():
     logits, target, weights = arrays()
-    target[[0, 2, 5], [1, 0, 2]] = labels.IGNORED
+    target[[0, 2, 5], [1, 0, 2]] = labels.UNKNOWN
     known = target >= 0
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     expected = -(weights[1] * target * np.log(p) + weights[0] * (1 - target) * np.log(1 - p))
@@ -58,59 +58,73 @@ def test_a_softmax_has_the_cross_entropy_of_optax():
 
 def make(**options):
     defaults = {
-        "outputs": "binary",
+        "kind": "binary",
         "class_names": CLASSES,
         "finding_names": (),
         "positive_class": "COVID-19",
     }
-    return labels.make_targets(**{**defaults, **options})
+    return labels.make_task(**{**defaults, **options})
 
 
 def make_findings(**options):
     options = {"findings": FINDINGS[::-1], **options}
-    return make(outputs="findings", class_names=(), finding_names=FINDINGS, **options)
+    return make(kind="multilabel", class_names=(), finding_names=FINDINGS, **options)
 
 
 def test_targets_of_classes():
-    three = make(outputs="three_way")
-    assert three.names == ("COVID-19", "normal", "other pneumonia")
+    three = make(kind="one_vs_rest")
+    assert three.outputs == ("COVID-19", "normal", "other pneumonia")
+    encode = three.encoder(CLASSES)
     for label, expected in enumerate(([0, 1, 0], [1, 0, 0], [0, 0, 1])):
-        np.testing.assert_array_equal(three({"label": label}), expected)
-    assert [make()({"label": label}).tolist() for label in range(3)] == [[0], [1], [0]]
-    two = make(outputs="two_way", class_names=("no", "yes"), positive_class="yes")
-    assert [two({"label": label}).tolist() for label in range(2)] == [[0, 1], [1, 0]]
+        np.testing.assert_array_equal(encode({"label": label}), expected)
+    for binary in (make(), three.only_positive()):
+        encode = binary.encoder(CLASSES)
+        assert [encode({"label": label}).tolist() for label in range(3)] == [[0], [1], [0]]
+    encode = make(kind="multiclass", class_names=("no", "yes"), positive_class="yes").encoder(
+        ("no", "yes")
+    )
+    assert [encode({"label": label}).tolist() for label in range(2)] == [[0, 1], [1, 0]]
+
+
+def test_what_follows_from_the_kind_of_a_task():
+    assert [make(kind=kind).exclusive for kind in ("binary", "one_vs_rest")] == [False, False]
+    assert make(kind="multiclass", class_names=CLASSES[:2]).exclusive
+    assert make().screens
+    assert not make_findings().screens
+    assert make(kind="one_vs_rest").positive_class == "COVID-19"
 
 
 def test_uncertain_findings_follow_the_policy_of_their_label():
-    found = make_findings(uncertain_as_one=("Edema",), uncertain_ignored=("Mass",))
+    task = make_findings(uncertain_positive=("Edema",), uncertain_unknown=("Mass",))
+    encode = task.encoder(())
     uncertain, blank = dict.fromkeys(FINDINGS, -1), dict.fromkeys(FINDINGS, -2)
-    assert found.names == ("Pneumonia", "Mass", "Hernia", "Edema")
-    assert found({"findings": uncertain}).tolist() == [0, labels.IGNORED, 0, 1]
-    assert found({"findings": blank}).tolist() == [0, 0, 0, 0]
-    assert found({"findings": {**blank, "Mass": 1, "Edema": 0}}).tolist() == [0, 1, 0, 0]
+    assert task.outputs == ("Pneumonia", "Mass", "Hernia", "Edema")
+    assert encode({"findings": uncertain}).tolist() == [0, labels.UNKNOWN, 0, 1]
+    assert encode({"findings": blank}).tolist() == [0, 0, 0, 0]
+    assert encode({"findings": {**blank, "Mass": 1, "Edema": 0}}).tolist() == [0, 1, 0, 0]
 
 
-def test_sides_and_balanced_weights():
-    counts = {"normal": 6, "COVID-19": 2, "other pneumonia": 2}
-    sides = labels.count_sides(make(), counts)
-    assert sides.tolist() == [[8], [2]]
-    weights = losses.class_weights(sides, kind="balanced")
+def test_class_counts_and_balanced_weights():
+    images = {"normal": 6, "COVID-19": 2, "other pneumonia": 2}
+    counts = make().class_counts(images)
+    assert counts.tolist() == [[8], [2]]
+    weights = losses.class_weights(counts, kind="balanced")
     np.testing.assert_allclose(weights, [[10 / 16], [10 / 4]])
-    assert (losses.class_weights(sides, kind="none") == 1).all()
+    assert (losses.class_weights(counts, kind="none") == 1).all()
     values = {name: {"1": 3, "0": 1, "-1": 5, "-2": 11} for name in FINDINGS}
-    found = make_findings(uncertain_as_one=("Edema",), uncertain_ignored=("Mass",))
-    assert labels.count_sides(found, values).tolist() == [[17, 12, 17, 12], [3, 3, 3, 8]]
+    task = make_findings(uncertain_positive=("Edema",), uncertain_unknown=("Mass",))
+    assert task.class_counts(values).tolist() == [[17, 12, 17, 12], [3, 3, 3, 8]]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"outputs": "four"}, "outputs is 'four'; use one of binary"),
+        ({"kind": "four"}, "task is 'four'; use one of binary"),
         ({"positive_class": "flu"}, "positive_class 'flu' is not a class"),
-        ({"outputs": "two_way"}, "needs 2 classes, the data set has 3"),
-        ({"outputs": "three_way", "class_names": ("COVID-19", "b")}, "needs 3 classes"),
-        ({"outputs": "findings"}, "has classes"),
-        ({"class_names": (), "finding_names": FINDINGS}, "use --config.outputs=findings"),
+        ({"kind": "multiclass"}, "needs 2 classes, the data set has 3"),
+        ({"kind": "one_vs_rest", "class_names": ("COVID-19", "b")}, "needs 3 classes"),
+        ({"kind": "multilabel"}, "has classes"),
+        ({"class_names": (), "finding_names": FINDINGS}, "use --config.task=multilabel"),
     ],
 )
 def test_outputs_that_do_not_fit_the_data_set(options, message):
@@ -123,9 +137,9 @@ def test_outputs_that_do_not_fit_the_data_set(options, message):
     [
         ({"findings": ()}, "must name each output once"),
         ({"findings": ("Mass", "Mass")}, "must name each output once"),
-        ({"findings": ("Mass", "Flu")}, "findings has Flu, which the data set does not tell of"),
-        ({"uncertain_as_one": ("Flu",)}, r"uncertain\.ones has Flu"),
-        ({"uncertain_as_one": ("Mass",), "uncertain_ignored": ("Mass",)}, "both have Mass"),
+        ({"findings": ("Mass", "Flu")}, "findings has Flu, which the data set does not label"),
+        ({"uncertain_positive": ("Flu",)}, r"uncertain\.ones has Flu"),
+        ({"uncertain_positive": ("Mass",), "uncertain_unknown": ("Mass",)}, "both have Mass"),
     ],
 )
 def test_findings_that_do_not_fit(options, message):
@@ -134,7 +148,7 @@ def test_findings_that_do_not_fit(options, message):
 
 
 def test_bad_class_weights():
-    with pytest.raises(ValueError, match="both sides"):
+    with pytest.raises(ValueError, match="positive and negative images"):
         losses.class_weights(np.array([[0], [4]]), kind="balanced")
     with pytest.raises(ValueError, match="class_weights"):
         losses.class_weights(np.array([[2], [4]]), kind="heavy")

@@ -9,11 +9,13 @@ import shutil
 import numpy as np
 import optax
 
-from jaxcovid.inference import frozen_parts, predictor
+import jaxcovid
+from jaxcovid.inference import frozen_parts
 from jaxcovid.runtime import sharding
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
 from jaxcovid.workdir.checkpoints import Checkpoints
+from jaxcovid.workdir.run import Run
 
 WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir"
 PROBABILITIES = [0.5957848, 0.5955538, 0.5986944]
@@ -25,30 +27,31 @@ def images():
 
 
 def test_it_predicts_as_it_did():
-    found = predictor.load(WORKDIR)
-    assert found.outputs == ("COVID-19",)
-    np.testing.assert_allclose(found.probabilities(images())[:, 0], PROBABILITIES, atol=1e-5)
+    network = jaxcovid.load(WORKDIR)
+    assert network.outputs == ("COVID-19",)
+    np.testing.assert_allclose(network.probabilities(images())[:, 0], PROBABILITIES, atol=1e-5)
 
 
 def test_a_training_can_go_on_from_it(tmp_path):
     shutil.copytree(WORKDIR, tmp_path / "w")
-    config = predictor.load(WORKDIR).facts["config"]
-    options = config["optimizer"]
+    run, mesh = Run.load(WORKDIR), sharding.make_mesh(1)
+    options = run.config["optimizer"]
     target = jit_init_state(
-        sharding.make_mesh(1),
-        model=frozen_parts.make_model(config, outputs=1, parts={}),
+        mesh,
+        model=frozen_parts.model_with_parts(run, {}),
         optimizer=make_optimizer(
             optax.constant_schedule(options["learning_rate"]),
             weight_decay=options["weight_decay"],
-            head_rate_factor=options["head_rate_factor"],
+            head_lr_multiplier=options["head_lr_multiplier"],
             accumulate_steps=options["accumulate_steps"],
         ),
-        image_size=config["preprocessing"]["size"],
+        image_size=run.preprocessing.size,
         seed=0,
     ).eval_shape()
-    with Checkpoints(tmp_path / "w") as saver:
-        state, history = saver.restore_latest(target)
+    with Checkpoints(tmp_path / "w", sharding.replicated_sharding(mesh)) as saver:
+        restored = saver.restore_latest(target.items)
+    state = target.restored(restored.step, restored.items)
     assert int(state.step) == 6
-    assert [entry["step"] for entry in history] == [1, 2, 3, 4, 5, 6]
+    assert [entry.step for entry in restored.history] == [1, 2, 3, 4, 5, 6]
     counts = optax.tree.get_all_with_path(state.opt_state, "count")
     assert {int(count) for _, count in counts} == {6}

@@ -11,8 +11,8 @@ from runs import end_at, ended, finish, same_run, start, text
 
 from configs import default
 from jaxcovid import train
-from jaxcovid.training import loop, validation
-from jaxcovid.workdir import checkpoints
+from jaxcovid.training import startup, validation
+from jaxcovid.workdir import checkpoint_facts
 
 STEPS = 60  # validated at 30 and 60
 # Seven steps are one update: neither 30 nor 60 is at its end, and the last update is one of four.
@@ -21,15 +21,16 @@ OPTIONS = ("--config.epochs=20", "--config.optimizer.accumulate_steps=7", "--con
 # The train command, ended at step AT in one of three ways.
 CHILD = """
 import os, signal, sys, time
+from pathlib import Path
 from absl import app
 from jaxcovid import train
-from jaxcovid.runtime import distributed
-from jaxcovid.training import loop
-from jaxcovid.workdir import checkpoints
+from jaxcovid.runtime import config_files
+from jaxcovid.training import preemption, validation
+from jaxcovid.workdir import checkpoint_facts, checkpoints
 
 how, at = sys.argv.pop(1), int(sys.argv.pop(1))
 workdir = next(word.partition("=")[2] for word in sys.argv if word.startswith("--workdir="))
-requested, predict = processes.Termination.requested, loop.predict_source
+requested, predict = preemption.Termination.requested, validation.predict_source
 seen = [0]
 
 def request(self, step):
@@ -40,7 +41,7 @@ def request(self, step):
 
 def kill():
     deadline = time.monotonic() + 20
-    while at not in checkpoints.steps(workdir) and time.monotonic() < deadline:
+    while at not in checkpoint_facts.steps(Path(workdir)) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -55,9 +56,9 @@ def add(self, history):
         kill()
     return added(self, history)
 
-processes.Termination.requested, loop.predict_source = request, validate
+preemption.Termination.requested, validation.predict_source = request, validate
 added, checkpoints.Checkpoints.add_validation = checkpoints.Checkpoints.add_validation, add
-app.run(train.main, flags_parser=train._parse_flags)
+app.run(train.main, flags_parser=config_files.parse_flags)
 """
 
 
@@ -65,10 +66,7 @@ app.run(train.main, flags_parser=train._parse_flags)
 def whole(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("whole") / "w"
     finish(workdir, data_dir, *OPTIONS)
-    assert [entry["step"] for entry in checkpoints.read_facts(workdir, STEPS)["history"]] == [
-        30,
-        60,
-    ]
+    assert [entry.step for entry in checkpoint_facts.read_facts(workdir, STEPS).history] == [30, 60]
     return workdir
 
 
@@ -90,15 +88,15 @@ def test_a_run_ended_at_a_validation_has_saved_and_validates_when_it_resumes(
     launcher = (sys.executable, "-c", CHILD, how, str(at))
     status, log = ended(start(workdir, data_dir, *OPTIONS, launcher=launcher))
     assert status == (143 if how == "signal" else -signal.SIGKILL), log
-    assert checkpoints.steps(workdir)[-1] == at
-    assert checkpoints.validation_of(checkpoints.read_facts(workdir, at)) is None
+    assert checkpoint_facts.steps(workdir)[-1] == at
+    assert checkpoint_facts.read_facts(workdir, at).validation is None
     if how == "signal":
         assert f"step {at} is saved" in log
     log = finish(workdir, data_dir, *OPTIONS)
     assert f"Validating step {at}" in log
     same_run(whole, workdir, STEPS)
     assert log_of(whole) == log_of(workdir)
-    assert checkpoints.best_step(whole) == checkpoints.best_step(workdir)
+    assert checkpoint_facts.best_step(whole) == checkpoint_facts.best_step(workdir)
     assert "finished before" in finish(workdir, data_dir, *OPTIONS)
 
 
@@ -124,7 +122,7 @@ def test_more_accumulated_steps_than_the_training_has_write_nothing(tmp_path, da
 
 
 def test_a_profile_holds_the_work_of_its_last_step(tmp_path, data_dir, monkeypatch):
-    compiled, stepped, ready = loop.compile_train_step, [], []
+    compiled, stepped, ready = startup.compile_train_step, [], []
 
     @jax.jit
     def slow(x):
@@ -155,7 +153,7 @@ def test_a_profile_holds_the_work_of_its_last_step(tmp_path, data_dir, monkeypat
         def __exit__(self, *_):
             ready.append((len(stepped), [x.is_ready() for x in jax.tree.leaves(stepped[-1])]))
 
-    monkeypatch.setattr(loop, "compile_train_step", compile_train_step)
+    monkeypatch.setattr(startup, "compile_train_step", compile_train_step)
     monkeypatch.setattr(jax.profiler, "trace", Trace)
     options = config(epochs=2.0, profile=(2, 4), save_every_steps=100)
     train.run(options, workdir=tmp_path / "w", data_dir=data_dir)
@@ -167,13 +165,13 @@ def test_a_profile_holds_the_work_of_its_last_step(tmp_path, data_dir, monkeypat
 def test_workers_serve_a_validation_that_is_long_enough(tmp_path, data_dir, monkeypatch):
     assert validation.validation_workers(8, 2000) == 8
     assert validation.validation_workers(8, 1999) == validation.validation_workers(2, 5000) == 0
-    given, predict = [], loop.predict_source
+    given, predict = [], validation.predict_source
 
     def predict_source(*args, workers, **kwargs):
         given.append(workers)
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "predict_source", predict_source)
-    monkeypatch.setattr(loop, "validation_workers", lambda workers, images: (workers, images))
+    monkeypatch.setattr(validation, "predict_source", predict_source)
+    monkeypatch.setattr(validation, "validation_workers", lambda workers, images: (workers, images))
     train.run(config(workers=1), workdir=tmp_path / "w", data_dir=data_dir)
     assert given == [(1, 9)]

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 
-from jaxcovid.workdir import checkpoints
+from jaxcovid.workdir import checkpoint_facts
 
 CONFIG = (
     "--config=configs/default.py:debug",
@@ -174,7 +174,7 @@ def read_losses(workdir):
 
 
 def same_run(left, right, steps=STEPS):
-    one, two = (checkpoints.read_facts(w, steps) for w in (left, right))
-    assert one["checksums"] == two["checksums"], "parameters, moments or optimizer differ"
-    assert one["history"] == two["history"]
+    one, two = (checkpoint_facts.read_facts(w, steps) for w in (left, right))
+    assert one.checksums == two.checksums, "parameters, moments or optimizer differ"
+    assert one.history == two.history
     assert read_losses(left) == read_losses(right)

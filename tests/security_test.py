@@ -55,16 +55,16 @@ def test_the_watch_sees_a_pickle(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def write_guard(workdir, **more):
+def write_detector(workdir, **more):
     few = np.ones(3)
     values = {"mean": few, "scale": few, "location": few, "precision": np.eye(3)}
     values |= {"limit": 1.0, "colour_limit": 16.0, **more}
     np.savez_compressed(workdir / out_of_distribution.FILE, **values)
 
 
-def test_a_guard_of_something_else_than_numbers_is_refused(tmp_path):
-    write_guard(tmp_path)
-    assert out_of_distribution.load_guard(tmp_path).limit == 1.0
+def test_a_detector_of_something_else_than_numbers_is_refused(tmp_path):
+    write_detector(tmp_path)
+    assert out_of_distribution.load_detector(tmp_path).limit == 1.0
     payload = np.array([Payload(tmp_path / "made")], dtype=object)
     for more, reason in (
         ({"mean": payload}, "Object arrays cannot be loaded"),
@@ -72,13 +72,14 @@ def test_a_guard_of_something_else_than_numbers_is_refused(tmp_path):
         ({"scale": np.ones(4)}, "scale is float64"),
         ({"limit": "x"}, "limit is <U1"),
     ):
-        write_guard(tmp_path, **more)
-        with pytest.raises(WorkdirError, match=rf"guard\.npz is damaged: .*{reason}"):
-            out_of_distribution.load_guard(tmp_path)
+        write_detector(tmp_path, **more)
+        message = rf"out_of_distribution\.npz is damaged: .*{reason}"
+        with pytest.raises(WorkdirError, match=message):
+            out_of_distribution.load_detector(tmp_path)
     for content in (pickle.dumps(payload), b"", b"PK"):
         (tmp_path / out_of_distribution.FILE).write_bytes(content)
         with pytest.raises(WorkdirError, match="damaged"):
-            out_of_distribution.load_guard(tmp_path)
+            out_of_distribution.load_detector(tmp_path)
     assert not (tmp_path / "made").exists()
 
 
@@ -154,7 +155,8 @@ def test_no_command_unpickles_a_file_or_tells_a_secret(data_dir, command, tmp_pa
     log += [process.stdout, process.stderr]
     files = [path for path in run.rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert {"run.json", "guard.npz", "report.html", "metrics.jsonl", "predictions.csv"} <= names
+    assert {"run.json", "out_of_distribution.npz", "metrics.jsonl", "predictions.csv"} <= names
+    assert "report.html" in names
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
     assert not any(CANARY in text for text in log)
 
@@ -162,11 +164,11 @@ def test_no_command_unpickles_a_file_or_tells_a_secret(data_dir, command, tmp_pa
     assert process.returncode == 0, process.stderr
     process = without_pickle("predict", f"--workdir={run}", image)
     assert process.returncode == 0, process.stderr
-    write_guard(run, mean=np.array([Payload(tmp_path / "made")], dtype=object))
+    write_detector(run, mean=np.array([Payload(tmp_path / "made")], dtype=object))
     process = without_pickle("predict", f"--workdir={run}", image)
     assert process.returncode == 1
     assert "error: " in process.stderr
-    assert "guard.npz is damaged: Object arrays cannot be loaded" in process.stderr
+    assert "out_of_distribution.npz is damaged: Object arrays cannot be loaded" in process.stderr
     assert not (tmp_path / "made").exists()
 
     # A workdir from somebody else, whose outputs have names of folders.

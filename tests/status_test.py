@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from jaxcovid import status
-from jaxcovid.workdir import heartbeat
+from jaxcovid.workdir import heartbeat, status
 
 NOW = 1_800_000_000.0
 
@@ -13,11 +12,12 @@ NOW = 1_800_000_000.0
 @pytest.fixture
 def workdir(tmp_path):
     facts = {
-        "format_version": 2,
+        "format_version": 3,
         "config": {
             "network": "deep_ct_net",
-            "outputs": "binary",
-            "control": "none",
+            "task": "binary",
+            "ablation": "none",
+            "uncertain": {"ones": [], "ignore": []},
             **{name: {} for name in ("model", "fusion", "parts", "preprocessing")},
         },
         "dataset": {"name": "d", "modality": "CT", "window": [-600, 1500], "class_names": []},
@@ -107,7 +107,7 @@ def test_the_file_of_process_0_is_missing_or_damaged(workdir, content):
         file.write_text(content)
     text, well = status.report(workdir, now=NOW)
     assert not well
-    assert "step 250 of 1,000 (25%), training\n  as process 1 tells: process 0 tells n" in text
+    assert "step 250 of 1,000 (25%), training\n  as process 1 reports: process 0 reports n" in text
     assert text.endswith("process 0: never heard" if content is None else f"{file} is damaged")
     assert "process 1 on n1, pid 11: step 250" in text
     (workdir / heartbeat.FOLDER / "1.json").unlink()
@@ -127,6 +127,6 @@ def test_a_heartbeat_tells_of_its_process_and_of_the_end(workdir, monkeypatch):
 
     with pytest.raises(RuntimeError):
         train()
-    (found,) = heartbeat.read(workdir)  # of one process: what was left of another is gone
-    assert (found["step"], found["images_per_s"], found["state"]) == (2, 5.0, "failed")
-    assert found["seconds_per_step"] > 0
+    (last,) = heartbeat.read(workdir)  # of one process: what was left of another is gone
+    assert (last.step, last.images_per_s, last.state) == (2, 5.0, "failed")
+    assert last.seconds_per_step > 0

@@ -14,13 +14,16 @@ import pytest
 import runs
 from jax.flatten_util import ravel_pytree
 
+from jaxcovid.data.labels import Task
+from jaxcovid.inference.forward import jit_forward
 from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.runtime import devices as machine
 from jaxcovid.runtime import sharding
 from jaxcovid.training import step
-from jaxcovid.training.compilation import compile_train_step
-from jaxcovid.training.loop import TrainingError, _check_finite
+from jaxcovid.training.compilation import compile_train_step, jit_train_step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
+from jaxcovid.training.progress import TrainingError, check_finite
 from jaxcovid.training.state import jit_init_state
 from jaxcovid.training.validation import validation_scores
 
@@ -28,7 +31,7 @@ MODEL = DeepCTNet(growth_rate=8, depths=(2, 2, 2, 2))
 SIZE = 64
 
 
-PLAIN = {"weight_decay": 0.0, "head_rate_factor": 1.0, "accumulate_steps": 1}
+PLAIN = {"weight_decay": 0.0, "head_lr_multiplier": 1.0, "accumulate_steps": 1}
 
 
 def optimizer(**options):
@@ -55,7 +58,7 @@ def each_step(devices, batches, *, model=MODEL, size=SIZE, opt=None, batch_norm=
         mesh,
         state,
         sharding.place_batch(batches[0], mesh),
-        identity="",
+        fingerprint="",
         folder=None,
         model=model,
         optimizer=opt,
@@ -139,7 +142,7 @@ def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
         mesh = sharding.make_mesh(devices)
         state = initial(mesh, optimizer())
         image = sharding.place_batch(batch(0), mesh)["image"]
-        found.append(step.jit_forward(mesh, model=MODEL)(state.variables, image))
+        found.append(jit_forward(mesh, model=MODEL)(state.variables, image))
     assert found[0].shape == (16, 1)
     assert np.ptp(found[0]) > 0
     np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-5)
@@ -157,7 +160,7 @@ def test_what_eight_devices_tell_each_other(model, batch_norm):
     """Counted in the compiled step: all-reduces, their bytes, and nothing else."""
     mesh, opt = sharding.make_mesh(8), optimizer()
     state = initial(mesh, opt, model)
-    program = step.jit_train_step(
+    program = jit_train_step(
         mesh, model=model, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm=batch_norm
     )
     text = program.lower(state, sharding.place_batch(batch(0), mesh)).compile().as_text()
@@ -203,7 +206,7 @@ def test_per_device_batch_norm_is_that_of_pmap():
     by_device = {k: v.reshape(8, 4, *v.shape[1:]) for k, v in rows.items()}
     found = jax.pmap(averaged, "devices", in_axes=(None, 0))(variables, by_device)
     gradients, batch_stats, numbers = jax.tree.map(lambda x: np.asarray(x[0]), found)
-    step_fn = step.jit_train_step(
+    step_fn = jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=jnp.ones((2, 1)), batch_norm="per_device"
     )
     state, ours = step_fn(state, sharding.place_batch(rows, mesh))
@@ -220,7 +223,7 @@ def test_a_step_learns_moves_the_moments_and_counts():
     mesh = sharding.make_mesh(1)
     state = initial(mesh, opt)
     before = jax.device_get(state)
-    step_fn = step.jit_train_step(
+    step_fn = jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
     )
     same = sharding.place_batch(batch(0), mesh)
@@ -241,7 +244,7 @@ def test_a_step_learns_moves_the_moments_and_counts():
 def test_the_state_is_donated():
     opt, mesh = optimizer(), sharding.make_mesh(1)
     state = initial(mesh, opt)
-    step_fn = step.jit_train_step(
+    step_fn = jit_train_step(
         mesh, model=MODEL, optimizer=opt, weights=np.ones((2, 1), np.float32), batch_norm="global"
     )
     step_fn(state, sharding.place_batch(batch(0), mesh))
@@ -301,9 +304,7 @@ def first_numbers(devices, rows, weights):
         jax.device_get(state.variables), rows["image"], train=True, mutable=["batch_stats"]
     )
     probabilities = np.asarray(model.probabilities(logits))
-    step_fn = step.jit_train_step(
-        mesh, model=model, optimizer=opt, weights=weights, batch_norm="global"
-    )
+    step_fn = jit_train_step(mesh, model=model, optimizer=opt, weights=weights, batch_norm="global")
     with jax.numpy_rank_promotion("allow"):
         _, numbers = step_fn(state, sharding.place_batch(rows, mesh))
     return jax.device_get(numbers), probabilities
@@ -319,8 +320,12 @@ def test_unknown_targets_are_in_neither_the_logs_accuracy_nor_its_loss(devices):
     right = (probabilities[:, 0] > 0.5) == (rows["target"][:, 0] > 0.5)
     assert numbers["accuracy"] == pytest.approx(right[known].mean(), abs=1e-6)
     of_validation = validation_scores(
-        probabilities, rows["target"], screening=False, exclusive=False, loss_weights=weights
-    )["loss"]
+        1,
+        probabilities,
+        rows["target"],
+        task=Task("multilabel", ("a", "b", "c")),
+        loss_weights=weights,
+    ).loss
     assert numbers["loss"] == pytest.approx(of_validation, rel=1e-4)
     by_hand = -np.where(
         rows["target"] > 0.5,
@@ -336,9 +341,9 @@ def test_a_batch_that_knows_nothing_has_no_loss_and_no_accuracy():
     numbers, _ = first_numbers(8, rows, np.ones((2, 3), np.float32))
     assert numbers["loss"] == 0
     assert np.isnan(numbers["accuracy"])
-    _check_finite(1, numbers, pathlib.Path("nowhere"))
+    check_finite(1, numbers, pathlib.Path("nowhere"))
     with pytest.raises(TrainingError, match="loss not finite at step 1"):
-        _check_finite(1, {**numbers, "loss": np.nan}, pathlib.Path("nowhere"))
+        check_finite(1, {**numbers, "loss": np.nan}, pathlib.Path("nowhere"))
 
 
 def test_weight_decay_shrinks_kernels_only():
@@ -352,10 +357,12 @@ def test_weight_decay_shrinks_kernels_only():
 
 def test_the_head_has_its_own_rate():
     params = {"backbone": {"kernel": jnp.ones((2, 2))}, "classifier": {"kernel": jnp.ones((2, 2))}}
-    opt = make_optimizer(optax.constant_schedule(0.1), **{**PLAIN, "head_rate_factor": 0.01})
+    opt = make_optimizer(optax.constant_schedule(0.1), **{**PLAIN, "head_lr_multiplier": 0.01})
     updates, _ = opt.update(jax.tree.map(jnp.ones_like, params), opt.init(params), params)
     np.testing.assert_allclose(updates["backbone"]["kernel"], -0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["classifier"]["kernel"], -0.001, rtol=1e-5)
+    with pytest.raises(ValueError, match="head_lr_multiplier matches no parameter"):
+        opt.init({"backbone": params["backbone"]})
 
 
 def test_schedules():
@@ -381,7 +388,7 @@ def test_bad_schedules(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight_decay": -1.0}, {"accumulate_steps": 0}, {"head_rate_factor": 0.0}]
+    "options", [{"weight_decay": -1.0}, {"accumulate_steps": 0}, {"head_lr_multiplier": 0.0}]
 )
 def test_bad_optimizers(options):
     with pytest.raises(ValueError, match=r"optimizer\."):
@@ -401,15 +408,15 @@ def test_a_batch_that_does_not_divide_names_the_fix():
 
 def test_an_unknown_batch_norm_is_refused():
     with pytest.raises(ValueError, match="batch_norm"):
-        step.jit_train_step(sharding.make_mesh(1), batch_norm="local")
+        step.check_batch_norm("local")
 
 
 def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):
-    monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: name)
     monkeypatch.delenv("JAX_PLATFORMS")
-    sharding.warn_of_cpu()
+    machine.warn_of_cpu()
     assert "FELL BACK TO THE CPU" in caplog.text
     caplog.clear()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    sharding.warn_of_cpu()
+    machine.warn_of_cpu()
     assert "FELL BACK" not in caplog.text

@@ -210,7 +210,15 @@ def _limit(predictor: Predictor, threshold: str) -> float | None:
         if threshold != "youden":
             raise ValueError("a network for findings has no thresholds; leave --threshold out")
         return None
-    stored: Mapping[str, float] = predictor.thresholds
+    return parse_threshold(threshold, predictor.thresholds)
+
+
+def parse_threshold(threshold: str, stored: Mapping[str, float]) -> float:
+    """The threshold of a name or a number.
+
+    Raises:
+      ValueError: neither a stored name nor a number in 0 to 1.
+    """
     if threshold in stored:
         return stored[threshold]
     try:

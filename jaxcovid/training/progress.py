@@ -23,6 +23,23 @@ class TrainingError(RuntimeError):
     """Training cannot continue; the message names the step and the last good checkpoint."""
 
 
+def check_finite(step: int, numbers: Mapping[str, float], workdir: Path) -> None:
+    """Refuses numbers of a step that are not finite.
+
+    Raises:
+      TrainingError: names them, the step and the last good checkpoint.
+    """
+    # The accuracy is NaN where the batch knows nothing of the first output.
+    bad = [name for name, x in numbers.items() if not np.isfinite(x) and name != "accuracy"]
+    if bad:
+        saved = checkpoint_facts.steps(workdir)
+        last = f"the last good checkpoint is step {saved[-1]}" if saved else "nothing was saved yet"
+        raise TrainingError(
+            f"{' and '.join(bad)} not finite at step {step}; {last} in {workdir}. "
+            "Lower --config.optimizer.learning_rate in a new workdir, or look at the input."
+        )
+
+
 class Progress:
     """Fetches the numbers of finished steps, one step late, and reports them.
 
@@ -113,7 +130,7 @@ class Progress:
         while len(self._pending) > keep:
             step, metrics = self._pending.popleft()
             numbers = {name: float(x) for name, x in jax.device_get(metrics).items()}
-            self._check_finite(step, numbers)
+            check_finite(step, numbers, self._workdir)
             self._bar.update(self._plan.batch_size)
             self._bar.set_postfix_str(f"step {step}, loss {numbers['loss']:.3f}", refresh=False)
             self.clock.count(self._plan.batch_size)
@@ -130,14 +147,3 @@ class Progress:
         rows = np.asarray(image.addressable_data(0))[:limit]
         scaled = np.clip((rows + 2.5) * 51, 0, 255).astype(np.uint8)
         self.writer.images(step, "input", np.repeat(scaled, 3, axis=-1))
-
-    def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
-        # The accuracy is NaN where the batch knows nothing of the first output.
-        bad = [name for name, x in numbers.items() if not np.isfinite(x) and name != "accuracy"]
-        if bad:
-            saved = checkpoint_facts.steps(self._workdir)
-            last = f"the last good checkpoint is step {saved[-1]}" if saved else "none was saved"
-            raise TrainingError(
-                f"{' and '.join(bad)} not finite at step {step}; {last} in {self._workdir}. "
-                "Lower --config.optimizer.learning_rate in a new workdir, or look at the input."
-            )

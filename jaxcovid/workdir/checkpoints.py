@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding
 
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.workdir.checkpoint_facts import (
@@ -121,7 +121,7 @@ class Checkpoints:
     Use as a context manager; leaving it waits for the last save and reports its errors.
     """
 
-    def __init__(self, workdir: Path, whole: NamedSharding) -> None:
+    def __init__(self, workdir: Path, whole: Sharding) -> None:
         """Opens `workdir/checkpoints`, creating it if missing.
 
         Args:

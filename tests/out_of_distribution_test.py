@@ -1,4 +1,4 @@
-"""The guard lets images of its kind through and flags all others."""
+"""The detector lets images of its kind through and flags all others."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from conftest import open_real
 from sklearn.datasets import load_sample_images
 
 from jaxcovid.data.decoding import as_gray, colour_of, decode_gray
-from jaxcovid.inference import out_of_distribution as guards
+from jaxcovid.inference import out_of_distribution as ood
 
 
 def blobs(count, seed, *, size=96):
@@ -21,14 +21,14 @@ def blobs(count, seed, *, size=96):
 
 
 @pytest.fixture(scope="module")
-def guard():
-    trained = [guards.features(gray) for gray in blobs(120, 0)]
-    held_out = [guards.features(gray) for gray in blobs(40, 1)]
-    return guards.fit_guard(trained, held_out, [0.0] * 160)
+def detector():
+    trained = [ood.features(gray) for gray in blobs(120, 0)]
+    held_out = [ood.features(gray) for gray in blobs(40, 1)]
+    return ood.fit_detector(trained, held_out, [0.0] * 160)
 
 
-def test_its_own_kind_passes_and_others_do_not(guard, tmp_path):
-    warned = [bool(guard.warning(gray)) for gray in blobs(200, 2)]
+def test_its_own_kind_passes_and_others_do_not(detector, tmp_path):
+    warned = [bool(detector.warning(gray)) for gray in blobs(200, 2)]
     assert np.mean(warned) <= 0.05
     rng = np.random.default_rng(3)
     for gray in (
@@ -37,21 +37,23 @@ def test_its_own_kind_passes_and_others_do_not(guard, tmp_path):
         next(blobs(1, 4))[:, :40].copy(),
         np.tile(np.arange(96, dtype=np.uint8) * 2, (96, 1)),
     ):
-        assert "unlike the training images" in guard.warning(gray)
-    guard.save(tmp_path)
-    loaded = guards.load_guard(tmp_path)
+        assert "unlike the training images" in detector.warning(gray)
+    detector.save(tmp_path)
+    loaded = ood.load_detector(tmp_path)
     for gray in (next(blobs(1, 5)), rng.integers(0, 256, (96, 96), np.uint8)):
-        assert loaded.warning(gray) == guard.warning(gray)
-    assert guards.load_guard(tmp_path / "none") is None
+        assert loaded.warning(gray) == detector.warning(gray)
+    assert ood.load_detector(tmp_path / "none") is None
+    (tmp_path / ood.FILE).rename(tmp_path / "guard.npz")  # as the first release called it
+    assert ood.load_detector(tmp_path).warning(gray) == detector.warning(gray)
 
 
-def test_blank_and_colour_images(guard):
+def test_blank_and_colour_images(detector):
     for value in (0, 128, 255):
-        assert guard.warning(np.full((64, 64), value, np.uint8)) == "a blank image"
+        assert detector.warning(np.full((64, 64), value, np.uint8)) == "a blank image"
     for photograph in load_sample_images().images:
         encoded = cv2.imencode(".png", photograph[..., ::-1])[1].tobytes()
         assert colour_of(encoded) == pytest.approx(colour_of(photograph), rel=0.2)
-        assert "colour" in guard.warning(as_gray(photograph), colour_of(photograph))
+        assert "colour" in detector.warning(as_gray(photograph), colour_of(photograph))
     assert colour_of(next(blobs(1, 0))) == 0
     gray = next(blobs(1, 6))
     assert colour_of(cv2.imencode(".jpg", np.dstack([gray] * 3))[1].tobytes()) < 1
@@ -62,9 +64,9 @@ def test_blank_and_colour_images(guard):
     assert colour_of(marked) > 10
 
 
-def test_too_few_images_make_no_guard():
-    few = [guards.features(gray) for gray in blobs(5, 0)]
-    assert guards.fit_guard(few, few, [0.0] * 10) is None
+def test_too_few_images_make_no_detector():
+    few = [ood.features(gray) for gray in blobs(5, 0)]
+    assert ood.fit_detector(few, few, [0.0] * 10) is None
 
 
 @pytest.mark.slow
@@ -72,7 +74,7 @@ def test_too_few_images_make_no_guard():
 def test_real_ct_and_xrays_are_told_apart(name, real_data):
     """At least 95 % of the other modality is flagged, at most 2 % of the own test images."""
     dataset = open_real(name, real_data)
-    found = guards.guard_of_sources(dataset.source("train"), dataset.source("validation"))
+    found = ood.detector_of_sources(dataset.source("train"), dataset.source("validation"))
 
     def share(other, split):
         source = open_real(other, real_data).source(split)

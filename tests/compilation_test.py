@@ -9,13 +9,13 @@ import pytest
 
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.runtime import sharding
-from jaxcovid.training import compilation, step
+from jaxcovid.training import compilation
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
 
 MODEL = DeepCTNet(growth_rate=8, depths=(2, 2, 2, 2))
 OPTIMIZER = make_optimizer(
-    optax.constant_schedule(1e-3), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
+    optax.constant_schedule(1e-3), weight_decay=0.0, head_lr_multiplier=1.0, accumulate_steps=1
 )
 STEP = {
     "model": MODEL,
@@ -37,10 +37,10 @@ def start(devices):
     return mesh, state, sharding.place_batch(batch, mesh)
 
 
-def compiled(folder, devices, identity="a", **options):
+def compiled(folder, devices, fingerprint="a", **options):
     mesh, state, batch = start(devices)
     function = compilation.compile_train_step(
-        mesh, state, batch, identity=identity, folder=folder, **{**STEP, **options}
+        mesh, state, batch, fingerprint=fingerprint, folder=folder, **{**STEP, **options}
     )
     return jax.device_get(function(state, batch))
 
@@ -59,7 +59,7 @@ def test_a_kept_step_is_the_traced_one_to_the_bit(devices, tmp_path, monkeypatch
         assert_same(compiled(tmp_path, devices), first)
     assert_same(compiled(None, devices), first)
     mesh, state, batch = start(devices)
-    plain, _ = jax.device_get(step.jit_train_step(mesh, **STEP)(state, batch))
+    plain, _ = jax.device_get(compilation.jit_train_step(mesh, **STEP)(state, batch))
     assert plain.step == first[0].step == 1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, first[0])
 
@@ -67,9 +67,9 @@ def test_a_kept_step_is_the_traced_one_to_the_bit(devices, tmp_path, monkeypatch
 def test_another_step_is_another_program(tmp_path):
     one, _ = compiled(tmp_path, 1)
     other_rate = make_optimizer(
-        optax.constant_schedule(1e-2), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
+        optax.constant_schedule(1e-2), weight_decay=0.0, head_lr_multiplier=1.0, accumulate_steps=1
     )
-    other, _ = compiled(tmp_path, 1, identity="b", optimizer=other_rate)
+    other, _ = compiled(tmp_path, 1, fingerprint="b", optimizer=other_rate)
     assert len(list(tmp_path.iterdir())) == 2
     bias = one.params["classifier"]["bias"]
     assert abs(other.params["classifier"]["bias"] / bias - 10) < 0.01
@@ -103,7 +103,7 @@ def test_kept_programs_are_bounded_and_the_longest_unused_go(tmp_path, monkeypat
         os.utime(tmp_path / name, (0, 1e9 - age))
     os.utime(kept, (0, 1e9 - 10))  # the oldest, and read now
     assert_same(compiled(tmp_path, 1), first)
-    compiled(tmp_path, 1, identity="b")  # a new one
+    compiled(tmp_path, 1, fingerprint="b")  # a new one
     left = {path.name for path in tmp_path.iterdir()}
     assert len(left) == 4
     assert {kept.name, "a.stablehlo", "other"} < left  # what is of no program stays
