@@ -366,4 +366,4 @@ def test_trained_on_ct_cov19_and_tested_on_covid_ct(ct_cov19_tree, command, tmp_
     assert thresholds[0] == thresholds[1]
     command("prepare", "folder", "--name=x", f"--source={ct_cov19_tree / 'Train'}", data)
     process = command("evaluate", run, data, "--dataset=folder/x", check=False)
-    assert "does not tell of COVID-19" in process.stderr
+    assert "has no label for COVID-19" in process.stderr

@@ -372,7 +372,7 @@ def test_part_3_switched_off_leaves_the_frozen_ones_alone(stages, xray_data, com
     loaded = predictor.load(workdir)
     assert set(loaded.variables["params"]) == {"fusion", "classifier"}
     assert count(loaded.variables["params"]) == (8 + 1) * 64 + 65
-    command("evaluate", f"--workdir={workdir}", f"--data_dir={xray_data}", "--controls")
+    command("evaluate", f"--workdir={workdir}", f"--data_dir={xray_data}", "--ablations")
     folder = workdir / "evaluation" / "test"
     assert json.loads((folder / "metrics.json").read_text())["auc"]["value"] is not None
     assert not (folder / "heatmaps.png").exists()
