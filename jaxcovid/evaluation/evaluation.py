@@ -39,7 +39,8 @@ def check_request(
             )
         if ablations and predictor.run.ablation != "none":
             raise ValueError(
-                "--ablations alters the images of a network that was trained on others"
+                "--ablations needs a network that was trained on images as they are; "
+                f"{predictor.workdir} was trained with ablation={predictor.run.ablation}"
             )
     if len(predictors) > 1:
         check_seeds(predictors)
