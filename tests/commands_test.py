@@ -95,11 +95,12 @@ def documented_commands():
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_documentation_run(command, tmp_path):
-    images = make_tree(tmp_path / "COVID-CT") / "Images-processed"
-    for group, folder in (("CT_COVID", "covid"), ("CT_NonCOVID", "other")):
-        shutil.copytree(images / group, tmp_path / "my_images" / folder)
+def test_the_commands_of_the_readme_run(command, tmp_path):
+    make_tree(tmp_path / "COVID-CT")
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    for group, folder in (("CT_COVID", "covid"), ("CT_NonCOVID", "other")):
+        images = tmp_path / "COVID-CT" / "Images-processed" / group
+        shutil.copytree(images, tmp_path / "my_images" / folder)
     commands = documented_commands()
     assert len(commands) >= 8
     for line in commands:
