@@ -1,14 +1,14 @@
 """Draws docs/overview.png: a slice, the heatmap of a network, and the report of its evaluation.
 
-The slice is the test image of which the network is surest that it shows COVID-19. First the
-picture of the report, by any Chromium:
+The slice is a typical one: of the test images with COVID-19 the one whose heatmap lies in the
+lesion to the median extent, neither the best nor the worst. First the picture of the report, by any
+Chromium:
 
     chromium --headless --hide-scrollbars --window-size=1000,1180 \
         --screenshot=docs/report.png runs/quickstart/evaluation/test/report.html
     python docs/overview.py runs/quickstart
 """
 
-import csv
 import io
 import sys
 from pathlib import Path
@@ -26,25 +26,29 @@ FOLDER = Path(__file__).parent
 OUTLINE = "#56b4e9"
 
 
-def surest_hit(workdir: Path) -> str:
-    """The id of the positive test image of highest probability."""
-    with (workdir / "evaluation" / "test" / "predictions.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["label"] == "1"]
-    return max(rows, key=lambda row: float(row["probability"]))["id"]
-
-
 def gray_of(encoded: bytes) -> np.ndarray:
     """The gray image, uint8 [h, w], of an encoded one."""
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
+def gain(heatmap: np.ndarray, lesion: np.ndarray) -> float:
+    """Share of a heatmap that is inside the lesion, bool [h, w], over its share of the area."""
+    height, width = lesion.shape
+    large = cv2.resize(heatmap, (width, height))
+    return float(large[lesion].sum() / large.sum() / lesion.mean())
+
+
 def main(workdir: Path) -> None:
     """Draws the three pictures beside each other."""
-    wanted = surest_hit(workdir)
-    test = open_dataset("phantom").source("test")
-    record = next(record for record in test if record["id"] == wanted)
-    image, lesion = gray_of(record["image"]), gray_of(record["mask"]) > 0
-    heatmap = predictor.load(workdir).heatmaps([image])[0]
+    phantom = open_dataset("phantom")
+    positive = phantom.class_names.index("COVID-19")
+    records = [record for record in phantom.source("test") if record["label"] == positive]
+    images = [gray_of(record["image"]) for record in records]
+    lesions = [gray_of(record["mask"]) > 0 for record in records]
+    heatmaps = predictor.load(workdir).heatmaps(images)
+    order = np.argsort([gain(*pair) for pair in zip(heatmaps, lesions, strict=True)])
+    typical = order[len(order) // 2]
+    image, lesion, heatmap = images[typical], lesions[typical], heatmaps[typical]
     report = cv2.cvtColor(cv2.imread(str(FOLDER / "report.png")), cv2.COLOR_BGR2RGB)
     height, width = image.shape
     page = report[: report.shape[1] * 10 // 11]
@@ -62,7 +66,9 @@ def main(workdir: Path) -> None:
             side.set_color("0.8")
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120)
-    Image.open(drawn).convert("RGB").quantize(256).save(FOLDER / "overview.png", optimize=True)
+    picture = Image.open(drawn).convert("RGB")
+    palette = picture.quantize(256)
+    picture.quantize(palette=palette).save(FOLDER / "overview.png", optimize=True)  # dithered
 
 
 if __name__ == "__main__":
