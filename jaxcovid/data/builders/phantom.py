@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from jaxcovid.data import decoding
 from jaxcovid.data.phantom import slice
 
-# Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
+# Patients of each split and class, in the order of `slice.CLASS_NAMES`; 3 to 5 slices each.
 _PATIENTS = {"train": (120, 90, 60), "validation": (10, 8, 5), "test": (17, 13, 8)}
 
 _DESCRIPTION = """\
@@ -34,7 +34,7 @@ _CITATION = """\
   title={The phantom slices of jaxcovid},
   author={{The jaxcovid authors}},
   year={2026},
-  note={Synthetic images, drawn by jaxcovid.data.builders.anatomy}
+  note={Synthetic images, drawn by jaxcovid.data.phantom}
 }
 """
 
