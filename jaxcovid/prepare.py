@@ -30,7 +30,7 @@ from absl import app, logging
 from etils import epath
 
 from jaxcovid.data import datasets
-from jaxcovid.data.dicom_warnings import counted_warnings
+from jaxcovid.data.dicom import counted_warnings
 from jaxcovid.data.pseudonyms import Pseudonyms, read_key
 from jaxcovid.runtime import cli, files
 

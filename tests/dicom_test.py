@@ -21,7 +21,8 @@ from pydicom import uid
 
 from jaxcovid import prepare
 from jaxcovid.data import dicom
-from jaxcovid.data.decoding import LUNG_WINDOW, ImageError, decode_gray, is_dicom, through_window
+from jaxcovid.data.decoding import ImageError, decode_gray, is_dicom
+from jaxcovid.data.hounsfield import LUNG_WINDOW, through_window
 
 CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxcovid.audits.check import FAILED, PASSED, WARNING, Check
 from jaxcovid.audits.items import Item
 from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.png import encode_png
 
 SAME_BITS, SAME_CORRELATION = 20, 0.98
 NEAR_BITS, NEAR_CORRELATION, FOUND_CORRELATION = 72, 0.75, 0.97
@@ -137,4 +138,4 @@ def side_by_side(items: Sequence[Item], pair: Pair) -> bytes:
     """PNG: the small copies of a pair."""
     gap = np.full((items[pair.first].small.shape[0], 6), 255, np.uint8)
     picture = np.hstack([items[pair.first].small, gap, items[pair.second].small])
-    return cv2.imencode(".png", picture)[1].tobytes()
+    return encode_png(picture)

@@ -12,16 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxcovid.data import dicom, dicom_pixels
-from jaxcovid.data.decoding import (
-    LUNG_WINDOW,
-    ImageError,
-    check_hounsfield,
-    check_size,
-    read_file,
-    through_window,
-)
-from jaxcovid.data.dicom_warnings import reading
+from jaxcovid.data import dicom
+from jaxcovid.data.dicom.elements import macro
+from jaxcovid.data.dicom.warning_counts import reading
+from jaxcovid.data.hounsfield import LUNG_WINDOW, check_hounsfield, through_window
+from jaxcovid.data.image_error import ImageError, check_size, read_file
 
 # Of an unpacked NIfTI or NumPy file: 1,024 slices of 512 x 512 in single precision.
 MAX_BYTES = 2**30
@@ -156,7 +151,7 @@ class _Dicom(Volume):
 
 def _height(dataset: Any, index: int) -> float | None:
     """Where along the body's axis a frame lies, mm towards the head; None if unknown."""
-    group = dicom_pixels.macro(dataset, "PlanePositionSequence", index)
+    group = macro(dataset, "PlanePositionSequence", index)
     try:
         return float(group.get("ImagePositionPatient")[2])
     except (TypeError, ValueError, IndexError):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jaxcovid.data.datasets import CARD_FILE, Dataset, Record
 from jaxcovid.data.decoding import decode_gray
+from jaxcovid.data.png import encode_png
 from jaxcovid.report import pages
 from jaxcovid.runtime import files
 
@@ -103,7 +104,7 @@ def _contact_sheet(tiles: Mapping[str, list[np.ndarray]]) -> bytes:
     """PNG: a row of images for each class or finding, in their order."""
     blank = np.full((_TILE, _TILE), 255, np.uint8)
     rows = [np.hstack([*row, *[blank] * (_SHOWN - len(row))]) for row in tiles.values()]
-    return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
+    return encode_png(np.vstack(rows))
 
 
 def _age_figure(ages: Mapping[str, list[int]]) -> bytes:

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
@@ -24,6 +23,7 @@ from absl import logging
 from sklearn import model_selection
 
 from jaxcovid.data import decoding, volumes
+from jaxcovid.data.png import encode_png
 
 Row = dict[str, Any]
 # What data sets of chest X-rays tell of a film: view as in the table, sex "M", "F" or "", age in
@@ -97,12 +97,12 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         A row with `slice` is one of a volume.
         """
         if "slice" in row:
-            return _png(self._volume(row["path"]).gray(row["slice"]))
+            return encode_png(self._volume(row["path"]).gray(row["slice"]))
         data = row["image"] if "image" in row else decoding.read_file(row["path"])
         # What else a DICOM file says of a person does not get into a data set.
         if decoding.is_dicom(data) or (self.hu_offset is not None and decoding.is_16_bit(data)):
             gray = decoding.decode_gray(data, window=self.window, hu_offset=self.hu_offset)
-            return _png(gray)
+            return encode_png(gray)
         return data
 
     def _volume(self, path: pathlib.Path) -> volumes.Volume:
@@ -217,10 +217,6 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
         for row in rows:
             yield row["id"], self.example(row)
-
-
-def _png(gray: np.ndarray) -> bytes:
-    return cv2.imencode(".png", gray)[1].tobytes()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from jaxcovid.data.builders.base import (
     source_folder,
     split_by_patient,
 )
+from jaxcovid.data.png import encode_png
 
 LAYOUT = """\
   metadata.csv
@@ -221,7 +222,7 @@ def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
     """The mask as PNG of 0 and 255, of the film's size."""
     height, width = decoding.decode_gray(film).shape
     lungs = cv2.resize(decoding.decode_gray(decoding.read_file(mask)), (width, height))
-    return cv2.imencode(".png", np.where(lungs > 127, 255, 0).astype(np.uint8))[1].tobytes()
+    return encode_png(np.where(lungs > 127, 255, 0).astype(np.uint8))
 
 
 def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:

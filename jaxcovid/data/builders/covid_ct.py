@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from jaxcovid.data import datasets, decoding
 from jaxcovid.data.builders.base import ImageBuilder, Row, file_in, read_table, source_folder
+from jaxcovid.data.png import encode_png
 
 LAYOUT = """\
   Images-processed/CT_COVID/*      (unpacked from CT_COVID.zip)
@@ -175,4 +176,4 @@ def _shrink(data: bytes, *, long_side: int) -> bytes:
     if scale < 1:
         size = (max(1, round(scale * width)), max(1, round(scale * height)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".png", image)[1].tobytes()
+    return encode_png(image)

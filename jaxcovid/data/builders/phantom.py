@@ -9,13 +9,12 @@ import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import tensorflow_datasets as tfds
 
-from jaxcovid.data import decoding
+from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.phantom import slice
+from jaxcovid.data.png import encode_png
 
 # Patients of each split and class, in the order of `slice.CLASS_NAMES`; 3 to 5 slices each.
 _PATIENTS = {"train": (120, 90, 60), "validation": (10, 8, 5), "test": (17, 13, 8)}
@@ -44,7 +43,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.2.0")
     modality = "CT"
-    window = decoding.LUNG_WINDOW
+    window = LUNG_WINDOW
     grouped = True
     published = 0
 
@@ -88,7 +87,12 @@ def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
     records = []
     for index in slice.slices_of(patient):
         image, mask = slice.draw_slice(patient=patient, index=index, label=label)
-        record = {"image": _png(image), "mask": _png(mask), "patient": name, "label": label}
+        record = {
+            "image": encode_png(image),
+            "mask": encode_png(mask),
+            "patient": name,
+            "label": label,
+        }
         records.append({"id": f"{name}_slice{index}", **record})
     return records
 
@@ -105,7 +109,3 @@ def plan() -> dict[str, list[tuple[int, str]]]:
         patients[split] = list(enumerate(labels, start=first))
         first += len(labels)
     return patients
-
-
-def _png(image: npt.NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()
