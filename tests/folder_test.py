@@ -133,7 +133,7 @@ def test_bad_images_are_listed_with_reasons(tmp_path):
         (["a.png,x", "b.png,x"], "path,label", "2 classes are needed, found 1: x"),
         ([*FOUR, "b/../a.png,x,p1,train"], None, r"named by way of '\.\.'.*: line 6: b/\.\./a"),
         ([*FOUR, "e.png, X ,p4,test"], None, "only in case or blanks: 'x', 'X'; write each one"),
-        ([*FOUR, "./a.png,x,p1,train"], None, r"1 images stand more than once .*: a\.png"),
+        ([*FOUR, "./a.png,x,p1,train"], None, r"1 images are listed more than once .*: a\.png"),
         ([*FOUR, "e.png,x,p4,Test"], None, "unknown splits .*: Test; use train, validation"),
         ([*FOUR, "e.png,x,p1,test"], None, r"1 patients .*: p1 \(test, train\)"),
         ([*FOUR, "e.png,x,,test", "f.png,,p5,test"], None, "2 empty .*line 6: patient, line 7"),
@@ -235,7 +235,7 @@ def test_one_file_under_two_labels_is_refused(tmp_path):
     link.unlink()
     link.write_bytes((tmp_path / "images" / "covid" / "3.png").read_bytes())
     with pytest.raises(
-        ValueError, match=r"1 files stand under two labels: .*(3|link)\.png is .*(3|link)\.png"
+        ValueError, match=r"1 files have two labels: .*(3|link)\.png is .*(3|link)\.png"
     ):
         prepare.build("folder/a", tmp_path / "data", source=source)
 

@@ -1,6 +1,6 @@
 """Phantom: synthetic chest CT slices, drawn by the project, of COVID-19, pneumonia and neither.
 
-Nothing is downloaded and no patient stands behind it: it shows that the system works from end to
+Nothing is downloaded and no patient is behind it: it shows that the system works from end to
 end, not that it helps anybody.
 """
 
@@ -42,6 +42,8 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     """Builder of the phantom; the same records at every build."""
 
     VERSION = tfds.core.Version("1.2.0")
+    options = ()
+    named_by_user = False
     modality = "CT"
     window = LUNG_WINDOW
     grouped = True
@@ -100,7 +102,7 @@ def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
 def plan() -> dict[str, list[tuple[int, str]]]:
     """Lists the patients of each split: number, unique over all splits, and class name.
 
-    The classes of a split are shuffled over its patients, so that a number tells nothing.
+    The classes of a split are shuffled over its patients: a number does not give the class away.
     """
     rng = np.random.default_rng(166)
     patients, first = {}, 0
