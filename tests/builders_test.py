@@ -120,21 +120,21 @@ def test_covid_chestxray_reads_every_dialect(dialect, tmp_path):
         ("5", "todo", "PA", "e.png"),
         ("6", "COVID-19", "L", "f.png"),
     ]
-    found = covid_chestxray.read_rows(chestxray_tree(tmp_path, dialect, rows))
-    assert [(row["id"], row["label"]) for row in found] == [
+    rows_read = covid_chestxray.read_rows(chestxray_tree(tmp_path, dialect, rows))
+    assert [(row["id"], row["label"]) for row in rows_read] == [
         ("a.png", "COVID-19"),
         ("b.png", "COVID-19"),
         ("c.png", "COVID-19"),
         ("d.png", "other"),
     ]
-    assert {(row["sex"], row["age"], row["lung_mask"]) for row in found} == {("F", 61, None)}
+    assert {(row["sex"], row["age"], row["lung_mask"]) for row in rows_read} == {("F", 61, None)}
 
 
 def test_covid_chestxray_joins_patients_of_one_film(tmp_path, caplog):
     rows = [("285", "COVID-19", "PA", "a.png"), ("339", "COVID-19", "PA", "a.png")]
     rows += [("339", "SARS", "AP", "b.png"), ("1", "SARS", "AP", "c.png")]
-    found = covid_chestxray.read_rows(chestxray_tree(tmp_path, "middle", rows))
-    assert [row["patient"] for row in found] == ["285+339", "285+339", "1"]
+    rows_read = covid_chestxray.read_rows(chestxray_tree(tmp_path, "middle", rows))
+    assert [row["patient"] for row in rows_read] == ["285+339", "285+339", "1"]
     assert "a.png is listed under patients 285 and 339" in caplog.text
 
 
@@ -363,7 +363,7 @@ def test_trained_on_ct_cov19_and_tested_on_covid_ct(ct_cov19_tree, command, tmp_
     assert "auc_per_output" not in other
     assert other["run"]["classes"] == {"COVID-19": "COVID-19", "NonCOVID": "the rest"}
     assert (other["n"], other["n_positive"]) == (203, 98)
-    thresholds = [found["operating_points"]["youden"]["threshold"] for found in (own, other)]
+    thresholds = [metrics["operating_points"]["youden"]["threshold"] for metrics in (own, other)]
     assert thresholds[0] == thresholds[1]
     command("prepare", "folder", "--name=x", f"--source={ct_cov19_tree / 'Train'}", data)
     process = command("evaluate", run, data, "--dataset=folder/x", check=False)

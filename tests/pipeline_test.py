@@ -110,7 +110,7 @@ def test_evaluation_counts_every_record_once(count, processes):
     source = records(count)
     seen, batches = [], set()
     for p in range(processes):
-        found = list(
+        batches_of_host = list(
             pipeline.eval_batches(
                 source,
                 preprocessing=SMALL,
@@ -119,8 +119,8 @@ def test_evaluation_counts_every_record_once(count, processes):
                 process_count=processes,
             )
         )
-        batches.add(len(found))
-        for batch in found:
+        batches.add(len(batches_of_host))
+        for batch in batches_of_host:
             assert batch["image"].shape == (4 // processes, 32, 32, 1)
             seen += batch["index"][batch["mask"]].tolist()
     assert sorted(seen) == list(range(count))

@@ -93,7 +93,7 @@ def read_rows(source: str | None) -> dict[str, list[Row]]:
     Raises:
         FileNotFoundError: If the folder, a file of the layout or an image is missing.
         ValueError: If the counts are not the official ones, an image has no patient id or a
-            patient stands in two splits.
+            patient is in two splits.
     """
     needed = [f"Images-processed/CT_{group}" for group in _CLASSES]
     needed += [_list_path(split, group) for split, group in OFFICIAL_COUNTS]

@@ -84,15 +84,15 @@ def number(dataset: Any, keyword: str, *, several: bool = False) -> float | None
     if value is None or value == "":
         return None
     try:
-        found = float(str(value))
+        result = float(str(value))
     except ValueError:
-        found = np.nan
-    if not np.isfinite(found):
+        result = np.nan
+    if not np.isfinite(result):
         raise ImageError(
             f"the DICOM element {name_of(keyword)} is {str(value)[:40]!r}, no finite number; "
             "correct it or export the file again"
         )
-    return found
+    return result
 
 
 def _check_deflated(file: BinaryIO) -> None:

@@ -44,14 +44,14 @@ class Header:
     study: str = ""
 
 
-# What stands in the place of a PatientID that was taken out.
+# What replaces a PatientID that was taken out.
 _NOBODY = re.compile(
     r"anon\w*|unknown|none|null|n/?a|no ?id|patient|test|[0x*?._ -]*", re.IGNORECASE
 )
 
 
 def is_placeholder(patient: str) -> bool:
-    """True of a PatientID that stands for nobody, put in the place of one that was taken out."""
+    """True of a PatientID that names nobody: it replaces one that was taken out."""
     return bool(_NOBODY.fullmatch(patient.strip()))
 
 

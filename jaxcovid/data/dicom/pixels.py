@@ -103,13 +103,13 @@ def split_frames(dataset: Any, count: int) -> list[bytes]:
     if dataset.get("ExtendedOffsetTable"):
         extended = dataset.ExtendedOffsetTable, dataset.get("ExtendedOffsetTableLengths")
     frames = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=extended)
-    found = list(itertools.islice(frames, count))
-    if len(found) < count:
+    encoded = list(itertools.islice(frames, count))
+    if len(encoded) < count:
         raise ImageError(
             f"the DICOM element {name_of('NumberOfFrames')} is {count}, but there are pixels of "
-            f"{len(found)}; the file was cut short, so copy it again from its source"
+            f"{len(encoded)}; the file was cut short, so copy it again from its source"
         )
-    return found
+    return encoded
 
 
 def decode(dataset: Any, frame: bytes) -> Stored:

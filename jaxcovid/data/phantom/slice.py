@@ -14,7 +14,7 @@ left, which is the right of the image; y to the back; origin between the lungs),
 Body, pose, noise and window come from random streams that do not know the class, so the same
 `(patient, index)` drawn with another label is the same slice with another disease. One thing is
 made up for: a share of the lungs is hazy in every class, and what is not diseased of it is smooth
-hypostasis. Without it the histogram alone would tell the classes.
+hypostasis. Without it the histogram alone would give the classes away.
 """
 
 import math
