@@ -83,9 +83,8 @@ def test_batches_hold_the_same_images_for_the_device():
         next(
             pipeline.train_batches(
                 records,
+                pipeline.Loading(preprocessing=five, batch_size=6),
                 target=lambda record: np.float32([record["label"]]),
-                preprocessing=five,
-                batch_size=6,
                 seed=0,
                 preprocess_on=where,
             )

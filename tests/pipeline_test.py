@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -39,10 +40,13 @@ def take(iterator, count):
 
 
 def train(source, **options):
-    return pipeline.train_batches(
-        source,
-        **{"target": label, "preprocessing": SMALL, "batch_size": 4, "seed": 1, **options},
-    )
+    """Training batches; options are fields of `Loading` or arguments of `train_batches`."""
+    fields = {"preprocessing": SMALL, "batch_size": 4}
+    for field in dataclasses.fields(pipeline.Loading):
+        if field.name in options:
+            fields[field.name] = options.pop(field.name)
+    loading = pipeline.Loading(**fields)
+    return pipeline.train_batches(source, loading, **{"target": label, "seed": 1, **options})
 
 
 def assert_equal(left, right):
@@ -110,15 +114,10 @@ def test_evaluation_counts_every_record_once(count, processes):
     source = records(count)
     seen, batches = [], set()
     for p in range(processes):
-        batches_of_host = list(
-            pipeline.eval_batches(
-                source,
-                preprocessing=SMALL,
-                batch_size=4,
-                process_index=p,
-                process_count=processes,
-            )
+        loading = pipeline.Loading(
+            preprocessing=SMALL, batch_size=4, process_index=p, process_count=processes
         )
+        batches_of_host = list(pipeline.eval_batches(source, loading))
         batches.add(len(batches_of_host))
         for batch in batches_of_host:
             assert batch["image"].shape == (4 // processes, 32, 32, 1)
