@@ -22,7 +22,7 @@ TELLING_AUC = 0.6
 def check_confounders(
     dataset: Dataset, items: Sequence[Item], *, positive: str, resamples: int = 2000
 ) -> Check:
-    """The test AUC, with interval, of each group of facts and of all together.
+    """Computes the test AUC, with interval, of each group of facts and of all together.
 
     Args:
       dataset: needs the splits train and test.
@@ -96,7 +96,7 @@ def _patient_facts(item: Item) -> dict[str, dict[str, float | str]]:
 def _predict(
     facts: Sequence[Mapping[str, float | str]], truth: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
-    """Decision values of all images, float64 [n], of a model of the training ones."""
+    """Fits a model to the training images; returns decision values of all, float64 [n]."""
     model = pipeline.make_pipeline(
         feature_extraction.DictVectorizer(sparse=False),
         preprocessing.StandardScaler(),

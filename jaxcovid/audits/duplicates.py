@@ -44,7 +44,7 @@ class Pair:
 
 
 def find_pairs(items: Sequence[Item]) -> list[Pair]:
-    """All suspected pairs, in the order of the items."""
+    """Finds all suspected pairs, in the order of the items."""
     hashes = np.stack([item.hash for item in items]).view(np.uint64)
     grays = np.stack([cv2.resize(i.small, (64, 64), interpolation=cv2.INTER_AREA) for i in items])
     flat = grays.reshape(len(items), -1).astype(np.float32)
@@ -68,7 +68,7 @@ def find_pairs(items: Sequence[Item]) -> list[Pair]:
 
 
 def _near(hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Pairs whose hashes, uint64 [n, 4], differ in at most `NEAR_BITS`, and in how many."""
+    """Finds pairs whose hashes, uint64 [n, 4], differ in at most `NEAR_BITS`, and in how many."""
     for start in range(0, len(hashes), _ROWS):
         rows = hashes[start : start + _ROWS]
         bits = np.zeros((len(rows), len(hashes) - start), np.uint16)

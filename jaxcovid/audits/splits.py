@@ -15,7 +15,7 @@ _STUDY = re.compile(r"(patient\d+/study\d+)/")  # in the paths of CheXpert
 
 
 def check_splits(dataset: Dataset, items: Sequence[Item]) -> list[Check]:
-    """All checks of the splits."""
+    """Makes all checks of the splits."""
     return [
         _disjoint("patients", items, lambda item: item.record["patient"]),
         _disjoint("studies", items, study_of),

@@ -74,7 +74,7 @@ def decode_gray(
 
 
 def colour_of(image: bytes | np.ndarray) -> float:
-    """How much colour an image has, in levels of 255; see `raster.colour_of`. DICOM has none.
+    """Measures how much colour an image has, see `raster.colour_of`; DICOM has none.
 
     Raises:
       ImageError: another decoder than that of `decode_gray` takes it for damaged.

@@ -54,7 +54,7 @@ class Loading:
 
 
 def _decode(record: Record, ablation: Ablation | None) -> np.ndarray:
-    """The gray image uint8 [h, w] of a record; a bad one is an error that names its id."""
+    """Decodes the gray image uint8 [h, w] of a record; errors name its id."""
     try:
         gray = decode_gray(record["image"])
         return ablation(gray, record) if ablation else gray
@@ -69,7 +69,7 @@ def _warn_of(index: int, error: str) -> None:
 
 @dataclass(frozen=True)
 class _LoadForTraining(grain.transforms.RandomMap):
-    """All five steps, or what the device needs to take them.
+    """Takes all five steps, or packs what the device needs to take them.
 
     grain's generator depends on the seed and the position only.
     """
@@ -107,7 +107,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
 
 @dataclass(frozen=True)
 class _LoadForEvaluation(grain.transforms.Map):
-    """The four steps that are not random; positions past the split's end repeat its last record."""
+    """Takes the steps that are not random; positions past the end repeat the last record."""
 
     source: Sequence[Record]
     preprocessing: Preprocessing
@@ -120,7 +120,7 @@ class _LoadForEvaluation(grain.transforms.Map):
 
 
 class _HostRows(grain.MapDataset):
-    """Of every `batch_size` elements the `rows` from `offset` on: one host's contiguous share.
+    """Takes `rows` of every `batch_size` elements, from `offset` on: one host's contiguous share.
 
     Contiguous, so that a device sees the same rows for any number of processes.
     """
@@ -172,7 +172,7 @@ def _init_worker(worker_index: int, worker_count: int) -> None:
 
 
 def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[Batch]:
-    """Batches in order, made ahead by worker processes, or by threads of this one if 0."""
+    """Iterates over batches in order, made ahead by worker processes, or threads if 0."""
     if workers < 0:
         raise ValueError(f"workers is {workers}; it must be 0 (threads) or more (processes)")
     cv2.setNumThreads(0)
@@ -208,7 +208,7 @@ def train_batches(
     preprocess_on: str = "host",
     bad_records: str = "stop",
 ) -> Iterator[Batch]:
-    """Endless training batches, reshuffled every epoch, from step `start_step` on.
+    """Makes endless training batches, reshuffled every epoch, from step `start_step` on.
 
     Args:
       source: records of the training split.
@@ -256,7 +256,7 @@ def train_batches(
 
 
 def eval_batches(source: Sequence[Record], loading: Loading) -> Iterator[Batch]:
-    """One pass over a split in order, padded so that every process sees as many full batches.
+    """Makes one pass over a split in order, padded to as many full batches in every process.
 
     Args:
       source: records of the split.

@@ -103,7 +103,7 @@ def build(
 
 
 def _given(options: Options) -> dict[str, Any]:
-    """The options that have a value, in the order of `Options`."""
+    """Returns the options that have a value, in the order of `Options`."""
     order = [*Options.__annotations__, *options]  # one that does not exist is refused later
     return {
         key: options[key]
@@ -113,7 +113,7 @@ def _given(options: Options) -> dict[str, Any]:
 
 
 def _noted(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are kept beside the data: places as absolute paths, no key."""
+    """Returns the options as kept beside the data: absolute paths, the fingerprint of a key."""
     noted = dict(options)
     for name in {"source", "csv"} & noted.keys():
         noted[name] = str(pathlib.Path(noted[name]).expanduser().absolute())

@@ -110,7 +110,7 @@ def _read_pixels(data: bytes, header: Image.Image) -> np.ndarray:
 
 
 def is_16_bit(data: bytes) -> bool:
-    """True of 16-bit gray in a file that is not DICOM; False of all else and of no image."""
+    """True for 16-bit gray in a file that is not DICOM; False for all else."""
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS).mode.startswith("I;16")
     except Exception:  # `decode` says what is wrong with it
@@ -118,7 +118,7 @@ def is_16_bit(data: bytes) -> bool:
 
 
 def exif_orientation(data: bytes) -> int:
-    """The EXIF orientation of an image file: 1 is upright, as is one that has none; 2 to 8 turn it.
+    """Reads the EXIF orientation: 1 is upright, as is a file without any; 2 to 8 turn it.
 
     `decode` ignores it, viewers follow it. 1 of a TIFF, whose own orientation both follow.
     """
@@ -131,7 +131,7 @@ def exif_orientation(data: bytes) -> int:
 
 
 def colour_of(image: bytes | np.ndarray) -> float:
-    """How much colour an image has, in levels of 255: 0 of gray, and of gray that is tinted.
+    """Measures how much colour an image has, in levels of 255: 0 for gray, also if tinted.
 
     The root mean square distance of its colours from a straight line, of which gray is one.
 
@@ -182,7 +182,7 @@ def as_gray(array: np.ndarray) -> np.ndarray:
 
 
 def _to_gray(array: np.ndarray, to_gray: Mapping[int, int]) -> np.ndarray:
-    """Gray uint8 [h, w] of pixels uint8 or uint16; `to_gray` is OpenCV's code by channels."""
+    """Turns pixels uint8 or uint16 into gray uint8 [h, w]; `to_gray` has OpenCV's codes."""
     if array.dtype not in (np.uint8, np.uint16):
         raise ImageError(
             f"pixels of type {array.dtype} have no known range; give uint8 (0..255) or uint16, "

@@ -42,11 +42,11 @@ class Volume(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """How many slices."""
+        """Number of slices."""
 
     @abc.abstractmethod
     def gray(self, index: int) -> np.ndarray:
-        """One slice through the window, uint8 [h, w].
+        """Shows one slice through the window, uint8 [h, w].
 
         Raises:
           ImageError: this slice cannot be read.
@@ -54,7 +54,7 @@ class Volume(abc.ABC):
 
 
 def is_volume(path: pathlib.Path, header: dicom.Header | None) -> bool:
-    """True of NIfTI and .npy by their names, and of DICOM files of more than one frame.
+    """True for NIfTI and .npy, by their names, and for DICOM files of more than one frame.
 
     Args:
       path: of the file.
@@ -105,7 +105,7 @@ def open_volume(
 
 
 class _Hounsfield(Volume):
-    """Of an array of Hounsfield units (value * slope + intercept), [slices, h, w]."""
+    """Slices of an array of Hounsfield units (value * slope + intercept), [slices, h, w]."""
 
     def __init__(
         self, values: np.ndarray, slope: float, intercept: float, window: tuple[float, float]
@@ -128,7 +128,7 @@ class _Hounsfield(Volume):
 
 
 class _Dicom(Volume):
-    """Of the frames of a DICOM file."""
+    """Slices that are the frames of a DICOM file."""
 
     def __init__(self, frames: dicom.Frames, window: tuple[float, float]) -> None:
         dataset = frames.dataset
@@ -231,7 +231,7 @@ def _open_nifti(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
 
 
 def _unpacked(file: IO[bytes], head: bytes, size: int) -> IO[bytes]:
-    """A file without a name that has the first so many bytes of a packed one, of which head came.
+    """Unpacks the first `size` bytes of a gzip file into a nameless one; `head` is already read.
 
     Raises:
       ImageError: there are fewer, or they are damaged.

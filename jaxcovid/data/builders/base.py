@@ -84,7 +84,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def encoded(self, row: Row) -> bytes:
-        """What is stored of an image: the file as it is; of CT and DICOM the gray picture, as PNG.
+        """Encodes an image as it is stored: the file itself; CT in 16 bits and DICOM as gray PNG.
 
         A row with `slice` is one of a volume.
         """
@@ -98,13 +98,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return data
 
     def _volume(self, path: pathlib.Path) -> volumes.Volume:
-        """The volume of a file; the last one stays open for its next slice."""
+        """Opens the volume of a file; the last one stays open for its next slice."""
         if self._open_volume[0] != path:
             self._open_volume = path, volumes.open_volume(path, window=self.window)
         return self._open_volume[1]
 
     def example(self, row: Row) -> Row:
-        """The record of a row: one value for each feature."""
+        """Builds the record of a row: one value for each feature."""
         names = [name for name in self.info.features if name != "image"]
         return {"image": self.encoded(row), **{name: row[name] for name in names}}
 
@@ -154,7 +154,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split_rows) for split, split_rows in rows.items()}
 
     def _unusable(self, rows: Sequence[Row]) -> dict[str, str]:
-        """Decodes every image; returns by id why one cannot be used, and says what is odd.
+        """Decodes every image; returns by id why one cannot be used, and warns of what is odd.
 
         Raises:
             ValueError: If files of equal bytes have two labels; see `one_label_a_file`.

@@ -93,7 +93,7 @@ class Chestxray14(ImageBuilder):
     more_features = FILM_FEATURES
 
     def rows(self) -> dict[str, list[Row]]:
-        """The films of each split."""
+        """Lists the films of each split."""
         root = source_folder(
             self.source, name="chestxray14", what="folder of ChestX-ray14", layout=LAYOUT
         )

@@ -81,11 +81,11 @@ class Chexpert(ImageBuilder):
 
     @property
     def published(self) -> int:
-        """As many films as `CheXpert-v1.0-small` has of these views."""
+        """Number of films of these views in `CheXpert-v1.0-small`."""
         return 191_229 if self.builder_config.name == "frontal" else 223_648
 
     def rows(self) -> dict[str, list[Row]]:
-        """The films of each split."""
+        """Lists the films of each split."""
         root = source_folder(
             self.source, name="chexpert", what="folder CheXpert-v1.0-small", layout=LAYOUT
         )

@@ -105,7 +105,7 @@ class CovidChestxray(ImageBuilder):
         self._other_pneumonia = other_pneumonia
 
     def rows(self) -> dict[str, list[Row]]:
-        """The films of each split."""
+        """Lists the films of each split."""
         rows = read_rows(self.source, allow_missing=self.allow_missing)
         if self.builder_config.name == "patient":
             return split_by_patient(rows, test_tenths=3)
@@ -187,7 +187,7 @@ def is_covid(finding: str) -> bool:
 
 
 def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
-    """The rows with names of columns in lower case, blanks as underscores, and stripped values."""
+    """Reads the rows, with column names in lower case and underscores, and values stripped."""
     columns, rows = read_table(table)
     header = {name: name.strip().lower().replace(" ", "_") for name in columns}
     header = {name: _ALIASES.get(plain, plain) for name, plain in header.items()}
@@ -200,7 +200,7 @@ def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
 
 
 def _join_patients(entries: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The name of each patient id, where ids that share a film are one patient."""
+    """Maps each patient id to a patient; ids that share a film are one, joined by "+"."""
     joined = {entry["patientid"]: {entry["patientid"]} for entry in entries}
     first: dict[str, str] = {}
     for entry in entries:
@@ -222,14 +222,14 @@ def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
-    """The mask as PNG of 0 and 255, of the film's size."""
+    """Fits a mask to its film: PNG of 0 and 255, of the film's size."""
     height, width = decoding.decode_gray(film).shape
     lungs = cv2.resize(decoding.decode_gray(decoding.read_file(mask)), (width, height))
     return encode_png(np.where(lungs > 127, 255, 0).astype(np.uint8))
 
 
 def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Films 60/10/30 at random, with the same mixture of classes, whoever the patient is."""
+    """Splits films 60/10/30 at random, each part with the same mixture of classes."""
     share = {"random_state": 0, "stratify": [row["label"] for row in rows]}
     rest, test = model_selection.train_test_split(list(rows), test_size=0.3, **share)
     share["stratify"] = [row["label"] for row in rest]
@@ -238,7 +238,7 @@ def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> list[Row]:
-    """Films of pneumonia from the test splits of data sets without COVID-19, in equal parts.
+    """Takes films of pneumonia from test splits of data sets without COVID-19, in equal parts.
 
     Raises:
         ValueError: If a data set does not label pneumonia, or labels COVID-19 as well.

@@ -79,7 +79,7 @@ class CtCov19(ImageBuilder):
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:
-        """The slices of each split."""
+        """Lists the slices of each split."""
         rows = read_rows(self.source)
         if self.builder_config.name == "grouped":
             return split_by_patient(rows, test_tenths=2)

@@ -77,7 +77,7 @@ class Folder(ImageBuilder):
         super().__init__(config=config, allow_missing=allow_missing, **kwargs)
 
     def rows(self) -> dict[str, list[Row]]:
-        """The images of the splits that there are."""
+        """Lists the images of the splits that are not empty."""
         splits = {
             split: [row for row in self._rows if row["split"] == split]
             for split in dict.fromkeys(SPLITS.values())
@@ -173,7 +173,7 @@ def _without_left_out(
 
 
 def _check_files(rows: Sequence[Row]) -> None:
-    """Refuses one file in two rows, be it by links."""
+    """Refuses one file in two rows, also by way of links."""
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(os.path.realpath(row["path"]), row)
@@ -238,7 +238,7 @@ def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None
 
 
 def _replace_ids(rows: Sequence[Row], pseudonyms: Pseudonyms | None) -> None:
-    """Puts pseudonyms in the place of the ids of patients and series, if wanted."""
+    """Replaces the ids of patients and series by pseudonyms, if wanted."""
     named = 0
     for row in rows:
         patient = row.pop("dicom patient")
@@ -261,7 +261,7 @@ def _with_slices(
     *,
     allow_missing: bool,
 ) -> list[Row]:
-    """The rows, that of a volume replaced by one for each of its slices."""
+    """Replaces the row of a volume by one for each of its slices."""
     taken: list[Row] = []
     bad: list[str] = []
     for row in rows:

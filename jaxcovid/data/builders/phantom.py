@@ -83,7 +83,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
 
 
 def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
-    """The records of all slices of a patient."""
+    """Draws all slices of a patient; returns their records."""
     patient, label = patient_and_label
     name = f"patient{patient:03d}"
     records = []

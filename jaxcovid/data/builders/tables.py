@@ -25,7 +25,7 @@ _MAX_TABLE_BYTES = 2**26
 def source_folder(
     source: str | None, *, name: str, what: str, layout: str, needed: Iterable[str] = ()
 ) -> pathlib.Path:
-    """The folder that a user names as the source of a data set.
+    """Checks the folder that a user names as the source of a data set.
 
     Args:
         source: As given.
@@ -50,7 +50,7 @@ def source_folder(
 
 
 def find_table(root: pathlib.Path, names: Sequence[str], layout: str) -> pathlib.Path:
-    """The first of these files that is there.
+    """Returns the first of these files that is there.
 
     Raises:
         FileNotFoundError: If none is.
@@ -118,7 +118,7 @@ def check_columns(table: pathlib.Path, columns: Sequence[str], needed: Iterable[
 
 
 def file_in(folder: pathlib.Path, name: str, *, named_in: object) -> pathlib.Path:
-    """The path of a file of a folder that a table names.
+    """Returns the path of a file that a table names, in a folder.
 
     Links in the folder are followed: the folder is the user's, the table often somebody else's.
 
@@ -137,7 +137,7 @@ def file_in(folder: pathlib.Path, name: str, *, named_in: object) -> pathlib.Pat
 
 
 def present(rows: Sequence[Row], table: pathlib.Path, *, allow_missing: bool) -> list[Row]:
-    """The rows whose images are there.
+    """Returns the rows whose images are there.
 
     Args:
         rows: With `path` and `id`.
@@ -166,7 +166,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def age_of(text: str) -> int:
-    """The age in years that a table gives as text, -1 if none.
+    """Parses an age in years, -1 if there is none.
 
     Raises:
         ValueError: If it is no age.

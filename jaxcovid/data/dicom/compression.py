@@ -55,7 +55,7 @@ def check_compressed(dataset: Any, frame: bytes) -> None:
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:
-    """Height and width by the frame header of a JPEG, JPEG Lossless or JPEG-LS codestream.
+    """Reads height and width from the frame header of a JPEG, JPEG Lossless or JPEG-LS codestream.
 
     Raises:
       ImageError: there is none, it is of colours, or the codestream has no end (of which decoders

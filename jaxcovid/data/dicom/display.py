@@ -15,7 +15,7 @@ from jaxcovid.data.image_error import ImageError
 
 
 def ct_gray(dataset: Any, stored: Stored, index: int, window: tuple[float, float]) -> np.ndarray:
-    """A CT slice through the window; padding is not black yet."""
+    """Shows a CT slice through the window; padding is not black yet."""
     hounsfield = _rescaled(dataset, stored.values, index, ct=True)
     if not np.isfinite(hounsfield).all():
         raise ImageError("the DICOM file's rescale values make no finite Hounsfield units")
@@ -23,7 +23,7 @@ def ct_gray(dataset: Any, stored: Stored, index: int, window: tuple[float, float
 
 
 def film_gray(dataset: Any, stored: Stored, index: int, window: tuple[float, float]) -> np.ndarray:
-    """A film through its own window; padding is not black yet."""
+    """Shows a film through its own window; padding is not black yet."""
     values = _rescaled(dataset, stored.values, index, ct=False)
     shown, windowed = _through_own_window(dataset, values, index)
     picture = shown[~stored.padding]
@@ -46,7 +46,7 @@ def film_gray(dataset: Any, stored: Stored, index: int, window: tuple[float, flo
 
 
 def _rescaled(dataset: Any, values: np.ndarray, index: int, *, ct: bool) -> np.ndarray:
-    """Stored values to Hounsfield units, or to whatever a film's window is meant for.
+    """Maps stored values to Hounsfield units, or to whatever a film's window is meant for.
 
     Raises:
       ImageError: one of slope and intercept is there without the other, or of CT both are missing.
@@ -79,7 +79,7 @@ def _rescaled(dataset: Any, values: np.ndarray, index: int, *, ct: bool) -> np.n
 
 
 def _look_up(item: Any, values: np.ndarray, *, signed: bool) -> np.ndarray:
-    """Values through a table of PS3.3, C.11.1; its ends hold for all beyond them.
+    """Maps values through a table of PS3.3, C.11.1; its ends hold for all beyond them.
 
     Args:
       item: of a sequence of tables.

@@ -15,7 +15,7 @@ _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # as float, as double, as intege
 
 
 def parse(file: BinaryIO, stop_when: Callable[[Any, str | None, int], bool] | None = None) -> Any:
-    """The data set of a DICOM file, with or without its preamble and meta header.
+    """Parses a DICOM file, with or without its preamble and meta header.
 
     Args:
       file: open for reading.
@@ -41,7 +41,7 @@ def parse(file: BinaryIO, stop_when: Callable[[Any, str | None, int], bool] | No
 
 
 def parse_header(file: BinaryIO) -> tuple[Any, bool]:
-    """The data set before its pixels, and whether it has any; see `parse`."""
+    """Parses a file up to its pixels; returns that and whether it has any; see `parse`."""
     reached = []
 
     def at_pixels(tag: Any, vr: str | None, length: int) -> bool:
@@ -53,7 +53,7 @@ def parse_header(file: BinaryIO) -> tuple[Any, bool]:
 
 
 def macro(dataset: Any, sequence: str, index: int = 0) -> Any:
-    """The elements of a functional group that hold for a frame; of other files the data set."""
+    """Returns the elements of a functional group that hold for a frame, or the whole data set."""
     for groups, item in (
         ("PerFrameFunctionalGroupsSequence", index),
         ("SharedFunctionalGroupsSequence", 0),
@@ -73,7 +73,7 @@ def name_of(keyword: str) -> str:
 
 
 def number(dataset: Any, keyword: str, *, several: bool = False) -> float | None:
-    """A finite number, the first where there may be several; None if it is missing or empty.
+    """Reads a finite number, the first of several; None if it is missing or empty.
 
     Raises:
       ImageError: it is no number.

@@ -69,7 +69,7 @@ class Frames:
         return len(self.encoded)
 
     def gray(self, index: int, window: tuple[float, float] = LUNG_WINDOW) -> np.ndarray:
-        """One frame, uint8 [h, w]; see `read`."""
+        """Decodes one frame, uint8 [h, w]; see `read`."""
         quiet()
         with _damage_named():
             stored = pixels.decode(self.dataset, self.encoded[index])

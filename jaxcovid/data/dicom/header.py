@@ -51,12 +51,12 @@ _NOBODY = re.compile(
 
 
 def is_placeholder(patient: str) -> bool:
-    """True of a PatientID that names nobody: it replaces one that was taken out."""
+    """True if a PatientID names nobody: it replaces one that was taken out."""
     return bool(_NOBODY.fullmatch(patient.strip()))
 
 
 def header_of(path: pathlib.Path) -> Header | None:
-    """The header of a DICOM file; None of another file, or one that cannot be read."""
+    """Reads the header of a DICOM file; None for another file, or one that cannot be read."""
     with path.open("rb") as file:
         if not is_dicom(file.read(1024)) or path.stat().st_size > MAX_BYTES:
             return None
@@ -100,7 +100,7 @@ def _left_out(dataset: Any, has_pixels: bool, frames: int) -> str:
 
 
 def _is_axial(dataset: Any) -> bool:
-    """True of a slice within 45 degrees of axial, or of an unknown orientation."""
+    """True for a slice within 45 degrees of axial, or of unknown orientation."""
     normal = _normal(dataset)
     return normal is None or bool(abs(normal[2]) >= _AXIAL)
 

@@ -89,7 +89,7 @@ def check_pixels(dataset: Any) -> int:
 
 
 def split_frames(dataset: Any, count: int) -> list[bytes]:
-    """The encoded bytes of each frame.
+    """Splits the pixels into the encoded bytes of each frame.
 
     Raises:
       ImageError: there are not as many as the header says.
@@ -157,7 +157,7 @@ def decode(dataset: Any, frame: bytes) -> Stored:
 
 
 def _array(dataset: Any, frame: bytes) -> np.ndarray:
-    """The decoded values of one frame; uncompressed, with all of their allocated bits."""
+    """Decodes the values of one frame; uncompressed ones with all of their allocated bits."""
     import imagecodecs
     from pydicom import uid
     from pydicom.encaps import encapsulate
@@ -191,7 +191,7 @@ def _array(dataset: Any, frame: bytes) -> np.ndarray:
 
 
 def _signed(values: np.ndarray, bits: int, signed: int) -> np.ndarray:
-    """The lowest so many bits of each as integers, in two's complement if signed."""
+    """Reads the lowest `bits` bits of each value, in two's complement if signed."""
     values = values.astype(np.int32 if bits < 32 else np.int64) & ((1 << bits) - 1)
     return np.where(values >> (bits - 1) == 1, values - (1 << bits), values) if signed else values
 
