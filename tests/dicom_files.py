@@ -7,6 +7,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
+
 
 def dicom_bytes(pixels=None, *, syntax=ExplicitVRLittleEndian, **tags):
     """A file of 16-bit pixels and tags by keyword; None leaves a tag out."""

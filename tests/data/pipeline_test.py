@@ -153,7 +153,7 @@ def test_an_empty_split_is_refused():
 
 _ENDLESS = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from absl import flags
 from pipeline_test import records, train
 if __name__ == "__main__":
@@ -169,7 +169,8 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "endless.py"
-    script.write_text(_ENDLESS.format(tests=str(pathlib.Path(__file__).parent)))
+    folders = [str(folder) for folder in pathlib.Path(__file__).parents[:2]]
+    script.write_text(_ENDLESS.format(folders=folders))
     parent = runs.popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
 

@@ -19,7 +19,7 @@ import runs
 from jaxcovid import prepare
 from jaxcovid.data import datasets, digest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def write_images(folder, count=24, side=16):

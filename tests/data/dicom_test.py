@@ -16,15 +16,13 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import as_bytes, compressed, dicom_bytes, functional_groups, item
+from dicom_files import CT, as_bytes, compressed, dicom_bytes, functional_groups, item
 from pydicom import uid
 
 from jaxcovid import prepare
 from jaxcovid.data import dicom
 from jaxcovid.data.decoding import ImageError, decode_gray, is_dicom
 from jaxcovid.data.hounsfield import LUNG_WINDOW, through_window
-
-CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
 
 
 def test_ct_goes_through_the_lung_window():
