@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxcovid
-from jaxcovid import audit
+from jaxcovid.audits import audit
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.evaluation.scored import Scored
 from jaxcovid.report.published import published_scores
