@@ -20,6 +20,7 @@ from absl import app, logging
 import jaxcovid
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path, write_atomically
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def run(
@@ -81,7 +82,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Audits what the command line names and prints the verdicts."""
     logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads
-    with cli.user_errors():
+    with user_errors():
         audit = run(
             args.dataset,
             data_dir=args.data_dir,

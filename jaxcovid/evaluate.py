@@ -21,6 +21,7 @@ from absl import app
 
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def run(
@@ -268,7 +269,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Evaluates what the command line names."""
-    with cli.user_errors():
+    with user_errors():
         cli.start()
         run(
             [as_path(name) for name in args.workdir.split(",")],

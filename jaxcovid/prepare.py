@@ -26,6 +26,7 @@ from jaxcovid.data.preparation import Options, build
 from jaxcovid.data.pseudonyms import read_key
 from jaxcovid.report.data_card import ensure_card
 from jaxcovid.runtime import cli, files
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def _summary(dataset: datasets.Dataset, card: epath.Path) -> str:
@@ -70,7 +71,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Prepares the data set and prints where it lies, its counts and its digest."""
     name = f"{args.dataset}/{args.name}" if args.name else args.dataset
-    with cli.user_errors():
+    with user_errors():
         data_dir = args.data_dir or datasets.default_data_dir()
         data_dir = epath.Path(files.expand_home(os.fspath(data_dir)))
         if datasets.find_version(name, data_dir) and not args.overwrite:
