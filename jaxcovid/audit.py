@@ -3,8 +3,8 @@
 python -m jaxcovid.audit covid_ct
 python -m jaxcovid.audit covid_chestxray --report=DIR
 
-Are patients and source documents in one split each? Does a picture stand in two splits, or under
-two classes? Do format, size, border or view tell the class? audit.json and audit.html go beside the
+Are patients and source documents in one split each? Is a picture in two splits, or in two classes?
+Do format, size, border or view give the class away? audit.json and audit.html go beside the
 data set, where evaluations find them, and into --report; the exit status is 1 if a check failed.
 """
 
@@ -19,10 +19,8 @@ from absl import app, logging
 
 import jaxcovid
 from jaxcovid.runtime import cli
-from jaxcovid.runtime.files import as_path
-
-FILE, PAGE = "audit.json", "audit.html"
-_SHOWN = 60  # pairs and rows on the page; audit.json has all
+from jaxcovid.runtime.files import as_path, write_atomically
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def run(
@@ -32,89 +30,38 @@ def run(
     positive: str | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """Audits a data set.
+    """Audits a data set, and writes `audit.json` and `audit.html` beside it.
 
     Args:
       name: of a prepared data set.
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-      positive: the class or finding to tell from the rest; None is COVID-19, else pneumonia, else
-        the first.
-      report: folder of another copy of the report, beside that in the data set's own.
+      positive: see `audits.audit.audit_dataset`.
+      report: folder that gets another copy of both files.
 
     Returns:
-      The content of `audit.json`: `dataset`, `digest`, `positive`, `verdict` (the worst), `report`
-      (path of the page) and `checks`, see `audits.check.Check`.
+      The content of `audit.json`, see `audits.audit.Audit.as_dict`.
 
     Raises:
       ValueError: no such class or finding.
       OSError: the data set is not prepared, or the report cannot be written.
     """
-    import dataclasses
-
-    from jaxcovid.audits.check import FAILED, PASSED, WARNING
-    from jaxcovid.audits.confounders import check_confounders
-    from jaxcovid.audits.duplicates import check_duplicates, find_pairs, side_by_side
-    from jaxcovid.audits.items import read_items
-    from jaxcovid.audits.splits import check_splits
+    from jaxcovid.audits.audit import FILE, audit_dataset
     from jaxcovid.data.datasets import open_dataset
-    from jaxcovid.report import pages
-    from jaxcovid.runtime import files
+    from jaxcovid.report import audit_page
 
     dataset = open_dataset(name, data_dir)
-    positive = _positive([*dataset.class_names, *dataset.finding_names], positive)
+    folders = [dataset.directory]
     if report:
         report.mkdir(parents=True, exist_ok=True)
-    items = read_items(dataset)
-    pairs = find_pairs(items)
-    checks = [
-        *check_splits(dataset, items),
-        *check_duplicates(dataset, items, pairs),
-        check_confounders(dataset, items, positive=positive),
-    ]
-    verdicts = {check.verdict for check in checks}
-    audit = {
-        "dataset": dataset.name,
-        "digest": dataset.digest,
-        "positive": positive,
-        "version": jaxcovid.__version__,
-        "verdict": next(v for v in (FAILED, WARNING, PASSED) if v in verdicts),
-        "report": str((report or dataset.directory) / PAGE),
-        "checks": [dataclasses.asdict(check) for check in checks],
-    }
-    suspected = [
-        pair
-        for pair in pairs
-        if items[pair.first].split != items[pair.second].split
-        or items[pair.first].record["patient"] != items[pair.second].record["patient"]
-    ][:_SHOWN]
-    page = pages.render_page(
-        "audit.html.jinja",
-        {str(i): side_by_side(items, pair) for i, pair in enumerate(suspected)},
-        audit=audit,
-        shown=_SHOWN,
-        pairs=[
-            {
-                "kind": pair.kind,
-                "correlation": pair.correlation,
-                "names": [
-                    f"{items[i].split}: {items[i].record['id']}" for i in (pair.first, pair.second)
-                ],
-            }
-            for pair in suspected
-        ],
-    )
-    content = json.dumps(audit, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    for name, text in ((PAGE, page), (FILE, content)):
-        for folder in (dataset.directory, *([report] if report else [])):
-            files.write_atomically(folder / name, text.encode())
-    return audit
-
-
-def _positive(names: Sequence[str], wanted: str | None) -> str:
-    if wanted and wanted not in names:
-        raise ValueError(f"no class or finding {wanted!r}; there are {', '.join(names)}")
-    usual = [name for name in ("COVID-19", "pneumonia", "Pneumonia") if name in names]
-    return wanted or [*usual, *names][0]
+        folders.append(report)
+    audit = audit_dataset(dataset, positive=positive)
+    content = audit.as_dict(version=jaxcovid.__version__, report=str(folders[-1] / audit_page.FILE))
+    page = audit_page.render_audit(audit, content)
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    for folder in folders:
+        write_atomically(folder / audit_page.FILE, page.encode())
+        write_atomically(folder / FILE, text.encode())
+    return content
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -125,7 +72,9 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         metavar="DIR",
         help="gets another copy of audit.json and audit.html",
     )
-    parser.add_argument("--positive", metavar="NAME", help="class or finding told from the rest")
+    parser.add_argument(
+        "--positive", metavar="NAME", help="class or finding to separate from the rest"
+    )
     parser.add_argument("--data_dir", metavar="DIR", help=cli.DATA_DIR_HELP)
     return parser.parse_args(argv[1:])
 
@@ -133,7 +82,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Audits what the command line names and prints the verdicts."""
     logging.set_verbosity(logging.WARNING)  # TFDS logs every file it reads
-    with cli.user_errors():
+    with user_errors():
         audit = run(
             args.dataset,
             data_dir=args.data_dir,

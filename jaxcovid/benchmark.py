@@ -29,6 +29,7 @@ from absl import app
 
 from jaxcovid.benchmarks import growth_figures, rounds
 from jaxcovid.runtime import cli
+from jaxcovid.runtime.user_errors import user_errors
 
 PEERS = ("torch", "torch_compile", "linen")
 
@@ -256,7 +257,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measures what the command line names and prints a table."""
-    with cli.user_errors():
+    with user_errors():
         if arguments.mode == "start":
             found = start(arguments)
             print("\n".join(f"{k:20}{v:>8.1f}" for k, v in found.items() if k.endswith("_s")))

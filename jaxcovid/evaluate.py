@@ -22,6 +22,7 @@ from absl import app
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
+from jaxcovid.runtime.user_errors import user_errors
 
 if TYPE_CHECKING:  # it takes a second to import
     from jaxcovid.evaluation.result import EvaluationResult
@@ -151,7 +152,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Evaluates what the command line names."""
-    with cli.user_errors():
+    with user_errors():
         cli.start()
         selection = Selection(
             split=args.split,

@@ -22,6 +22,7 @@ from absl import app, logging
 
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def run(workdir: Path, paths: Sequence[str | Path], **options: Any) -> Iterator[dict[str, Any]]:
@@ -79,7 +80,7 @@ def _write_rows(rows: Iterator[Mapping[str, Any]], output: Path | None) -> tuple
 
 def main(args: argparse.Namespace) -> None:
     """Screens what the command line names."""
-    with cli.user_errors():
+    with user_errors():
         cli.start()
         output = as_path(args.output or "predictions") if args.output or args.heatmaps else None
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8

@@ -15,6 +15,7 @@ from absl import app
 
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -28,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
     """Prints the report."""
     from jaxcovid.workdir import status
 
-    with cli.user_errors():
+    with user_errors():
         text, well = status.report(as_path(args.workdir), now=time.time())
     print(text)
     sys.exit(0 if well else 1)

@@ -16,6 +16,7 @@ from absl import app, flags
 
 from jaxcovid.runtime import cli, config_files
 from jaxcovid.runtime.files import as_path
+from jaxcovid.runtime.user_errors import user_errors
 
 _CONFIG = config_files.define_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, figures")
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains as the command line says."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options start with --")
-    with cli.user_errors():
+    with user_errors():
         cli.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         result = run(
             _CONFIG.value,

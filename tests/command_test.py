@@ -18,7 +18,7 @@ import runs
 from jaxcovid.data import datasets
 from jaxcovid.data.decoding import ImageError
 from jaxcovid.inference import image_reader, screening
-from jaxcovid.runtime import cli, files
+from jaxcovid.runtime import cli, files, user_errors
 from jaxcovid.workdir.run import WorkdirError
 
 PACKAGE = pathlib.Path(cli.__file__).parents[1]
@@ -59,7 +59,7 @@ def wrapped():
     ],
 )
 def test_errors_that_a_user_can_mend_are_one_line(fails, capsys):
-    with pytest.raises(SystemExit) as end, cli.user_errors():
+    with pytest.raises(SystemExit) as end, user_errors.user_errors():
         fails()
     assert end.value.code == 1
     said = capsys.readouterr().err
@@ -73,8 +73,8 @@ def runs_out_of_disk():
 
 @pytest.mark.parametrize("kind", [WorkdirError, ImageError])
 def test_errors_of_this_packages_kinds_are_messages_wherever_they_come_from(kind):
-    assert cli.is_for_user(kind("say so"))
-    assert not cli.is_for_user(ValueError("who knows"))
+    assert user_errors.is_for_user(kind("say so"))
+    assert not user_errors.is_for_user(ValueError("who knows"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_errors_of_this_packages_kinds_are_messages_wherever_they_come_from(kind
     ],
 )
 def test_mistakes_keep_their_traceback(fails, capsys):
-    with pytest.raises(SystemExit) as end, cli.user_errors():
+    with pytest.raises(SystemExit) as end, user_errors.user_errors():
         fails()
     assert end.value.code == 1
     said = capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_mistakes_keep_their_traceback(fails, capsys):
 )
 def test_libraries_are_heard_from_warnings_on(name, level, heard):
     record = logging.LogRecord("absl", level, str(name), 1, "text", (), None)
-    assert bool(cli._Handler().filter(record)) is heard
+    assert bool(cli.is_logged(record)) is heard
 
 
 def test_a_home_that_is_not_there(monkeypatch):
@@ -244,11 +244,11 @@ def test_ctrl_c_ends_a_command_quietly(name, trained, data_dir, tmp_path):
 
 def test_a_ctrl_c_that_comes_in_a_destructor_is_heard():
     code = """
-from jaxcovid.runtime import cli
+from jaxcovid.runtime import user_errors
 class Late:
     def __del__(self):
         raise KeyboardInterrupt
-with command.user_errors():
+with user_errors.user_errors():
     late = Late()
     del late
     print("goes on", flush=True)

@@ -81,20 +81,28 @@ def test_full_disk_and_unwritable_workdir(command, tmp_path, data_dir):
     assert "No space left" in process.stderr
 
 
-def readme_commands():
-    """The commands of the README's blocks that follow a line `<!-- tested -->`."""
-    text = (REPOSITORY / "README.md").read_text()
+def documented_commands():
+    """The commands of the documentation's blocks that follow a line `<!-- tested -->`.
+
+    Data sets are prepared first: a page may use what another one prepares.
+    """
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages)
     blocks = re.findall(r"<!-- tested -->\n```bash\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    commands = [line for line in lines if line.strip() and not line.startswith("#")]
+    return sorted(commands, key=lambda line: "jaxcovid.prepare" not in line)
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(command, tmp_path):
     make_tree(tmp_path / "COVID-CT")
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    commands = readme_commands()
-    assert len(commands) >= 5
+    for group, folder in (("CT_COVID", "covid"), ("CT_NonCOVID", "other")):
+        images = tmp_path / "COVID-CT" / "Images-processed" / group
+        shutil.copytree(images, tmp_path / "my_images" / folder)
+    commands = documented_commands()
+    assert len(commands) >= 8
     for line in commands:
         words = shlex.split(line)
         assert words[:2] == ["python", "-m"], line

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 import runs
-from dicom_test import CT, dicom_bytes
+from dicom_files import CT, dicom_bytes
 from xray_trees import make_chest_xray, make_chestxray14, make_covid_chestxray
 
 from jaxcovid import prepare, train

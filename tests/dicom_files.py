@@ -7,6 +7,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
+
 
 def dicom_bytes(pixels=None, *, syntax=ExplicitVRLittleEndian, **tags):
     """A file of 16-bit pixels and tags by keyword; None leaves a tag out."""
@@ -14,20 +16,20 @@ def dicom_bytes(pixels=None, *, syntax=ExplicitVRLittleEndian, **tags):
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    found = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     if pixels is not None:
-        found.Rows, found.Columns = pixels.shape[-2:]
-        found.SamplesPerPixel, found.BitsAllocated, found.BitsStored = 1, 16, 16
-        found.HighBit, found.PixelRepresentation = 15, int(pixels.dtype.kind == "i")
-        found.PhotometricInterpretation = "MONOCHROME2"
-        found.PixelData = pixels.tobytes()
-        found["PixelData"].VR = "OW"
+        dataset.Rows, dataset.Columns = pixels.shape[-2:]
+        dataset.SamplesPerPixel, dataset.BitsAllocated, dataset.BitsStored = 1, 16, 16
+        dataset.HighBit, dataset.PixelRepresentation = 15, int(pixels.dtype.kind == "i")
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.PixelData = pixels.tobytes()
+        dataset["PixelData"].VR = "OW"
     for name, value in tags.items():
         if value is None:
-            delattr(found, name)
+            delattr(dataset, name)
         else:
-            setattr(found, name, value)
-    return as_bytes(found)
+            setattr(dataset, name, value)
+    return as_bytes(dataset)
 
 
 def as_bytes(dataset):
@@ -56,10 +58,10 @@ def compressed(frames, syntax, *, shape=(32, 32), bits=8, **tags):
 
 def item(**tags):
     """The data set that an item of a sequence holds."""
-    found = Dataset()
+    dataset = Dataset()
     for name, value in tags.items():
-        setattr(found, name, value)
-    return found
+        setattr(dataset, name, value)
+    return dataset
 
 
 def functional_groups(*, slope=None, intercept=None, window=None, position=None, orientation=None):

@@ -92,8 +92,9 @@ for name in ("fcntl", "grp", "pwd", "resource", "syslog", "termios"):
     sys.modules[name] = None  # to import it is an ImportError
 import jaxcovid.predict, jaxcovid.inference.predictor, jaxcovid.workdir.run
 from jaxcovid.runtime import cli
+from jaxcovid.runtime.user_errors import user_errors
 from jaxcovid.report import figures
-with cli.user_errors():
+with user_errors():
     list(jaxcovid.predict.run(jaxcovid.predict.as_path("nowhere"), [sys.executable]))
 """
     process = runs.run([sys.executable, "-c", code], cwd=tmp_path)

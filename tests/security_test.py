@@ -14,7 +14,7 @@ from covid_ct_tree import list_path, make_tree
 
 from jaxcovid import predict
 from jaxcovid.data import volumes
-from jaxcovid.data.builders import base, chestxray14, chexpert, covid_chestxray, covid_ct
+from jaxcovid.data.builders import chestxray14, chexpert, covid_chestxray, covid_ct, tables
 from jaxcovid.data.decoding import ImageError
 from jaxcovid.inference import out_of_distribution
 from jaxcovid.workdir.run import WorkdirError
@@ -122,8 +122,8 @@ def test_names_of_published_tables_stay_in_their_folder(tmp_path):
         covid_ct.read_rows(str(root))
     for bad in ("/etc/passwd", "a/../../b", "..", "a\0"):
         with pytest.raises(ValueError, match="leads out"):
-            base.file_in(tmp_path, bad, named_in="a list")
-    assert base.file_in(tmp_path, "a/..b.png", named_in="a list") == tmp_path / "a" / "..b.png"
+            tables.file_in(tmp_path, bad, named_in="a list")
+    assert tables.file_in(tmp_path, "a/..b.png", named_in="a list") == tmp_path / "a" / "..b.png"
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ def make_chestxray14(root: pathlib.Path, films: int = 100) -> pathlib.Path:
     rng = np.random.default_rng(0)
     lines = ["Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"]
     for i in range(films):
-        found = [name for name in chestxray14.FINDINGS if rng.random() < 0.5]
-        lines.append(f"{i}.png,{'|'.join(found) or 'No Finding'},{i // 2},61,M,PA")
-        _write_film(root / "images" / f"{i}.png", i, bright="Pneumonia" in found)
+        present = [name for name in chestxray14.FINDINGS if rng.random() < 0.5]
+        lines.append(f"{i}.png,{'|'.join(present) or 'No Finding'},{i // 2},61,M,PA")
+        _write_film(root / "images" / f"{i}.png", i, bright="Pneumonia" in present)
     (root / "Data_Entry_2017_v2020.csv").write_text("\n".join(lines) + "\n")
     return root
 

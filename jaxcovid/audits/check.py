@@ -14,7 +14,7 @@ class Check:
     Attributes:
       name: short, the same in every audit.
       verdict: `passed`, `warning` (know it when you read a score), `failed` (a score on this split
-        cannot be believed as it stands) or `not told` (the data set does not say).
+        cannot be believed) or `not told` (the data set does not say).
       summary: the answer in a sentence, with its numbers.
       rows: the cases in full, one mapping of the same keys each.
     """

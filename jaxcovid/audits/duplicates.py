@@ -1,8 +1,8 @@
 """The same picture twice: exact copies, and copies that were saved, scaled, cropped or brightened.
 
 A pair is suspected if its files are equal; if its perceptual hashes (256 bits) differ in at most 20
-and its small copies correlate above .98; or if, where hashes come near, the middle of one is found
-in the other at some place and scale with a correlation above .97, which finds crops of a few per
+and its small copies correlate above .98; or if, where hashes come near, the middle of one matches
+the other at some place and scale with a correlation above .97, which finds crops of a few per
 cent. On COVID-CT the second rule alone pairs no strangers across splits; 64-bit hashes do, as axial
 slices resemble each other. Time grows with the square of the number of images.
 """
@@ -18,7 +18,7 @@ from jaxcovid.audits.items import Item
 from jaxcovid.data.datasets import Dataset
 
 SAME_BITS, SAME_CORRELATION = 20, 0.98
-NEAR_BITS, NEAR_CORRELATION, FOUND_CORRELATION = 72, 0.75, 0.97
+NEAR_BITS, NEAR_CORRELATION, MATCH_CORRELATION = 72, 0.75, 0.97
 _MIDDLE = 0.88  # share of a side that is looked for
 _SCALES = np.arange(0.95, 1.051, 0.01)
 _ROWS = 512
@@ -33,7 +33,7 @@ class Pair:
       second: index of a later one.
       kind: `same file`, `same picture` or `crop`.
       bits: in which their hashes differ.
-      correlation: of the small copies; of a crop, of the middle where it is found.
+      correlation: of the small copies; of a crop, of the middle where it matches best.
     """
 
     first: int
@@ -44,30 +44,31 @@ class Pair:
 
 
 def find_pairs(items: Sequence[Item]) -> list[Pair]:
-    """All suspected pairs, in the order of the items."""
+    """Finds all suspected pairs, in the order of the items."""
     hashes = np.stack([item.hash for item in items]).view(np.uint64)
     grays = np.stack([cv2.resize(i.small, (64, 64), interpolation=cv2.INTER_AREA) for i in items])
     flat = grays.reshape(len(items), -1).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
-    found = []
+    pairs = []
     for i, j, bits in _near(hashes):
         correlation = float(flat[i] @ flat[j])
         if items[i].sha1 == items[j].sha1:
-            found.append(Pair(i, j, "same file", bits, correlation))
+            pairs.append(Pair(i, j, "same file", bits, correlation))
         elif bits <= SAME_BITS and correlation > SAME_CORRELATION:
-            found.append(Pair(i, j, "same picture", bits, correlation))
+            pairs.append(Pair(i, j, "same picture", bits, correlation))
         elif correlation > NEAR_CORRELATION:
             best = max(
-                found_in(items[i].small, items[j].small), found_in(items[j].small, items[i].small)
+                best_match(items[i].small, items[j].small),
+                best_match(items[j].small, items[i].small),
             )
-            if best > FOUND_CORRELATION:
-                found.append(Pair(i, j, "crop", bits, best))
-    return found
+            if best > MATCH_CORRELATION:
+                pairs.append(Pair(i, j, "crop", bits, best))
+    return pairs
 
 
 def _near(hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Pairs whose hashes, uint64 [n, 4], differ in at most `NEAR_BITS`, and in how many."""
+    """Finds pairs whose hashes, uint64 [n, 4], differ in at most `NEAR_BITS`, and in how many."""
     for start in range(0, len(hashes), _ROWS):
         rows = hashes[start : start + _ROWS]
         bits = np.zeros((len(rows), len(hashes) - start), np.uint16)
@@ -77,7 +78,7 @@ def _near(hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
             yield start + int(row), start + int(column), int(bits[row, column])
 
 
-def found_in(whole: np.ndarray, part: np.ndarray) -> float:
+def best_match(whole: np.ndarray, part: np.ndarray) -> float:
     """Highest correlation of the middle of `part` anywhere in `whole`, uint8 [n, n] each."""
     side = whole.shape[0]
     middle = round(_MIDDLE * side)
@@ -127,14 +128,7 @@ def _verdict(
         row = {}
         for side, index in (("first", pair.first), ("second", pair.second)):
             record = items[index].record
-            told = dataset.class_names[record["label"]] if dataset.class_names else ""
-            row[side] = f"{items[index].split}: {record['id']}" + (f" ({told})" if told else "")
+            label = f" ({dataset.class_names[record['label']]})" if dataset.class_names else ""
+            row[side] = f"{items[index].split}: {record['id']}{label}"
         rows.append({**row, "kind": pair.kind, "correlation": round(pair.correlation, 4)})
     return Check(name, verdict, f"{len(pairs)} suspected pairs", rows)
-
-
-def side_by_side(items: Sequence[Item], pair: Pair) -> bytes:
-    """PNG: the small copies of a pair."""
-    gap = np.full((items[pair.first].small.shape[0], 6), 255, np.uint8)
-    picture = np.hstack([items[pair.first].small, gap, items[pair.second].small])
-    return cv2.imencode(".png", picture)[1].tobytes()

@@ -1,4 +1,4 @@
-"""What the audits look at: everything of an image that is told without a network."""
+"""What the audits look at: everything about an image that needs no network."""
 
 import collections
 import concurrent.futures
@@ -27,7 +27,7 @@ class Item:
 
     Attributes:
       split: name of its split.
-      record: what the data set tells of it, without pixels.
+      record: of the data set, without pixels.
       sha1: of the encoded bytes.
       hash: perceptual hash, uint8 [32] of packed bits.
       small: gray, uint8 [128, 128].
@@ -46,7 +46,7 @@ def read_items(dataset: Dataset) -> list[Item]:
     """Reads all images of a data set once."""
     sources = [(split, dataset.source(split)) for split in dataset.split_sizes]
     places = [(split, source, i) for split, source in sources for i in range(len(source))]
-    found = []
+    items = []
     # Decoding leaves Python's lock; a few at a time, so that not all bytes are held at once.
     with concurrent.futures.ThreadPoolExecutor() as executor:
         coming: collections.deque[Any] = collections.deque()
@@ -55,13 +55,13 @@ def read_items(dataset: Dataset) -> list[Item]:
         ):
             coming.append(executor.submit(read_item, split, source[i]))
             if len(coming) > 64:
-                found.append(coming.popleft().result())
-        found += [future.result() for future in coming]
-    return found
+                items.append(coming.popleft().result())
+        items += [future.result() for future in coming]
+    return items
 
 
 def read_item(split: str, record: Record) -> Item:
-    """What is told of one image."""
+    """Reads one image: its copies, hashes and facts."""
     data = record["image"]
     gray = decode_gray(data)
     small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)

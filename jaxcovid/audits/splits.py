@@ -15,7 +15,7 @@ _STUDY = re.compile(r"(patient\d+/study\d+)/")  # in the paths of CheXpert
 
 
 def check_splits(dataset: Dataset, items: Sequence[Item]) -> list[Check]:
-    """All checks of the splits."""
+    """Makes all checks of the splits."""
     return [
         _disjoint("patients", items, lambda item: item.record["patient"]),
         _disjoint("studies", items, study_of),
@@ -30,14 +30,14 @@ def document_of(item: Item) -> str:
     """What an image was published in: as the data set has it, or a preprint in the file's name."""
     if item.record.get("document"):
         return item.record["document"]
-    found = _PREPRINT.search(item.record["id"])
-    return f"10.1101/{found[1]}" if found else ""
+    match = _PREPRINT.search(item.record["id"])
+    return f"10.1101/{match[1]}" if match else ""
 
 
 def study_of(item: Item) -> str:
     """The study of an image, empty if it is not known."""
-    found = _STUDY.search(item.record["id"])
-    return found[1] if found else ""
+    match = _STUDY.search(item.record["id"])
+    return match[1] if match else ""
 
 
 def _disjoint(name: str, items: Sequence[Item], key: Callable[[Item], str]) -> Check:
@@ -47,7 +47,7 @@ def _disjoint(name: str, items: Sequence[Item], key: Callable[[Item], str]) -> C
             groups[value][item.split] += 1
     title = f"{name} in one split each"
     if not groups:
-        return Check(title, NOT_TOLD, f"the data set tells of no {name}")
+        return Check(title, NOT_TOLD, f"the data set names no {name}")
     if name == "patients" and all(item.record["patient"] == item.record["id"] for item in items):
         return Check(title, WARNING, "no patient ids are known: every image counts as a patient")
     rows = [
@@ -67,7 +67,7 @@ def _disjoint(name: str, items: Sequence[Item], key: Callable[[Item], str]) -> C
 def _classes_of_patients(dataset: Dataset, items: Sequence[Item]) -> Check:
     title = "patients of one class each"
     if not dataset.class_names:
-        return Check(title, NOT_TOLD, "the data set tells of findings, not of classes")
+        return Check(title, NOT_TOLD, "the data set has findings, no classes")
     labels: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for item in items:
         labels[item.record["patient"]][dataset.class_names[item.record["label"]]] += 1

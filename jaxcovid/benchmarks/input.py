@@ -56,19 +56,13 @@ def grain_batches(images: Sequence[bytes], *, batch: int, size: int, workers: in
     """This project's training batches."""
     from absl import flags
 
-    from jaxcovid.data.pipeline import train_batches
+    from jaxcovid.data.pipeline import Loading, train_batches
     from jaxcovid.data.preprocessing import Preprocessing
 
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read theirs
     source = [{"image": image, "id": str(i)} for i, image in enumerate(images)]
-    return train_batches(
-        source,
-        target=_target,
-        preprocessing=Preprocessing(size=size),
-        batch_size=batch,
-        seed=0,
-        workers=workers,
-    )
+    loading = Loading(preprocessing=Preprocessing(size=size), batch_size=batch, workers=workers)
+    return train_batches(source, loading, target=_target, seed=0)
 
 
 def _target(record: Any) -> np.ndarray:

@@ -1,28 +1,24 @@
-"""Prepared data sets: find one on disk, read its records in any order, know it by its digest.
+"""Prepared data sets: find one on disk, and read its records in any order.
 
 A data set is prepared once (`jaxcovid.prepare`) as array records under
 `DATA_DIR/NAME[/CONFIG]/VERSION/` and read from there without TensorFlow. `digest.json` in that
 directory is written last, so a directory without it was not prepared to its end.
 """
 
-import collections
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 from etils import epath
 
 from jaxcovid.data import identity
-from jaxcovid.data.decoding import LUNG_WINDOW, ImageError
-from jaxcovid.runtime.files import expand_home, home, write_atomically
+from jaxcovid.data.image_error import ImageError
+from jaxcovid.runtime.files import expand_home, home
 
 DIGEST_FILE = "digest.json"
-CARD_FILE = "card.html"
 _STORED = (
     "digest",
     "modality",
@@ -91,8 +87,8 @@ class Dataset:
         name: Name with its config, as in "covid_ct/gray320".
         directory: Where its files lie (the directory of the version).
         class_names: Class names; a record's label is an index into them. None if it has findings.
-        finding_names: Findings that each record tells of instead of one label, sorted.
-        digest: SHA-256 over all records, 64 hexadecimal digits; see `compute_digest`.
+        finding_names: Findings that each record has instead of one label, sorted.
+        digest: SHA-256 over all records, 64 hexadecimal digits; see `digest.compute_digest`.
         citation: BibTeX, empty if there is none.
         description: What it holds and where it comes from.
         split_sizes: Number of images in each split.
@@ -106,7 +102,7 @@ class Dataset:
             `Source`.
         published_images: Number of images of the whole data set as it is published, 0 if unknown.
         patient_counts: Number of patients in each split.
-        crossing_patients: Number of patients that stand in more than one split.
+        crossing_patients: Number of patients in more than one split.
     """
 
     name: str
@@ -241,147 +237,9 @@ def prepare_command(name: str, data_dir: epath.PathLike) -> str:
     return f"python -m jaxcovid.prepare {arguments} --data_dir={os.fspath(data_dir)}"
 
 
-def write_digest(
-    directory: epath.PathLike,
-    *,
-    modality: str = "",
-    window: tuple[float, float] = LUNG_WINDOW,
-    hu_offset: float | None = None,
-    prepared_from: Mapping[str, Any] | None = None,
-    published: int = 0,
-    grouped: bool = True,
-) -> None:
-    """Reads a built data set through and writes its digest, hashes and counts beside it.
-
-    Args:
-        directory: The directory of the version, with the `dataset_info.json` of TFDS.
-        modality: Of its images: "CT", "X-ray", or empty.
-        window: Through which CT was seen; see `Dataset`.
-        hu_offset: See `Dataset`.
-        prepared_from: See `Dataset`.
-        published: Number of images of the whole data set, 0 if unknown.
-        grouped: False for splits that share patients; how many is then said and not refused.
-
-    Raises:
-        ValueError: If two records have one id, or a patient of `grouped` stands in two splits.
-    """
-    import tensorflow_datasets as tfds
-
-    directory = epath.Path(directory)
-    info = tfds.builder_from_directory(directory).info
-    several = "findings" in info.features
-    names = sorted(info.features["findings"]) if several else info.features["label"].names
-    sources = {split: Source(directory, split) for split in info.splits}
-    labels = {split: collections.Counter() for split in sources}
-    values = {split: {name: collections.Counter() for name in names} for split in sources}
-    patients = {split: set() for split in sources}
-
-    def counted(split: str) -> Iterator[Record]:
-        for record in sources[split]:
-            if several:
-                for name, value in record["findings"].items():
-                    values[split][name][str(value)] += 1
-                    labels[split][name] += value == 1
-            else:
-                labels[split][names[record["label"]]] += 1
-            patients[split].add(record["patient"])
-            yield record
-
-    full_name = info.full_name.removesuffix(f"/{info.version}")
-    splits = {split: identity.identities_of(counted(split), full_name) for split in sources}
-    crossing = crossing_patients(patients)
-    if grouped:
-        check_patients(patients)
-    elif crossing:
-        logging.warning("%d patients stand in more than one split", len(crossing))
-    stored = {
-        "digest": compute_digest(sources),
-        "modality": modality,
-        "window": window,
-        "hu_offset": hu_offset,
-        "prepared_from": dict(prepared_from or {}),
-        "published_images": published,
-        "class_counts": {
-            split: {name: counter[name] for name in names} for split, counter in labels.items()
-        },
-        "finding_counts": values if several else {},
-        "patient_counts": {split: len(found) for split, found in patients.items()},
-        "crossing_patients": len(crossing),
-    }
-    identity.save(directory / identity.FILE, splits)
-    content = json.dumps(stored, indent=2) + "\n"
-    write_atomically(directory / DIGEST_FILE, content.encode())
-
-
-def compute_digest(sources: Mapping[str, Sequence[Record]]) -> str:
-    """Hashes what the records hold and which split each is in, whatever their order on disk.
-
-    SHA-256 over all records of all splits in the order of their ids (code points). A record adds
-    five fields: id (UTF-8), label (decimal digits; of findings all values in the order of their
-    names, with commas), patient (UTF-8), split (UTF-8), encoded image (as it is). A field adds its
-    length in bytes as 8 bytes, little-endian, and then its bytes, so that no two lists of records
-    run together to one stream.
-
-    Args:
-        sources: The records of each split.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        ValueError: If two records have one id.
-    """
-    places = [
-        (record["id"], split, index)
-        for split, source in sources.items()
-        for index, record in enumerate(source)
-    ]
-    counts = collections.Counter(place[0] for place in places)
-    twice = sorted(identifier for identifier, count in counts.items() if count > 1)
-    if twice:
-        raise ValueError(f"{len(twice)} ids stand more than once: {', '.join(twice)}")
-    sha = hashlib.sha256()
-    for _, split, index in sorted(places):
-        record = sources[split][index]
-        findings = sorted(record.get("findings", {}).items())
-        label = str(record["label"]) if "label" in record else ",".join(str(v) for _, v in findings)
-        fields = (record["id"], label, record["patient"], split, record["image"])
-        for field in fields:
-            data = field.encode() if isinstance(field, str) else field
-            sha.update(len(data).to_bytes(8, "little"))
-            sha.update(data)
-    return sha.hexdigest()
-
-
-def check_patients(patients: Mapping[str, Iterable[str]]) -> None:
-    """Checks that no patient stands in two splits.
-
-    Args:
-        patients: The patients of each split.
-
-    Raises:
-        ValueError: With every patient that does and the splits.
-    """
-    crossing = crossing_patients(patients)
-    if crossing:
-        raise ValueError(
-            f"{len(crossing)} patients stand in more than one split; give each patient one split: "
-            + "; ".join(f"{patient} ({', '.join(found)})" for patient, found in crossing.items())
-        )
-
-
-def crossing_patients(patients: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """The splits of each patient that stands in more than one, from the patients of each split."""
-    splits = collections.defaultdict(set)
-    for split, found in patients.items():
-        for patient in found:
-            splits[patient].add(split)
-    return {patient: sorted(found) for patient, found in sorted(splits.items()) if len(found) > 1}
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(of) for name, of in value.items()}
+        return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if isinstance(value, np.generic) else value

@@ -28,7 +28,7 @@ SIDE_PX = 320
 def pack(
     image: np.ndarray, *, preprocessing: Preprocessing, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """What the device needs of one image.
+    """Packs what the device needs of one image.
 
     Args:
       image: gray, uint8 [h, w].

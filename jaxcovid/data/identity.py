@@ -26,12 +26,12 @@ _MAX_BYTES = 2**30  # unpacked
 
 @dataclasses.dataclass(frozen=True)
 class Identities:
-    """Of each record of a split.
+    """Hashes of the records of a split, one row each.
 
     Attributes:
-      images: hash of the encoded bytes, uint64 [n].
-      ids: hash of the data set and the id in it, uint64 [n].
-      patients: hash of the patient, uint64 [n]; 0 if it is not known. Patients of one number in
+      images: hashes of the encoded bytes, uint64 [n].
+      ids: hashes of the data set and the id in it, uint64 [n].
+      patients: hashes of the patient, uint64 [n]; 0 if it is not known. Patients of one number in
         two data sets are two people, unless both are a user's own and the number is DICOM's.
     """
 
@@ -88,7 +88,7 @@ def identities_of(records: Iterable[Mapping[str, Any]], name: str) -> Identities
 
 
 def overlap(tested: Identities, trained: Iterable[Identities]) -> Overlap:
-    """How much of a split is among those that were trained on."""
+    """Counts the images and patients of a split that were trained on."""
     seen = np.zeros(tested.images.shape, bool)
     of_seen_patients = np.zeros_like(seen)
     for used in trained:
@@ -119,7 +119,7 @@ def save(path: Path, splits: Mapping[str, Identities]) -> None:
 
 
 def load(path: Path) -> dict[str, Identities]:
-    """The hashes of `save`, by split.
+    """Loads the hashes that `save` wrote, by split.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -22,7 +22,7 @@ TWICE = "files given more than once"
 
 
 def find_files(folder: Path, left_out: collections.Counter[str]) -> list[Path]:
-    """The files below a folder, in the order of their paths, each once.
+    """Lists the files below a folder, in the order of their paths, each once.
 
     Args:
       folder: to look into; linked folders in it too.

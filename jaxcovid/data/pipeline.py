@@ -19,7 +19,8 @@ import numpy as np
 from absl import logging
 
 from jaxcovid.data import device_preprocessing
-from jaxcovid.data.decoding import ImageError, decode_gray
+from jaxcovid.data.decoding import decode_gray
+from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.preprocessing import Preprocessing
 
 _EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
@@ -31,8 +32,29 @@ Ablation = Callable[[np.ndarray, Record], np.ndarray]  # see `ablations`
 Batch = dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How records become batches, in training and in evaluation.
+
+    Attributes:
+      preprocessing: the five steps.
+      batch_size: images of the global batch; every process gets its contiguous share of rows.
+      ablation: alters every image before the five steps; None alters nothing.
+      workers: worker processes; 0 prepares batches in threads of this process.
+      process_index: this process among `process_count`.
+      process_count: processes that share the global batch.
+    """
+
+    preprocessing: Preprocessing
+    batch_size: int
+    ablation: Ablation | None = None
+    workers: int = 0
+    process_index: int = 0
+    process_count: int = 1
+
+
 def _decode(record: Record, ablation: Ablation | None) -> np.ndarray:
-    """The gray image uint8 [h, w] of a record; a bad one is an error that names its id."""
+    """Decodes the gray image uint8 [h, w] of a record; errors name its id."""
     try:
         gray = decode_gray(record["image"])
         return ablation(gray, record) if ablation else gray
@@ -47,17 +69,17 @@ def _warn_of(index: int, error: str) -> None:
 
 @dataclass(frozen=True)
 class _LoadForTraining(grain.transforms.RandomMap):
-    """All five steps, or what the device needs to take them.
+    """Takes all five steps, or packs what the device needs to take them.
 
     grain's generator depends on the seed and the position only.
     """
 
     source: Sequence[Record]
-    preprocessing: Preprocessing
     target: Target
+    preprocessing: Preprocessing
+    ablation: Ablation | None
     on_device: bool
     skip: bool
-    ablation: Ablation | None
 
     def random_map(self, position: int, rng: np.random.Generator) -> Batch:
         if not self.skip:
@@ -85,10 +107,10 @@ class _LoadForTraining(grain.transforms.RandomMap):
 
 @dataclass(frozen=True)
 class _LoadForEvaluation(grain.transforms.Map):
-    """The four steps that are not random; positions past the split's end repeat its last record."""
+    """Takes the steps that are not random; positions past the end repeat the last record."""
 
-    preprocessing: Preprocessing
     source: Sequence[Record]
+    preprocessing: Preprocessing
     ablation: Ablation | None
 
     def map(self, position: int) -> Batch:
@@ -98,7 +120,7 @@ class _LoadForEvaluation(grain.transforms.Map):
 
 
 class _HostRows(grain.MapDataset):
-    """Of every `batch_size` elements the `rows` from `offset` on: one host's contiguous share.
+    """Takes `rows` of every `batch_size` elements, from `offset` on: one host's contiguous share.
 
     Contiguous, so that a device sees the same rows for any number of processes.
     """
@@ -119,22 +141,18 @@ class _HostRows(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._offset + row]
 
 
-def _batches(
-    dataset: grain.MapDataset,
-    *,
-    batch_size: int,
-    process_index: int,
-    process_count: int,
-) -> grain.MapDataset:
+def _batches(dataset: grain.MapDataset, loading: Loading) -> grain.MapDataset:
     """Elements of the global order -> this host's rows of each global batch."""
-    if batch_size % process_count:
-        fix = -(-batch_size // process_count) * process_count
+    size, count = loading.batch_size, loading.process_count
+    if size % count:
         raise ValueError(
-            f"batch_size {batch_size} is not divisible by {process_count} processes; use {fix}"
+            f"batch_size {size} is not divisible by {count} processes; "
+            f"use {-(-size // count) * count}"
         )
-    rows = batch_size // process_count
-    if process_count > 1:
-        dataset = _HostRows(dataset, rows=rows, batch_size=batch_size, offset=process_index * rows)
+    rows = size // count
+    if count > 1:
+        offset = loading.process_index * rows
+        dataset = _HostRows(dataset, rows=rows, batch_size=size, offset=offset)
     return dataset.batch(rows)
 
 
@@ -154,7 +172,7 @@ def _init_worker(worker_index: int, worker_count: int) -> None:
 
 
 def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[Batch]:
-    """Batches in order, made ahead by worker processes, or by threads of this one if 0."""
+    """Iterates over batches in order, made ahead by worker processes, or threads if 0."""
     if workers < 0:
         raise ValueError(f"workers is {workers}; it must be 0 (threads) or more (processes)")
     cv2.setNumThreads(0)
@@ -182,40 +200,31 @@ def check_options(preprocess_on: str, bad_records: str) -> None:
 
 def train_batches(
     source: Sequence[Record],
+    loading: Loading,
     *,
     target: Target,
-    preprocessing: Preprocessing,
-    batch_size: int,
     seed: int,
     start_step: int = 0,
     preprocess_on: str = "host",
     bad_records: str = "stop",
-    ablation: Ablation | None = None,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Endless training batches, reshuffled every epoch, from step `start_step` on.
+    """Makes endless training batches, reshuffled every epoch, from step `start_step` on.
 
     Args:
       source: records of the training split.
+      loading: how they become batches; the random step draws from (seed, position).
       target: what the network should say of a record; worker processes need to pickle it.
-      preprocessing: the five steps; the random one draws from (seed, position).
-      batch_size: images of the global batch; every process gets its contiguous share of rows.
       seed: of shuffling and augmentation.
       start_step: index of the first batch.
-      preprocess_on: `host`, or `device` for batches that `on_device.jit_unpack` turns into images.
-      bad_records: `stop` at a record that cannot be used, or `skip` it: the next one that can
-        stands in its place, the same in every run.
-      ablation: alters every image before the five steps.
-      workers: worker processes; 0 prepares batches in threads of this process.
-      process_index: this process among `process_count`.
-      process_count: processes that share the global batch.
+      preprocess_on: `host`, or `device` for batches that `device_preprocessing.jit_unpack` turns
+        into images.
+      bad_records: `stop` at a record that cannot be used, or `skip` it: the next usable one
+        replaces it, the same in every run.
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
-      `on_device.pack` gives, `target` float32 [rows, outputs], and `replaced` bool [rows], True
-      for a record that stands in another's place.
+      `device_preprocessing.pack` gives, `target` float32 [rows, outputs], and `replaced` bool
+      [rows], True for a record that replaces another.
 
     Raises:
       ValueError: the batch does not divide over the processes, the split is empty, or an option is
@@ -225,7 +234,7 @@ def train_batches(
     if not len(source):
         raise ValueError("the training split is empty")
     check_options(preprocess_on, bad_records)
-    # The random step stands before the host's rows are taken, so that hosts draw different
+    # The random step comes before the host's rows are taken, so that hosts draw different
     # numbers; repeat too, so that a split that does not divide keeps the hosts together.
     dataset = (
         grain.MapDataset.range(len(source))
@@ -235,33 +244,23 @@ def train_batches(
         .random_map(
             _LoadForTraining(
                 source,
-                preprocessing,
                 target,
-                preprocess_on == "device",
-                bad_records == "skip",
-                ablation,
+                loading.preprocessing,
+                loading.ablation,
+                on_device=preprocess_on == "device",
+                skip=bad_records == "skip",
             )
         )
     )
-    batches = _batches(
-        dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
-    )
-    return _iterate(batches[start_step:], workers)
+    return _iterate(_batches(dataset, loading)[start_step:], loading.workers)
 
 
-def eval_batches(
-    source: Sequence[Record],
-    *,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    ablation: Ablation | None = None,
-    workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """One pass over a split in order, padded so that every process sees as many full batches.
+def eval_batches(source: Sequence[Record], loading: Loading) -> Iterator[Batch]:
+    """Makes one pass over a split in order, padded to as many full batches in every process.
 
-    Args: as those of `train_batches`.
+    Args:
+      source: records of the split.
+      loading: how they become batches; the random step is left out.
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], `index` int64 [rows], the record's
@@ -272,11 +271,8 @@ def eval_batches(
     """
     if not len(source):
         raise ValueError("the split to evaluate is empty")
-    padded = -(-len(source) // batch_size) * batch_size
+    padded = -(-len(source) // loading.batch_size) * loading.batch_size
     dataset = grain.MapDataset.range(padded).map(
-        _LoadForEvaluation(preprocessing, source, ablation)
+        _LoadForEvaluation(source, loading.preprocessing, loading.ablation)
     )
-    batches = _batches(
-        dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
-    )
-    return _iterate(batches, workers)
+    return _iterate(_batches(dataset, loading), loading.workers)

@@ -4,7 +4,7 @@
 4. Gaussian blur 3x3, 5. mean and standard deviation. Ranges and fill value are those of the public
 code that the recipe matches (jfhealthcare/Chexpert).
 
-The result has one channel. It stands for the paper's three equal ones: the network repeats it, so
+The result has one channel. It replaces the paper's three equal ones: the network repeats it, so
 that no third copy is moved from the host to the device.
 """
 

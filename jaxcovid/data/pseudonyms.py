@@ -1,4 +1,4 @@
-"""Keyed pseudonyms, which stand in tables for the ids that a hospital gave its patients.
+"""Keyed pseudonyms, which replace in tables the ids that a hospital gave its patients.
 
 HMAC-SHA-256 (RFC 2104) of the id: who holds the key can find an id again by trying all, nobody else
 can, and one id has one pseudonym in all tables made with the key.

@@ -12,16 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxcovid.data import dicom, dicom_pixels
-from jaxcovid.data.decoding import (
-    LUNG_WINDOW,
-    ImageError,
-    check_hounsfield,
-    check_size,
-    read_file,
-    through_window,
-)
-from jaxcovid.data.dicom_warnings import reading
+from jaxcovid.data import dicom
+from jaxcovid.data.dicom.elements import macro
+from jaxcovid.data.dicom.warning_counts import reading
+from jaxcovid.data.hounsfield import LUNG_WINDOW, check_hounsfield, through_window
+from jaxcovid.data.image_error import ImageError, check_size, read_file
 
 # Of an unpacked NIfTI or NumPy file: 1,024 slices of 512 x 512 in single precision.
 MAX_BYTES = 2**30
@@ -47,11 +42,11 @@ class Volume(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """How many slices."""
+        """Number of slices."""
 
     @abc.abstractmethod
     def gray(self, index: int) -> np.ndarray:
-        """One slice through the window, uint8 [h, w].
+        """Shows one slice through the window, uint8 [h, w].
 
         Raises:
           ImageError: this slice cannot be read.
@@ -59,7 +54,7 @@ class Volume(abc.ABC):
 
 
 def is_volume(path: pathlib.Path, header: dicom.Header | None) -> bool:
-    """True of NIfTI and .npy by their names, and of DICOM files of more than one frame.
+    """True for NIfTI and .npy, by their names, and for DICOM files of more than one frame.
 
     Args:
       path: of the file.
@@ -110,7 +105,7 @@ def open_volume(
 
 
 class _Hounsfield(Volume):
-    """Of an array of Hounsfield units (value * slope + intercept), [slices, h, w]."""
+    """Slices of an array of Hounsfield units (value * slope + intercept), [slices, h, w]."""
 
     def __init__(
         self, values: np.ndarray, slope: float, intercept: float, window: tuple[float, float]
@@ -133,7 +128,7 @@ class _Hounsfield(Volume):
 
 
 class _Dicom(Volume):
-    """Of the frames of a DICOM file."""
+    """Slices that are the frames of a DICOM file."""
 
     def __init__(self, frames: dicom.Frames, window: tuple[float, float]) -> None:
         dataset = frames.dataset
@@ -156,7 +151,7 @@ class _Dicom(Volume):
 
 def _height(dataset: Any, index: int) -> float | None:
     """Where along the body's axis a frame lies, mm towards the head; None if unknown."""
-    group = dicom_pixels.macro(dataset, "PlanePositionSequence", index)
+    group = macro(dataset, "PlanePositionSequence", index)
     try:
         return float(group.get("ImagePositionPatient")[2])
     except (TypeError, ValueError, IndexError):
@@ -236,7 +231,7 @@ def _open_nifti(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
 
 
 def _unpacked(file: IO[bytes], head: bytes, size: int) -> IO[bytes]:
-    """A file without a name that has the first so many bytes of a packed one, of which head came.
+    """Unpacks the first `size` bytes of a gzip file into a nameless one; `head` is already read.
 
     Raises:
       ImageError: there are fewer, or they are damaged.

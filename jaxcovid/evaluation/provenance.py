@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import jaxcovid
+from jaxcovid.audits.audit import FILE as AUDIT_FILE
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.evaluation.result import AuditedCheck, AuditSummary, RunSummary
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.runtime.files import read_json
-
-_AUDIT_FILE = "audit.json"  # that `jaxcovid.audit` leaves beside a data set
 
 
 def summarize_run(scored: ScoredSplit, predictors: Sequence[Predictor], command: str) -> RunSummary:
@@ -50,7 +49,7 @@ def _training_command(predictor: Predictor) -> str:
 
 def read_audit(dataset: Dataset) -> AuditSummary | None:
     """The verdicts of an audit of the data as they are; None if there was none."""
-    path = dataset.directory / _AUDIT_FILE
+    path = dataset.directory / AUDIT_FILE
     audit = read_json(path) if path.exists() else {}
     if audit.get("digest") != dataset.digest:
         return None

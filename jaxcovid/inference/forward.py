@@ -60,11 +60,10 @@ def predict_source(
       preprocessing: the paper's steps.
       batch_size: images of a global batch; the last one is padded.
       mesh: the devices.
-      ablation: see `pipeline.eval_batches`.
-      workers: see `pipeline.eval_batches`.
+      ablation: see `pipeline.Loading`.
+      workers: see `pipeline.Loading`.
     """
-    batches = pipeline.eval_batches(
-        source,
+    loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=batch_size,
         ablation=ablation,
@@ -74,7 +73,7 @@ def predict_source(
     )
     sharded = [
         forward(variables, place_batch({"image": batch["image"]}, mesh)["image"])
-        for batch in batches
+        for batch in pipeline.eval_batches(source, loading)
     ]
     # `make_mesh` has the devices in the order of the processes, so that rows come in the order of
     # the source over batches and processes; padding is at the end.

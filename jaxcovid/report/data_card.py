@@ -10,14 +10,22 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxcovid.data.datasets import CARD_FILE, Dataset, Record
+from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import decode_gray
+from jaxcovid.data.png import encode_png
 from jaxcovid.report import pages
 from jaxcovid.runtime import files
 
+CARD_FILE = "card.html"  # beside the data
 _SHOWN = 6  # images of a class or finding
 _TILE = 128  # side of an image of the contact sheet, px
 _AGES = range(0, 101, 10)
+
+
+def ensure_card(dataset: Dataset) -> epath.Path:
+    """The path of the card, which is written if it is not there."""
+    path = dataset.directory / CARD_FILE
+    return path if path.exists() else write_card(dataset)
 
 
 def write_card(dataset: Dataset) -> epath.Path:
@@ -27,23 +35,23 @@ def write_card(dataset: Dataset) -> epath.Path:
         Path of the page.
     """
     groups = dataset.class_names or dataset.finding_names
-    found: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    tables: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     ages: dict[str, list[int]] = collections.defaultdict(list)
     tiles: dict[str, list[np.ndarray]] = {group: [] for group in groups}
-    sides = []
+    sizes = []
     for split in dataset.split_sizes:
         for record in dataset.source(split):
             header = Image.open(io.BytesIO(record["image"]))
-            sides.append(header.size)
+            sizes.append(header.size)
             mine = _groups(dataset, record)
             for group in mine:
-                found["Format"][group, f"{header.format} {header.mode}"] += 1
+                tables["Format"][group, f"{header.format} {header.mode}"] += 1
                 for field, title in (("view", "View"), ("sex", "Sex")):
                     if field in record:
-                        found[title][group, record[field] or "unknown"] += 1
+                        tables[title][group, record[field] or "unknown"] += 1
                 if "lung_mask" in record:
                     has = "yes" if record["lung_mask"] else "no"
-                    found["Lung mask"][group, has] += 1
+                    tables["Lung mask"][group, has] += 1
                 if record.get("age", -1) >= 0:
                     ages[group].append(record["age"])
                 if len(tiles[group]) < _SHOWN:
@@ -56,12 +64,12 @@ def write_card(dataset: Dataset) -> epath.Path:
         pictures,
         dataset=dataset,
         groups=groups,
-        tables={title: _table(counter, groups) for title, counter in found.items()},
+        tables={title: _table(counter, groups) for title, counter in tables.items()},
         sides={
             name: " x ".join(str(int(value)) for value in values)
             for name, values in zip(
                 ("smallest", "median", "largest"),
-                np.quantile(np.array(sides), (0, 0.5, 1), axis=0),
+                np.quantile(np.array(sizes), (0, 0.5, 1), axis=0),
                 strict=True,
             )
         },
@@ -103,7 +111,7 @@ def _contact_sheet(tiles: Mapping[str, list[np.ndarray]]) -> bytes:
     """PNG: a row of images for each class or finding, in their order."""
     blank = np.full((_TILE, _TILE), 255, np.uint8)
     rows = [np.hstack([*row, *[blank] * (_SHOWN - len(row))]) for row in tiles.values()]
-    return cv2.imencode(".png", np.vstack(rows))[1].tobytes()
+    return encode_png(np.vstack(rows))
 
 
 def _age_figure(ages: Mapping[str, list[int]]) -> bytes:

@@ -1,8 +1,7 @@
-"""What the commands share: the log, the devices, the compilation cache, errors as one message."""
+"""What the commands share: their options, the log, the devices, the compilation cache."""
 
 import argparse
 import contextlib
-import dis
 import logging
 import multiprocessing
 import os
@@ -11,27 +10,16 @@ import shlex
 import signal
 import sys
 import tempfile
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 from absl.flags import argparse_flags
 
 from jaxcovid.runtime.files import as_path, expand_home, home
+from jaxcovid.runtime.user_errors import PACKAGE
 
 DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
-
-# How each name in this package's folder begins.
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
-# What libraries say of the machine, in errors that they raise for everything.
-_OF_THE_MACHINE = (
-    "No space left on device",
-    "RESOURCE_EXHAUSTED",  # the memory of a device
-    "Unable to initialize backend",  # JAX_PLATFORMS
-    "Worker process was terminated",
-)
 
 # A worker that prepares images comes here before all else. Its parent gets Ctrl-C too, and ends it.
 if multiprocessing.current_process().name != "MainProcess":
@@ -41,19 +29,9 @@ if multiprocessing.current_process().name != "MainProcess":
 sys.warnoptions.append("ignore:resource_tracker")
 
 
-class _Handler(logging.Handler):
-    """Writes to stderr above a progress bar instead of through it.
-
-    Libraries are heard from warnings on.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or record.pathname.startswith(_PACKAGE)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
+def is_logged(record: logging.LogRecord) -> bool:
+    """True of what this package logs, and of the warnings of libraries."""
+    return record.levelno >= logging.WARNING or record.pathname.startswith(PACKAGE)
 
 
 # A train step on a CPU allocates and frees half a gigabyte. In pages of 4 KiB their faults can cost
@@ -117,35 +95,6 @@ def typed(name: str, arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", f"jaxcovid.{name}", *kept])
 
 
-def is_for_user(error: BaseException | None, *files: str) -> bool:
-    """True of an error that a user can mend: its message is enough.
-
-    That are errors of the operating system (a file, a disk, a connection), this package's own
-    kinds, each ValueError and RuntimeError that a `raise` of this package made, what libraries say
-    of the machine, and errors of any kind that a library made of one of these. Everything else is a
-    mistake in a program: TypeError, KeyError and their like whoever raises them, and a ValueError
-    that comes from the depth of a library.
-
-    Args:
-      error: with its traceback; None is no error.
-      *files: whose `raise` counts as well.
-    """
-    if error is None:
-        return False
-    if isinstance(error, OSError) or type(error).__module__.startswith("jaxcovid."):
-        return True
-    if isinstance(error, ValueError | RuntimeError):
-        if any(text in str(error) for text in _OF_THE_MACHINE):
-            return True
-        trace = error.__traceback__
-        while trace and trace.tb_next:
-            trace = trace.tb_next
-        if trace and trace.tb_frame.f_code.co_filename.startswith((_PACKAGE, *files)):
-            # Not the call of something that failed: int(), or code without a frame of its own.
-            return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return is_for_user(error.__cause__, *files)
-
-
 def add_reading_options(
     parser: argparse.ArgumentParser, *, of: str = "", window: str, every: int | None = None
 ) -> None:
@@ -184,51 +133,6 @@ def add_reading_options(
     )
 
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Ends the program by one message and exit status 1 if a user can mend the error.
-
-    Other errors keep their traceback; `--verbosity=1` shows it of all. Ctrl-C ends it quietly with
-    status 130, as a shell has it.
-    """
-    previous, sys.unraisablehook = sys.unraisablehook, _interrupted_where_nobody_catches
-    try:
-        yield
-    except KeyboardInterrupt:
-        _interrupted()
-    except Exception as error:
-        if is_for_user(error):
-            absl.logging.debug("The error in full:", exc_info=True)
-            _leave(f"error: {error}")
-        _leave(traceback.format_exc())
-    finally:
-        sys.unraisablehook = previous
-
-
-def _interrupted() -> None:
-    """Ends this process and its workers with the status of Ctrl-C."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    os._exit(128 + signal.SIGINT)  # an orderly exit would wait for threads and for other processes
-
-
-def _interrupted_where_nobody_catches(unraisable: Any) -> None:
-    """Hears a Ctrl-C that came while a destructor ran, where Python ignores exceptions."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        _interrupted()
-    sys.__unraisablehook__(unraisable)
-
-
-def _leave(message: str) -> None:
-    """Ends this process with status 1; others of the run notice and end too."""
-    print(message, file=sys.stderr, flush=True)
-    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        os._exit(1)  # an orderly exit would wait for processes that wait for this one
-    sys.exit(1)
-
-
 def start(
     coordinator_address: str | None = None,
     num_processes: int | None = 1,
@@ -236,9 +140,10 @@ def start(
 ) -> None:
     """Opens the log on stderr, joins the other processes, sets JAX's compilation cache.
 
-    Args and errors: see `processes.start`; by default this is the only process.
+    Args and errors: see `distributed.start`; by default this is the only process.
     """
-    handler = _Handler()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(is_logged)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().handlers = [handler]
     absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))

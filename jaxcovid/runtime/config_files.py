@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from ml_collections.config_flags import config_path
 
-from jaxcovid.runtime import cli
+from jaxcovid.runtime.user_errors import is_for_user
 
 
 def define_flag() -> flags.FlagHolder[ml_collections.ConfigDict]:
@@ -92,7 +92,7 @@ class _Parser(flags.ArgumentParser):
             return self._parser.parse(config)
         except ValueError as error:  # with a traceback as its text
             files = config.partition(":")[0], str(folder())
-            if cli.is_for_user(error.__context__, *files):  # what a configuration refuses
+            if is_for_user(error.__context__, *files):  # what a configuration refuses
                 raise ValueError(str(error.__context__)) from error
             raise
 

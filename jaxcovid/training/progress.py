@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxcovid.runtime import distributed
 from jaxcovid.training.plan import Plan
@@ -90,6 +91,7 @@ class Progress:
 
     def begin(self) -> None:
         """Starts the progress bar and the clock of the train steps."""
+        self._files.enter_context(logging_redirect_tqdm())  # the log is written above the bar
         self._bar = self._files.enter_context(
             tqdm(
                 total=self._plan.total_steps * self._plan.batch_size,

@@ -169,19 +169,22 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
     if experiment.preprocess_on == "device":
         unpack = device_preprocessing.jit_unpack(mesh, preprocessing=preprocessing)
-    batches = pipeline.train_batches(
-        experiment.training.source,
-        target=experiment.training.encode,
+    loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=experiment.plan.batch_size,
-        seed=experiment.run.seed,
-        start_step=start,
-        preprocess_on=experiment.preprocess_on,
-        bad_records=experiment.bad_records,
         ablation=experiment.ablation,
         workers=experiment.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+    )
+    batches = pipeline.train_batches(
+        experiment.training.source,
+        loading,
+        target=experiment.training.encode,
+        seed=experiment.run.seed,
+        start_step=start,
+        preprocess_on=experiment.preprocess_on,
+        bad_records=experiment.bad_records,
     )
     return DeviceBatches(batches, mesh, unpack)
 

@@ -9,7 +9,9 @@ import re
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder, split_by_patient
+from jaxcovid.data.builders.base import ImageBuilder
+from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.tables import Row, source_folder
 
 LAYOUT = """\
   {train,val,test}/NORMAL/*.jpeg      (IM-0001-0001.jpeg, NORMAL2-IM-0007-0001.jpeg)
@@ -92,10 +94,10 @@ def read_rows(source: str | None) -> list[Row]:
             name = path.relative_to(root).as_posix()
             if path.name.startswith(".") or path.suffix.lower() not in (".jpeg", ".jpg", ".png"):
                 skipped.append(name)  # the archive has .DS_Store and its like
-            elif found := _PATIENT.match(path.name):
+            elif match := _PATIENT.match(path.name):
                 label, split = _CLASSES[folder.name], folder.parent.name
                 row = {"path": path, "id": name, "label": label, "folder": split}
-                rows.append({**row, "patient": found[1]})
+                rows.append({**row, "patient": match[1]})
             else:
                 nameless.append(name)
     if nameless:

@@ -7,9 +7,9 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from jaxcovid.data.builders.base import (
-    FILM_FEATURES,
-    ImageBuilder,
+from jaxcovid.data.builders.base import FILM_FEATURES, ImageBuilder
+from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.tables import (
     Row,
     age_of,
     check_columns,
@@ -18,7 +18,6 @@ from jaxcovid.data.builders.base import (
     present,
     read_table,
     source_folder,
-    split_by_patient,
 )
 
 LAYOUT = """\
@@ -89,11 +88,12 @@ class Chestxray14(ImageBuilder):
     citation = _CITATION
     modality = "X-ray"
     published = 112_120
+    options = ("source", "allow_missing")
     finding_names = tuple(FINDINGS.values())
     more_features = FILM_FEATURES
 
     def rows(self) -> dict[str, list[Row]]:
-        """The films of each split."""
+        """Lists the films of each split."""
         root = source_folder(
             self.source, name="chestxray14", what="folder of ChestX-ray14", layout=LAYOUT
         )
@@ -122,8 +122,8 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     """
     columns, entries = read_table(table)
     check_columns(table, columns, _COLUMNS)
-    found = {label for entry in entries for label in entry["Finding Labels"].split("|")}
-    unknown = sorted(found - FINDINGS.keys() - {_NONE})
+    names = {label for entry in entries for label in entry["Finding Labels"].split("|")}
+    unknown = sorted(names - FINDINGS.keys() - {_NONE})
     if unknown:
         raise ValueError(
             f"{table} has unknown findings: {', '.join(unknown)}; known are {', '.join(FINDINGS)}"

@@ -8,9 +8,9 @@ import re
 
 import tensorflow_datasets as tfds
 
-from jaxcovid.data.builders.base import (
-    FILM_FEATURES,
-    ImageBuilder,
+from jaxcovid.data.builders.base import FILM_FEATURES, ImageBuilder
+from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.tables import (
     Row,
     age_of,
     check_columns,
@@ -19,7 +19,6 @@ from jaxcovid.data.builders.base import (
     present,
     read_table,
     source_folder,
-    split_by_patient,
 )
 
 LAYOUT = """\
@@ -76,16 +75,17 @@ class Chexpert(ImageBuilder):
     homepage = "https://stanfordmlgroup.github.io/competitions/chexpert/"
     citation = _CITATION
     modality = "X-ray"
+    options = ("source", "allow_missing")
     finding_names = FINDINGS
     more_features = FILM_FEATURES
 
     @property
     def published(self) -> int:
-        """As many films as `CheXpert-v1.0-small` has of these views."""
+        """Number of films of these views in `CheXpert-v1.0-small`."""
         return 191_229 if self.builder_config.name == "frontal" else 223_648
 
     def rows(self) -> dict[str, list[Row]]:
-        """The films of each split."""
+        """Lists the films of each split."""
         root = source_folder(
             self.source, name="chexpert", what="folder CheXpert-v1.0-small", layout=LAYOUT
         )
@@ -93,14 +93,14 @@ class Chexpert(ImageBuilder):
             find_table(root, (f"{name}.csv", f"{name}.csv.gz"), LAYOUT)
             for name in ("train", "valid")
         ]
-        found = []
+        films = []
         for table in tables:
             rows = read_labels(table)
             if self.builder_config.name == "frontal":
                 rows = [row for row in rows if row["view"] != "lateral"]
-            found.append(present(rows, table, allow_missing=self.allow_missing))
-        split = split_by_patient(found[0], test_tenths=0)
-        return {"train": split["train"], "validation": split["validation"], "test": found[1]}
+            films.append(present(rows, table, allow_missing=self.allow_missing))
+        split = split_by_patient(films[0], test_tenths=0)
+        return {"train": split["train"], "validation": split["validation"], "test": films[1]}
 
 
 def read_labels(table: pathlib.Path) -> list[Row]:

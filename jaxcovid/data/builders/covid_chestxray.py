@@ -15,9 +15,9 @@ from absl import logging
 from sklearn import model_selection
 
 from jaxcovid.data import datasets, decoding
-from jaxcovid.data.builders.base import (
-    FILM_FEATURES,
-    ImageBuilder,
+from jaxcovid.data.builders.base import FILM_FEATURES, ImageBuilder
+from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.tables import (
     Row,
     age_of,
     check_columns,
@@ -25,8 +25,8 @@ from jaxcovid.data.builders.base import (
     present,
     read_table,
     source_folder,
-    split_by_patient,
 )
+from jaxcovid.data.png import encode_png
 
 LAYOUT = """\
   metadata.csv
@@ -80,6 +80,7 @@ class CovidChestxray(ImageBuilder):
     homepage = "https://github.com/ieee8023/covid-chestxray-dataset"
     citation = _CITATION
     modality = "X-ray"
+    options = ("source", "allow_missing", "other_pneumonia")
     class_names = CLASSES
     more_features: ClassVar[dict[str, Any]] = {
         "finding": tfds.features.Text(),
@@ -104,7 +105,7 @@ class CovidChestxray(ImageBuilder):
         self._other_pneumonia = other_pneumonia
 
     def rows(self) -> dict[str, list[Row]]:
-        """The films of each split."""
+        """Lists the films of each split."""
         rows = read_rows(self.source, allow_missing=self.allow_missing)
         if self.builder_config.name == "patient":
             return split_by_patient(rows, test_tenths=3)
@@ -114,10 +115,10 @@ class CovidChestxray(ImageBuilder):
 
     def example(self, row: Row) -> Row:
         """The record of a row, its mask in the size of its film."""
-        found = super().example({**row, "lung_mask": b""})
+        record = super().example({**row, "lung_mask": b""})
         if row["lung_mask"]:
-            found["lung_mask"] = _fitted(row["lung_mask"], found["image"])
-        return found
+            record["lung_mask"] = _fitted(row["lung_mask"], record["image"])
+        return record
 
 
 def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
@@ -129,7 +130,8 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
 
     Returns:
         For each frontal film with a finding: `path`, `id` (file name), `patient` (of a film that
-        stands under several, all of them, joined by "+"), `label`, `finding`, `view`, `sex`, `age`,
+        is listed under several, all of them, joined by "+"), `label`, `finding`, `view`, `sex`,
+        `age`, `document`,
         `lung_mask` (path of a PNG, or None).
 
     Raises:
@@ -185,7 +187,7 @@ def is_covid(finding: str) -> bool:
 
 
 def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
-    """The rows with names of columns in lower case, blanks as underscores, and stripped values."""
+    """Reads the rows, with column names in lower case and underscores, and values stripped."""
     columns, rows = read_table(table)
     header = {name: name.strip().lower().replace(" ", "_") for name in columns}
     header = {name: _ALIASES.get(plain, plain) for name, plain in header.items()}
@@ -198,18 +200,20 @@ def _read_table(table: pathlib.Path) -> list[dict[str, str]]:
 
 
 def _join_patients(entries: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The name of each patient id, where ids that share a film are one patient."""
+    """Maps each patient id to a patient; ids that share a film are one, joined by "+"."""
     joined = {entry["patientid"]: {entry["patientid"]} for entry in entries}
     first: dict[str, str] = {}
     for entry in entries:
         patient, name = entry["patientid"], entry["filename"]
         other = first.setdefault(name, patient)
         if joined[patient] is not joined[other]:
-            logging.warning("%s stands under patients %s and %s: one patient", name, other, patient)
+            logging.warning(
+                "%s is listed under patients %s and %s: one patient", name, other, patient
+            )
             joined[other] |= joined[patient]
             for member in joined[other]:
                 joined[member] = joined[other]
-    return {patient: "+".join(sorted(found)) for patient, found in joined.items()}
+    return {patient: "+".join(sorted(members)) for patient, members in joined.items()}
 
 
 def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -218,14 +222,14 @@ def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
-    """The mask as PNG of 0 and 255, of the film's size."""
+    """Fits a mask to its film: PNG of 0 and 255, of the film's size."""
     height, width = decoding.decode_gray(film).shape
     lungs = cv2.resize(decoding.decode_gray(decoding.read_file(mask)), (width, height))
-    return cv2.imencode(".png", np.where(lungs > 127, 255, 0).astype(np.uint8))[1].tobytes()
+    return encode_png(np.where(lungs > 127, 255, 0).astype(np.uint8))
 
 
 def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Films 60/10/30 at random, classes shared out evenly, whoever the patient is."""
+    """Splits films 60/10/30 at random, each part with the same mixture of classes."""
     share = {"random_state": 0, "stratify": [row["label"] for row in rows]}
     rest, test = model_selection.train_test_split(list(rows), test_size=0.3, **share)
     share["stratify"] = [row["label"] for row in rest]
@@ -234,10 +238,10 @@ def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> list[Row]:
-    """Films of pneumonia from the test splits of data sets without COVID-19, in equal parts.
+    """Takes films of pneumonia from test splits of data sets without COVID-19, in equal parts.
 
     Raises:
-        ValueError: If a data set tells nothing of pneumonia, or of COVID-19 as well.
+        ValueError: If a data set does not label pneumonia, or labels COVID-19 as well.
     """
     films: list[tuple[str, list[datasets.Record]]] = []
     for dataset in prepared:
@@ -247,24 +251,23 @@ def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> l
                 f"{dataset.name} has no pneumonia without COVID-19; take chest_xray_pneumonia or "
                 "chestxray14"
             )
-        source = dataset.source("test")
-        found = [
+        pneumonia = [
             record
-            for record in source
+            for record in dataset.source("test")
             if (
                 record["label"] == classes["pneumonia"]
                 if classes
                 else record["findings"]["Pneumonia"] == 1
             )
         ]
-        films.append((dataset.name, found))
+        films.append((dataset.name, pneumonia))
     rows: list[Row] = []
     # The smallest first: what it lacks of its part the others give.
-    films.sort(key=lambda of: len(of[1]))
-    for i, (name, found) in enumerate(films):
+    films.sort(key=lambda name_and_records: len(name_and_records[1]))
+    for i, (name, records) in enumerate(films):
         wanted = (limit - len(rows)) // (len(films) - i)
-        chosen = np.random.default_rng(0).permutation(len(found))[:wanted]
-        for record in (found[index] for index in sorted(chosen)):
+        chosen = np.random.default_rng(0).permutation(len(records))[:wanted]
+        for record in (records[index] for index in sorted(chosen)):
             rows.append(
                 {
                     "image": record["image"],

@@ -4,12 +4,16 @@ Source: the public repository UCSD-AI4H/COVID-CT (Zhao et al., arXiv:2003.13865)
 """
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import cv2
 import tensorflow_datasets as tfds
 
-from jaxcovid.data import datasets, decoding
-from jaxcovid.data.builders.base import ImageBuilder, Row, file_in, read_table, source_folder
+from jaxcovid.data import decoding
+from jaxcovid.data.builders.base import ImageBuilder
+from jaxcovid.data.builders.tables import Row, file_in, read_table, source_folder
+from jaxcovid.data.digest import check_patients
+from jaxcovid.data.png import encode_png
 
 LAYOUT = """\
   Images-processed/CT_COVID/*      (unpacked from CT_COVID.zip)
@@ -89,7 +93,7 @@ def read_rows(source: str | None) -> dict[str, list[Row]]:
     Raises:
         FileNotFoundError: If the folder, a file of the layout or an image is missing.
         ValueError: If the counts are not the official ones, an image has no patient id or a
-            patient stands in two splits.
+            patient is in two splits.
     """
     needed = [f"Images-processed/CT_{group}" for group in _CLASSES]
     needed += [_list_path(split, group) for split, group in OFFICIAL_COUNTS]
@@ -97,58 +101,67 @@ def read_rows(source: str | None) -> dict[str, list[Row]]:
     root = source_folder(
         source, name="covid_ct", what="checkout of COVID-CT", layout=LAYOUT, needed=needed
     )
-    patients = {group: _read_patients(root, group) for group in _CLASSES}
     rows = {split: [] for split in _LIST_PREFIXES}
-    wrong_counts, missing, without_patient = [], [], []
-    for (split, group), expected in OFFICIAL_COUNTS.items():
-        # A name is taken as it stands: "%" in it is a character, not an escape.
-        lines = (root / _list_path(split, group)).read_text(encoding="utf-8").splitlines()
-        names = [line for line in lines if line.strip()]
-        if len(set(names)) != expected or len(names) != expected:
-            wrong_counts.append(
-                f"{split} {group}: found {len(names)} ({len(set(names))} different), "
-                f"expected {expected}"
-            )
-        for name in names:
-            row = {
-                "path": file_in(
-                    root / "Images-processed" / f"CT_{group}",
-                    name,
-                    named_in=_list_path(split, group),
-                ),
+    patients = {group: _read_patients(root, group) for group in _CLASSES}
+    names = {place: _read_list(root, *place) for place in OFFICIAL_COUNTS}
+    _check_counts(names)
+    for (split, group), listed_names in names.items():
+        folder = root / "Images-processed" / f"CT_{group}"
+        rows[split] += [
+            {
+                "path": file_in(folder, name, named_in=_list_path(split, group)),
                 "id": f"CT_{group}/{name}",
                 "patient": patients[group].get(name),
                 "label": _CLASSES[group],
             }
-            rows[split].append(row)
-            if not row["path"].is_file():
-                missing.append(row["id"])
-            if not row["patient"]:
-                without_patient.append(row["id"])
-    if wrong_counts:
-        raise ValueError(
-            "these are not the official lists of COVID-CT: "
-            + "; ".join(wrong_counts)
-            + ". Take Data-split/ from github.com/UCSD-AI4H/COVID-CT"
-        )
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} images of the lists are not in {root / 'Images-processed'}: "
-            + ", ".join(missing)
-        )
-    if without_patient:
-        raise ValueError(
-            f"{len(without_patient)} images have no patient id in the MetaInfo files: "
-            + ", ".join(without_patient)
-        )
-    datasets.check_patients(
-        {split: {row["patient"] for row in found} for split, found in rows.items()}
+            for name in listed_names
+        ]
+    _check_rows([row for split_rows in rows.values() for row in split_rows], root)
+    check_patients(
+        {split: {row["patient"] for row in split_rows} for split, split_rows in rows.items()}
     )
     return rows
 
 
 def _list_path(split: str, group: str) -> str:
     return f"Data-split/{group}/{_LIST_PREFIXES[split]}CT_{group}.txt"
+
+
+def _read_list(root: pathlib.Path, split: str, group: str) -> list[str]:
+    """The file names of an official list; "%" in one is a character, not an escape."""
+    lines = (root / _list_path(split, group)).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip()]
+
+
+def _check_counts(names: Mapping[tuple[str, str], Sequence[str]]) -> None:
+    """Refuses lists that are not the official ones, by their numbers of names."""
+    wrong = [
+        f"{split} {group}: found {len(names[split, group])} "
+        f"({len(set(names[split, group]))} different), expected {expected}"
+        for (split, group), expected in OFFICIAL_COUNTS.items()
+        if not len(names[split, group]) == len(set(names[split, group])) == expected
+    ]
+    if wrong:
+        raise ValueError(
+            f"these are not the official lists of COVID-CT: {'; '.join(wrong)}. "
+            "Take Data-split/ from github.com/UCSD-AI4H/COVID-CT"
+        )
+
+
+def _check_rows(rows: Sequence[Row], root: pathlib.Path) -> None:
+    """Refuses images that are absent or have no patient, and names all of them."""
+    missing = [row["id"] for row in rows if not row["path"].is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} images of the lists are not in {root / 'Images-processed'}: "
+            + ", ".join(missing)
+        )
+    without_patient = [row["id"] for row in rows if not row["patient"]]
+    if without_patient:
+        raise ValueError(
+            f"{len(without_patient)} images have no patient id in the MetaInfo files: "
+            + ", ".join(without_patient)
+        )
 
 
 def _read_patients(root: pathlib.Path, group: str) -> dict[str, str]:
@@ -175,4 +188,4 @@ def _shrink(data: bytes, *, long_side: int) -> bytes:
     if scale < 1:
         size = (max(1, round(scale * width)), max(1, round(scale * height)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".png", image)[1].tobytes()
+    return encode_png(image)

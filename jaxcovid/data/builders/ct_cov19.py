@@ -12,7 +12,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxcovid.data import image_files
-from jaxcovid.data.builders.base import ImageBuilder, Row, source_folder, split_by_patient
+from jaxcovid.data.builders.base import ImageBuilder
+from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.tables import Row, source_folder
 
 LAYOUT = """\
   {Train,Val,Test}/COV/CASE/*              (12/FILE0001.jpg, malek_5/pos_3.png)
@@ -77,7 +79,7 @@ class CtCov19(ImageBuilder):
     class_names = tuple(_CLASSES.values())
 
     def rows(self) -> dict[str, list[Row]]:
-        """The slices of each split."""
+        """Lists the slices of each split."""
         rows = read_rows(self.source)
         if self.builder_config.name == "grouped":
             return split_by_patient(rows, test_tenths=2)
@@ -85,7 +87,7 @@ class CtCov19(ImageBuilder):
 
 
 def read_rows(source: str | None) -> list[Row]:
-    """Lists the slices, and tells where their number differs from the paper's.
+    """Lists the slices, and warns where their number differs from the paper's.
 
     Args:
         source: Folder of a checkout.
@@ -107,9 +109,9 @@ def read_rows(source: str | None) -> list[Row]:
     for folder in map(root.joinpath, folders):
         group, split = folder.name, _SPLITS[folder.parent.name]
         files = image_files.find_files(folder, left_out)
-        found = [path for path in files if path.suffix.lower() in _SUFFIXES]
-        left_out["files that are no images"] += len(files) - len(found)
-        for path in found:
+        slices = [path for path in files if path.suffix.lower() in _SUFFIXES]
+        left_out["files that are no images"] += len(files) - len(slices)
+        for path in slices:
             name = path.relative_to(root).as_posix()
             patient = _series(group, path.relative_to(folder))
             if patient is None:
@@ -117,12 +119,12 @@ def read_rows(source: str | None) -> list[Row]:
             row = {"path": path, "id": name, "patient": patient, "split": split}
             rows.append({**row, "label": _CLASSES[group]})
         expected = PAPER_COUNTS[split, _CLASSES[group]]
-        if len(found) != expected:
+        if len(slices) != expected:
             logging.warning(
                 "%s %s: %d images; the paper counts %d",
                 split,
                 _CLASSES[group],
-                len(found),
+                len(slices),
                 expected,
             )
     if text := image_files.counts_text(left_out):

@@ -9,26 +9,30 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxcovid.data import datasets, dicom, image_files, volumes
-from jaxcovid.data.builders.base import (
-    ImageBuilder,
-    Row,
-    check_columns,
-    present,
-    read_table,
-    split_by_patient,
-)
-from jaxcovid.data.decoding import LUNG_WINDOW, ImageError
-from jaxcovid.data.image_files import text_of
+from jaxcovid.data import dicom, image_files, volumes
+from jaxcovid.data.builders.base import ImageBuilder
+from jaxcovid.data.builders.folder_listing import SPLITS, list_folders, list_table
+from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.tables import Row
+from jaxcovid.data.digest import check_patients
+from jaxcovid.data.hounsfield import LUNG_WINDOW
+from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
-
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_LOOSE = "loose files outside of the classes' folders"
 
 
 class Folder(ImageBuilder):
     """Builder of a user's own images; the config's name is the name the user gives."""
 
+    options = (
+        "source",
+        "csv",
+        "window",
+        "hu_offset",
+        "every",
+        "pseudonyms",
+        "allow_missing",
+    )
+    named_by_user = True
     description = "A user's own images, stored as they are."
     one_label_a_file = True
     more_features: ClassVar = {"series": tfds.features.Text()}  # of DICOM files, else empty
@@ -73,12 +77,12 @@ class Folder(ImageBuilder):
         super().__init__(config=config, allow_missing=allow_missing, **kwargs)
 
     def rows(self) -> dict[str, list[Row]]:
-        """The images of the splits that there are."""
-        found = {
+        """Lists the images of the splits that are not empty."""
+        splits = {
             split: [row for row in self._rows if row["split"] == split]
-            for split in dict.fromkeys(_SPLITS.values())
+            for split in dict.fromkeys(SPLITS.values())
         }
-        return {split: rows for split, rows in found.items() if rows}
+        return {split: rows for split, rows in splits.items() if rows}
 
 
 def read_rows(
@@ -100,8 +104,8 @@ def read_rows(
     DICOM objects without pixels, scouts and slices that are not axial are left out and counted.
 
     Without patients those of DICOM files count, and any other file as its own patient. Without
-    splits, the patients are split 70/10/20 into train, validation and test, the classes shared out
-    evenly, always in the same way.
+    splits, the patients are split 70/10/20 into train, validation and test, each with the same
+    mixture of classes, always in the same way.
 
     Args:
         source: Folder of the images.
@@ -118,44 +122,58 @@ def read_rows(
 
     Raises:
         FileNotFoundError: If the folder, the table or images of the table are not there.
-        ValueError: If nothing was found, there are fewer than two classes or two that differ only
-            in case or blanks, the table is damaged, a column is missing or has gaps, a path leads
-            out, an image stands twice, a split is unknown, a patient stands in two splits, there
+        ValueError: If there are no images, fewer than two classes or two that differ only in case
+            or blanks, the table is unusable (see `list_table`), a patient is in two splits, there
             are too few patients to split, one PatientID is that of all files, or files are of
             several modalities.
     """
     left_out: collections.Counter[str] = collections.Counter()
     if csv:
-        rows = _read_table(pathlib.Path(csv).expanduser(), source, allow_missing=allow_missing)
+        rows = list_table(pathlib.Path(csv).expanduser(), source, allow_missing=allow_missing)
     elif source:
-        rows = _read_folders(pathlib.Path(source).expanduser(), left_out)
+        rows = list_folders(pathlib.Path(source).expanduser(), left_out)
     else:
         raise ValueError("folder needs --source=DIR (a sub-folder for each class) or --csv=FILE")
     _check_files(rows)
     headers = {row["id"]: dicom.header_of(row["path"]) for row in rows}
-    left_out.update(header.left_out for header in headers.values() if header and header.left_out)
-    if text := image_files.counts_text(left_out):
-        logging.warning("Left out: %s", text)
-    rows = [row for row in rows if not (headers[row["id"]] and headers[row["id"]].left_out)]
+    rows = _without_left_out(rows, headers, left_out)
     _check_classes(rows)
     _add_patients(rows, headers)
     _replace_ids(rows, pseudonyms)
     rows = _with_slices(rows, headers, every, allow_missing=allow_missing)
     _check_modalities(rows)
+    return _with_splits(rows)
+
+
+def _with_splits(rows: list[Row]) -> list[Row]:
+    """The rows with `split`, and no patient in two of them."""
     if "split" not in rows[0]:
-        shared_out = split_by_patient(rows, test_tenths=2)
-        rows = [{**row, "split": split} for split, found in shared_out.items() for row in found]
-    datasets.check_patients(
+        splits = split_by_patient(rows, test_tenths=2)
+        rows = [{**row, "split": split} for split, members in splits.items() for row in members]
+    check_patients(
         {
             split: {row["patient"] for row in rows if row["split"] == split}
-            for split in _SPLITS.values()
+            for split in SPLITS.values()
         }
     )
     return rows
 
 
+def _without_left_out(
+    rows: Sequence[Row],
+    headers: Mapping[str, dicom.Header | None],
+    left_out: collections.Counter[str],
+) -> list[Row]:
+    """The rows that are pictures to train on; logs how many others there are, by reason."""
+    reasons = {name: header.left_out for name, header in headers.items() if header}
+    left_out.update(reason for reason in reasons.values() if reason)
+    if text := image_files.counts_text(left_out):
+        logging.warning("Left out: %s", text)
+    return [row for row in rows if not reasons.get(row["id"])]
+
+
 def _check_files(rows: Sequence[Row]) -> None:
-    """Refuses one file in two rows, be it by links."""
+    """Refuses one file in two rows, also by way of links."""
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(os.path.realpath(row["path"]), row)
@@ -167,7 +185,7 @@ def _check_files(rows: Sequence[Row]) -> None:
 
 
 def _check_classes(rows: Sequence[Row]) -> None:
-    """Refuses fewer than two classes, and names that a slip of the hand made two of."""
+    """Refuses fewer than two classes, and one class spelled in two ways."""
     spellings: dict[str, dict[str, None]] = collections.defaultdict(dict)
     for row in rows:
         spellings[" ".join(row["label"].split()).lower()][row["label"]] = None
@@ -184,7 +202,7 @@ def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None
     """Gives rows `series` and, if the table has none, `patient`.
 
     Raises:
-        ValueError: If one PatientID is that of all DICOM files, or stands for nobody.
+        ValueError: If one PatientID is that of all DICOM files, or a placeholder.
     """
     for row in rows:
         header = headers[row["id"]]
@@ -198,10 +216,12 @@ def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None
     if len(counts) == 1 and counts.total() > 1:
         anonymous = list(counts)
     if anonymous:
-        told = [f"{counts[patient]} files have the PatientID {patient!r}" for patient in anonymous]
+        reasons = [
+            f"{counts[patient]} files have the PatientID {patient!r}" for patient in anonymous
+        ]
         raise ValueError(
-            f"{'; '.join(told)}: that may be many people. Give a CSV with columns path, label and "
-            "patient, so that no patient stands in two splits"
+            f"{'; '.join(reasons)}: that may be many people. Give a CSV with columns path, label "
+            "and patient, so that no patient is in two splits"
         )
     unknown = 0
     for row in rows:
@@ -218,7 +238,7 @@ def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None
 
 
 def _replace_ids(rows: Sequence[Row], pseudonyms: Pseudonyms | None) -> None:
-    """Puts pseudonyms in the place of the ids of patients and series, if wanted."""
+    """Replaces the ids of patients and series by pseudonyms, if wanted."""
     named = 0
     for row in rows:
         patient = row.pop("dicom patient")
@@ -241,7 +261,7 @@ def _with_slices(
     *,
     allow_missing: bool,
 ) -> list[Row]:
-    """The rows, that of a volume replaced by one for each of its slices."""
+    """Replaces the row of a volume by one for each of its slices."""
     taken: list[Row] = []
     bad: list[str] = []
     for row in rows:
@@ -270,93 +290,7 @@ def _check_modalities(rows: Sequence[Row]) -> None:
     counts = collections.Counter(row["modality"] for row in rows if row["modality"])
     if len(counts) > 1:
         examples = {row["modality"]: row["id"] for row in rows}
-        told = [f"{name} ({n}, as {examples[name]})" for name, n in sorted(counts.items())]
+        kinds = [f"{name} ({n}, as {examples[name]})" for name, n in sorted(counts.items())]
         raise ValueError(
-            f"images of several modalities, {', '.join(told)}; make a data set of each"
+            f"images of several modalities, {', '.join(kinds)}; make a data set of each"
         )
-
-
-def _read_folders(root: pathlib.Path, left_out: collections.Counter[str]) -> list[Row]:
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}")
-    rows = []
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith("."):
-            left_out[image_files.HIDDEN] += 1
-        elif not entry.is_dir():
-            left_out[_LOOSE] += 1
-        else:
-            for path in image_files.find_files(entry, left_out):
-                name = text_of(path.relative_to(root).as_posix())
-                rows.append({"path": path, "id": name, "label": text_of(entry.name)})
-    if not rows:
-        raise ValueError(
-            f"no images in the sub-folders of {root}; give each class a sub-folder"
-            + (f" (left out: {image_files.counts_text(left_out)})" if left_out else "")
-        )
-    labels = {row["label"] for row in rows}
-    if labels <= _SPLITS.keys():
-        raise ValueError(
-            f"the sub-folders {', '.join(sorted(labels))} of {root} are splits, not classes; "
-            "give a CSV with columns path, label and split"
-        )
-    return rows
-
-
-def _read_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) -> list[Row]:
-    columns, entries = read_table(table)
-    check_columns(table, columns, ("path", "label"))
-    if not entries:
-        raise ValueError(f"{table} names no images")
-    used = [column for column in ("path", "label", "patient", "split") if column in columns]
-    gaps = [
-        f"line {line}: {column}"
-        for line, entry in enumerate(entries, start=2)
-        for column in used
-        if not entry[column].strip()
-    ]
-    if gaps:
-        raise ValueError(f"{table} has {len(gaps)} empty fields: {', '.join(gaps)}")
-
-    root = pathlib.Path(source).expanduser() if source else table.parent
-    rows = []
-    outside, roundabout = [], []
-    for line, entry in enumerate(entries, start=2):
-        row = {column: entry[column].strip() for column in used}
-        path = pathlib.PurePath(row["path"])
-        if ".." in path.parts:
-            roundabout.append(f"line {line}: {row['path']}")
-        if not _leads_into(root / path, root):
-            outside.append(f"line {line}: {row['path']}")
-        rows.append({**row, "path": root / path, "id": path.as_posix()})
-    if outside:
-        raise ValueError(
-            f"{len(outside)} images of {table} are outside of {root}: {', '.join(outside)}; move "
-            "them into it, or give a --source=DIR that holds them"
-        )
-    if roundabout:
-        raise ValueError(
-            f"{len(roundabout)} images of {table} are named by way of '..', so that one could have "
-            f"two names: {', '.join(roundabout)}; name each as it lies below {root}"
-        )
-    ids = collections.Counter(row["id"] for row in rows)
-    twice = sorted(identifier for identifier, count in ids.items() if count > 1)
-    if twice:
-        raise ValueError(f"{len(twice)} images stand more than once in {table}: {', '.join(twice)}")
-    rows = present(rows, table, allow_missing=allow_missing)
-    if "split" in used:
-        unknown = sorted({row["split"] for row in rows} - _SPLITS.keys())
-        if unknown:
-            raise ValueError(
-                f"unknown splits in {table}: {', '.join(unknown)}; use {', '.join(_SPLITS)}"
-            )
-        rows = [{**row, "split": _SPLITS[row["split"]]} for row in rows]
-    return rows
-
-
-def _leads_into(path: pathlib.Path, folder: pathlib.Path) -> bool:
-    """True if a path, its links followed, is one in the folder."""
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a circle of links, or no name of a file
-        return False

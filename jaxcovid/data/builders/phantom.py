@@ -1,6 +1,6 @@
 """Phantom: synthetic chest CT slices, drawn by the project, of COVID-19, pneumonia and neither.
 
-Nothing is downloaded and no patient stands behind it: it shows that the system works from end to
+Nothing is downloaded and no patient is behind it: it shows that the system works from end to
 end, not that it helps anybody.
 """
 
@@ -9,15 +9,14 @@ import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import tensorflow_datasets as tfds
 
-from jaxcovid.data import decoding
+from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.phantom import slice
+from jaxcovid.data.png import encode_png
 
-# Patients of each split and class, in the order of `anatomy.CLASS_NAMES`; 3 to 5 slices each.
+# Patients of each split and class, in the order of `slice.CLASS_NAMES`; 3 to 5 slices each.
 _PATIENTS = {"train": (120, 90, 60), "validation": (10, 8, 5), "test": (17, 13, 8)}
 
 _DESCRIPTION = """\
@@ -34,7 +33,7 @@ _CITATION = """\
   title={The phantom slices of jaxcovid},
   author={{The jaxcovid authors}},
   year={2026},
-  note={Synthetic images, drawn by jaxcovid.data.builders.anatomy}
+  note={Synthetic images, drawn by jaxcovid.data.phantom}
 }
 """
 
@@ -43,8 +42,10 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     """Builder of the phantom; the same records at every build."""
 
     VERSION = tfds.core.Version("1.2.0")
+    options = ()
+    named_by_user = False
     modality = "CT"
-    window = decoding.LUNG_WINDOW
+    window = LUNG_WINDOW
     grouped = True
     published = 0
 
@@ -82,13 +83,18 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
 
 
 def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
-    """The records of all slices of a patient."""
+    """Draws all slices of a patient; returns their records."""
     patient, label = patient_and_label
     name = f"patient{patient:03d}"
     records = []
     for index in slice.slices_of(patient):
         image, mask = slice.draw_slice(patient=patient, index=index, label=label)
-        record = {"image": _png(image), "mask": _png(mask), "patient": name, "label": label}
+        record = {
+            "image": encode_png(image),
+            "mask": encode_png(mask),
+            "patient": name,
+            "label": label,
+        }
         records.append({"id": f"{name}_slice{index}", **record})
     return records
 
@@ -96,7 +102,7 @@ def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
 def plan() -> dict[str, list[tuple[int, str]]]:
     """Lists the patients of each split: number, unique over all splits, and class name.
 
-    The classes of a split are shuffled over its patients, so that a number tells nothing.
+    The classes of a split are shuffled over its patients: a number does not give the class away.
     """
     rng = np.random.default_rng(166)
     patients, first = {}, 0
@@ -105,7 +111,3 @@ def plan() -> dict[str, list[tuple[int, str]]]:
         patients[split] = list(enumerate(labels, start=first))
         first += len(labels)
     return patients
-
-
-def _png(image: npt.NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()

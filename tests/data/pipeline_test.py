@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -39,10 +40,13 @@ def take(iterator, count):
 
 
 def train(source, **options):
-    return pipeline.train_batches(
-        source,
-        **{"target": label, "preprocessing": SMALL, "batch_size": 4, "seed": 1, **options},
-    )
+    """Training batches; options are fields of `Loading` or arguments of `train_batches`."""
+    fields = {"preprocessing": SMALL, "batch_size": 4}
+    for field in dataclasses.fields(pipeline.Loading):
+        if field.name in options:
+            fields[field.name] = options.pop(field.name)
+    loading = pipeline.Loading(**fields)
+    return pipeline.train_batches(source, loading, **{"target": label, "seed": 1, **options})
 
 
 def assert_equal(left, right):
@@ -110,17 +114,12 @@ def test_evaluation_counts_every_record_once(count, processes):
     source = records(count)
     seen, batches = [], set()
     for p in range(processes):
-        found = list(
-            pipeline.eval_batches(
-                source,
-                preprocessing=SMALL,
-                batch_size=4,
-                process_index=p,
-                process_count=processes,
-            )
+        loading = pipeline.Loading(
+            preprocessing=SMALL, batch_size=4, process_index=p, process_count=processes
         )
-        batches.add(len(found))
-        for batch in found:
+        batches_of_host = list(pipeline.eval_batches(source, loading))
+        batches.add(len(batches_of_host))
+        for batch in batches_of_host:
             assert batch["image"].shape == (4 // processes, 32, 32, 1)
             seen += batch["index"][batch["mask"]].tolist()
     assert sorted(seen) == list(range(count))
@@ -154,7 +153,7 @@ def test_an_empty_split_is_refused():
 
 _ENDLESS = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from absl import flags
 from pipeline_test import records, train
 if __name__ == "__main__":
@@ -170,7 +169,8 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "endless.py"
-    script.write_text(_ENDLESS.format(tests=str(pathlib.Path(__file__).parent)))
+    folders = [str(folder) for folder in pathlib.Path(__file__).parents[:2]]
+    script.write_text(_ENDLESS.format(folders=folders))
     parent = runs.popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
 

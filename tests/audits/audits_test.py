@@ -34,15 +34,17 @@ def test_planted_copies_are_found_in_every_real_data_set(name, real_data):
     dataset = open_real(name, real_data)
     source = dataset.source("train")
     rng = np.random.default_rng(0)
-    found = dict.fromkeys(("re-encoded", "resized", "cropped", "brightened"), 0)
+    detected = dict.fromkeys(("re-encoded", "resized", "cropped", "brightened"), 0)
     chosen = rng.permutation(len(source))[:60]
     for index in chosen:
         record = source[int(index)]
         original = items.read_item("train", record)
         for kind, picture in copies(decode_gray(record["image"])):
             planted = {**record, "image": cv2.imencode(".png", picture)[1].tobytes()}
-            found[kind] += len(duplicates.find_pairs([original, items.read_item("test", planted)]))
-    shares = {kind: count / len(chosen) for kind, count in found.items()}
+            detected[kind] += len(
+                duplicates.find_pairs([original, items.read_item("test", planted)])
+            )
+    shares = {kind: count / len(chosen) for kind, count in detected.items()}
     assert min(shares.values()) >= 0.95, shares
 
 

@@ -18,7 +18,7 @@ _counting = threading.Event()
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
-    """Names the file that this thread reads meanwhile, for `counted_warnings`."""
+    """Notes which file this thread reads, for `counted_warnings`."""
     _here.path = path
     try:
         yield

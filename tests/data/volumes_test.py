@@ -12,7 +12,8 @@ from dicom_files import dicom_bytes, functional_groups
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from jaxcovid.data import dicom, volumes
-from jaxcovid.data.decoding import LUNG_WINDOW, ImageError, through_window
+from jaxcovid.data.hounsfield import LUNG_WINDOW, through_window
+from jaxcovid.data.image_error import ImageError
 
 # Axes to the right, the front and the head, as NIfTI counts them.
 BODY = np.random.default_rng(0).integers(-1000, 400, (20, 24, 18)).astype(np.int16)

@@ -23,9 +23,9 @@ def tree(tmp_path):
 
 def test_rows_of_a_whole_checkout(tree):
     rows = covid_ct.read_rows(str(tree))
-    assert {split: len(found) for split, found in rows.items()} == SPLIT_SIZES
-    for split, found in rows.items():
-        assert collections.Counter(row["label"] for row in found) == CLASS_COUNTS[split]
+    assert {split: len(members) for split, members in rows.items()} == SPLIT_SIZES
+    for split, members in rows.items():
+        assert collections.Counter(row["label"] for row in members) == CLASS_COUNTS[split]
     assert rows["test"][1] == {
         "path": tree / "Images-processed" / "CT_COVID" / "test-p0-52%1.png",
         "id": "CT_COVID/test-p0-52%1.png",
@@ -133,7 +133,7 @@ def test_real_counts(real_data, config):
     assert dataset.split_sizes == SPLIT_SIZES
     assert dataset.class_counts == CLASS_COUNTS
     patients = {s: {r["patient"] for r in dataset.source(s)} for s in SPLIT_SIZES}
-    assert {split: len(found) for split, found in patients.items()} == dataset.patient_counts
+    assert {split: len(members) for split, members in patients.items()} == dataset.patient_counts
     # Patients of the COVID list, as published: 1-130, 131-162, 163-216.
     for split, (first, last) in {
         "train": (1, 130),

@@ -72,8 +72,8 @@ def test_paths_of_a_table_may_be_relative_to_the_source(tmp_path):
     write_image(tmp_path / "images" / "b.png")
     rows = ["./sub/a.png,x,train", "b.png,y,train"]
     table = write_table(tmp_path, rows, "path,label,split", make_images=False)
-    found = folder.read_rows(str(tmp_path / "images"), table)
-    assert [row["id"] for row in found] == ["sub/a.png", "b.png"]
+    rows_of_table = folder.read_rows(str(tmp_path / "images"), table)
+    assert [row["id"] for row in rows_of_table] == ["sub/a.png", "b.png"]
     with pytest.raises(FileNotFoundError, match=r"2 of 2 images .*: sub/a\.png, b\.png"):
         folder.read_rows(None, table)
 
@@ -86,13 +86,13 @@ def test_the_split_is_70_10_20_by_patient_with_equal_shares_of_the_classes(tmp_p
         for i in range(rng.integers(1, 5))
     ]
     table = write_table(tmp_path, rows, "path,label,patient")
-    found = folder.read_rows(None, table)
-    assert found == folder.read_rows(None, table)
-    share = np.mean([row["label"] == "covid" for row in found])
+    rows_of_table = folder.read_rows(None, table)
+    assert rows_of_table == folder.read_rows(None, table)
+    share = np.mean([row["label"] == "covid" for row in rows_of_table])
     patients = collections.defaultdict(set)
     for split, part in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
-        inside = [row for row in found if row["split"] == split]
-        assert abs(len(inside) / len(found) - part) < 0.03
+        inside = [row for row in rows_of_table if row["split"] == split]
+        assert abs(len(inside) / len(rows_of_table) - part) < 0.03
         assert abs(np.mean([row["label"] == "covid" for row in inside]) - share) < 0.06
         patients[split] = {row["patient"] for row in inside}
     assert sum(map(len, patients.values())) == len(set().union(*patients.values())) == 120
@@ -133,7 +133,7 @@ def test_bad_images_are_listed_with_reasons(tmp_path):
         (["a.png,x", "b.png,x"], "path,label", "2 classes are needed, found 1: x"),
         ([*FOUR, "b/../a.png,x,p1,train"], None, r"named by way of '\.\.'.*: line 6: b/\.\./a"),
         ([*FOUR, "e.png, X ,p4,test"], None, "only in case or blanks: 'x', 'X'; write each one"),
-        ([*FOUR, "./a.png,x,p1,train"], None, r"1 images stand more than once .*: a\.png"),
+        ([*FOUR, "./a.png,x,p1,train"], None, r"1 images are listed more than once .*: a\.png"),
         ([*FOUR, "e.png,x,p4,Test"], None, "unknown splits .*: Test; use train, validation"),
         ([*FOUR, "e.png,x,p1,test"], None, r"1 patients .*: p1 \(test, train\)"),
         ([*FOUR, "e.png,x,,test", "f.png,,p5,test"], None, "2 empty .*line 6: patient, line 7"),
@@ -235,7 +235,7 @@ def test_one_file_under_two_labels_is_refused(tmp_path):
     link.unlink()
     link.write_bytes((tmp_path / "images" / "covid" / "3.png").read_bytes())
     with pytest.raises(
-        ValueError, match=r"1 files stand under two labels: .*(3|link)\.png is .*(3|link)\.png"
+        ValueError, match=r"1 files have two labels: .*(3|link)\.png is .*(3|link)\.png"
     ):
         prepare.build("folder/a", tmp_path / "data", source=source)
 
@@ -309,10 +309,10 @@ def test_16_bit_ct_goes_through_the_window_when_told_and_is_named_when_not(tmp_p
     assert "20 images have 16 bits a pixel, and each is stretched" in caplog.text
     assert own.hu_offset is None
     caplog.clear()
-    told = prepare.build("folder/hu", tmp_path / "data", source=source, hu_offset=-1024.0)
+    with_offset = prepare.build("folder/hu", tmp_path / "data", source=source, hu_offset=-1024.0)
     assert "16 bits" not in caplog.text
-    assert (told.modality, told.hu_offset) == ("CT", -1024.0)
-    record = told.source("train")[0]
+    assert (with_offset.modality, with_offset.hu_offset) == ("CT", -1024.0)
+    record = with_offset.source("train")[0]
     hu = stored[record["id"]] - 1024.0
     expected = np.clip((hu + 1350) * 255 / 1500, 0, 255)
     np.testing.assert_allclose(decoding.decode_gray(record["image"]), expected, atol=0.51)

@@ -95,13 +95,13 @@ def test_bad_files_are_refused_with_a_reason(name):
 
 def unusable(paths):
     """Of each file that cannot be used the reason."""
-    found = {}
+    reasons = {}
     for path in paths:
         try:
             decoding.read_usable(path)
         except decoding.ImageError as error:
-            found[path] = str(error)
-    return found
+            reasons[path] = str(error)
+    return reasons
 
 
 def test_both_decoders_must_read_a_file(tmp_path):
@@ -274,6 +274,6 @@ def test_bad_arrays_are_refused_with_a_reason(array, reason):
 def test_every_unusable_file_is_found(tmp_path):
     for name, data in {"a.png": encode(RGB), "b.png": b"", "c.png": encode(RGB)[:99]}.items():
         (tmp_path / name).write_bytes(data)
-    found = unusable(sorted(tmp_path.iterdir()))
-    assert [path.name for path in found] == ["b.png", "c.png"]
-    assert "0 bytes" in found[tmp_path / "b.png"]
+    reasons = unusable(sorted(tmp_path.iterdir()))
+    assert [path.name for path in reasons] == ["b.png", "c.png"]
+    assert "0 bytes" in reasons[tmp_path / "b.png"]

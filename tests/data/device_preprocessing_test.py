@@ -37,14 +37,14 @@ def both(grays, options):
 
 def assert_close(grays, options, off_by_one):
     """At most that share of the pixels is off by a gray level, and at most 1 in 10,000 by more."""
-    on_host, found = both(grays, {**options, "mean": 0.0, "std": 1.0})
-    assert found.dtype == np.float32
-    assert found.shape == on_host.shape
-    off = np.abs(on_host - found)
+    on_host, on_device = both(grays, {**options, "mean": 0.0, "std": 1.0})
+    assert on_device.dtype == np.float32
+    assert on_device.shape == on_host.shape
+    off = np.abs(on_host - on_device)
     assert (off > 0).mean() <= off_by_one
     assert (off > 1).mean() <= 1e-4
-    on_host, found = both(grays, options)
-    assert (np.abs(found - on_host) > 0.05).mean() <= 1e-4
+    on_host, on_device = both(grays, options)
+    assert (np.abs(on_device - on_host) > 0.05).mean() <= 1e-4
 
 
 @pytest.mark.parametrize("keep_ratio", [False, True])
@@ -59,8 +59,8 @@ def test_the_device_equals_the_host(size, keep_ratio):
 
 def test_a_constant_image_and_no_rotation():
     options = {"size": 64, "rotation_deg": 0.0, "translation_fraction": 0.0, "fill": 0}
-    on_host, found = both([np.full((80, 60), 7, np.uint8)], options)
-    np.testing.assert_array_equal(found, 0)
+    on_host, on_device = both([np.full((80, 60), 7, np.uint8)], options)
+    np.testing.assert_array_equal(on_device, 0)
     np.testing.assert_array_equal(on_host, 0)
     assert_close([slice_of(90, 100, 0)], options, off_by_one=5e-3)
 
@@ -83,9 +83,8 @@ def test_batches_hold_the_same_images_for_the_device():
         next(
             pipeline.train_batches(
                 records,
+                pipeline.Loading(preprocessing=five, batch_size=6),
                 target=lambda record: np.float32([record["label"]]),
-                preprocessing=five,
-                batch_size=6,
                 seed=0,
                 preprocess_on=where,
             )
@@ -95,8 +94,8 @@ def test_batches_hold_the_same_images_for_the_device():
     np.testing.assert_array_equal(device.pop("target"), host["target"])
     mesh = sharding.make_mesh(1)
     unpack = device_preprocessing.jit_unpack(mesh, preprocessing=five)
-    found = np.asarray(unpack(sharding.place_batch(dict(device), mesh)))
-    assert (np.abs(found - host["image"]) > 0.05).mean() <= 1e-3
+    on_device = np.asarray(unpack(sharding.place_batch(dict(device), mesh)))
+    assert (np.abs(on_device - host["image"]) > 0.05).mean() <= 1e-3
 
 
 @pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")

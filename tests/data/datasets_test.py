@@ -17,9 +17,9 @@ import pytest
 import runs
 
 from jaxcovid import prepare
-from jaxcovid.data import datasets
+from jaxcovid.data import datasets, digest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def write_images(folder, count=24, side=16):
@@ -169,7 +169,7 @@ def test_the_digest_is_the_documented_hash(dataset):
     splits = {split: list(dataset.source(split)) for split in dataset.split_sizes}
     for sources in ({"train": RECORDS[:1], "test": RECORDS[1:]}, splits):
         stream = b""
-        records = [(record, split) for split, of in sources.items() for record in of]
+        records = [(record, split) for split, members in sources.items() for record in members]
         for record, split in sorted(records, key=lambda pair: pair[0]["id"]):
             for field in (
                 record["id"].encode(),
@@ -179,33 +179,33 @@ def test_the_digest_is_the_documented_hash(dataset):
                 record["image"],
             ):
                 stream += len(field).to_bytes(8, "little") + field
-        assert datasets.compute_digest(sources) == hashlib.sha256(stream).hexdigest()
+        assert digest.compute_digest(sources) == hashlib.sha256(stream).hexdigest()
     assert dataset.digest == hashlib.sha256(stream).hexdigest()
 
 
 def test_the_digest_knows_content_and_splits_but_not_the_order():
-    digest = datasets.compute_digest({"train": RECORDS[:2], "test": RECORDS[2:]})
-    assert datasets.compute_digest({"test": RECORDS[2:], "train": RECORDS[1::-1]}) == digest
-    assert datasets.compute_digest({"test": RECORDS[:2], "train": RECORDS[2:]}) != digest
-    assert datasets.compute_digest({"train": RECORDS}) != digest
-    assert datasets.compute_digest({"train": RECORDS[:2]}) != digest
+    expected = digest.compute_digest({"train": RECORDS[:2], "test": RECORDS[2:]})
+    assert digest.compute_digest({"test": RECORDS[2:], "train": RECORDS[1::-1]}) == expected
+    assert digest.compute_digest({"test": RECORDS[:2], "train": RECORDS[2:]}) != expected
+    assert digest.compute_digest({"train": RECORDS}) != expected
+    assert digest.compute_digest({"train": RECORDS[:2]}) != expected
     for change in ({"id": "c"}, {"label": 2}, {"patient": "a"}, {"image": b"\x00\xfe"}):
         changed = {"train": [{**RECORDS[0], **change}, RECORDS[1]], "test": RECORDS[2:]}
-        assert datasets.compute_digest(changed) != digest
+        assert digest.compute_digest(changed) != expected
     # Without lengths, these two would be one stream.
     moved = [{**RECORDS[1], "patient": "pi", "image": b"mage"}]
-    assert datasets.compute_digest({"": moved}) != datasets.compute_digest({"": RECORDS[1:2]})
+    assert digest.compute_digest({"": moved}) != digest.compute_digest({"": RECORDS[1:2]})
 
 
-def test_an_id_that_stands_twice_is_refused():
-    with pytest.raises(ValueError, match="1 ids stand more than once: b"):
-        datasets.compute_digest({"train": RECORDS, "test": RECORDS[:1]})
+def test_an_id_that_occurs_twice_is_refused():
+    with pytest.raises(ValueError, match="1 ids occur more than once: b"):
+        digest.compute_digest({"train": RECORDS, "test": RECORDS[:1]})
 
 
 def test_patients_in_two_splits_are_listed():
-    datasets.check_patients({"train": ["a", "a"], "test": ["b"]})
+    digest.check_patients({"train": ["a", "a"], "test": ["b"]})
     with pytest.raises(ValueError, match=r"2 patients .* a \(test, train\); c \(test, val\)"):
-        datasets.check_patients({"train": ["a", "b"], "val": ["c"], "test": ["a", "c"]})
+        digest.check_patients({"train": ["a", "b"], "val": ["c"], "test": ["a", "c"]})
 
 
 def test_no_digest_is_written_where_a_patient_crosses_the_splits(dataset, monkeypatch):
@@ -215,7 +215,7 @@ def test_no_digest_is_written_where_a_patient_crosses_the_splits(dataset, monkey
         datasets.Source, "__getitem__", lambda self, i: {**read(self, i), "patient": "p"}
     )
     with pytest.raises(ValueError, match=r"p \(test, train, validation\)"):
-        datasets.write_digest(dataset.directory)
+        digest.write_digest(dataset.directory)
     assert (dataset.directory / datasets.DIGEST_FILE).read_text() == before
 
 

@@ -21,14 +21,15 @@ def is_dicom(data: bytes) -> bool:
     """
     if data[128:132] == b"DICM":
         return True
-    return any(_has_elements(data, *of) for of in (("<", True), ("<", False), (">", True)))
+    encodings = (("<", True), ("<", False), (">", True))
+    return any(_has_elements(data, order, explicit) for order, explicit in encodings)
 
 
 def _has_elements(data: bytes, order: str, explicit: bool) -> bool:
     """True if data begins with DICOM elements in a byte order, with explicit types or without."""
     at, last, count = 0, -1, 0
     while count < 3:
-        if at + 12 > len(data):  # the one before it goes on beyond the data
+        if at + 12 > len(data):  # the one before it reaches beyond the data
             return count == 2
         group, element = struct.unpack_from(f"{order}HH", data, at)
         tag, kind, head = group << 16 | element, data[at + 4 : at + 6], 8

@@ -16,25 +16,24 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import as_bytes, compressed, dicom_bytes, functional_groups, item
+from dicom_files import CT, as_bytes, compressed, dicom_bytes, functional_groups, item
 from pydicom import uid
 
 from jaxcovid import prepare
 from jaxcovid.data import dicom
-from jaxcovid.data.decoding import LUNG_WINDOW, ImageError, decode_gray, is_dicom, through_window
-
-CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
+from jaxcovid.data.decoding import ImageError, decode_gray, is_dicom
+from jaxcovid.data.hounsfield import LUNG_WINDOW, through_window
 
 
 def test_ct_goes_through_the_lung_window():
     hounsfield = np.linspace(-2000, 1000, 32 * 32).reshape(32, 32)
     stored = np.rint((hounsfield + 1000) / 2).astype(np.int16)
-    found = dicom.read(dicom_bytes(stored, **CT))
+    result = dicom.read(dicom_bytes(stored, **CT))
     expected = np.clip((2.0 * stored - 1000 + 1350) / 1500, 0, 1) * 255
-    np.testing.assert_allclose(found, expected, atol=0.51)
+    np.testing.assert_allclose(result, expected, atol=0.51)
     wide = dicom.read(dicom_bytes(stored, **CT), window=(-500, 3000))
     np.testing.assert_allclose(wide, (2.0 * stored - 1000 + 2000) / 3000 * 255, atol=0.51)
-    np.testing.assert_array_equal(decode_gray(dicom_bytes(stored, **CT)), found)
+    np.testing.assert_array_equal(decode_gray(dicom_bytes(stored, **CT)), result)
 
 
 def test_a_header_tells_modality_patient_and_series(tmp_path):
@@ -198,8 +197,8 @@ def test_a_ct_with_a_table_of_hounsfield_units_is_read():
     hounsfield = np.linspace(-1400, 100, 1024).astype(np.int16)
     table = item(LUTDescriptor=[1024, 0, 16], ModalityLUTType="HU")
     table.add_new("LUTData", "OW", hounsfield.tobytes())
-    found = decode_gray(dicom_bytes(PIXELS, Modality="CT", ModalityLUTSequence=[table]))
-    np.testing.assert_array_equal(found, through_window(hounsfield[PIXELS], LUNG_WINDOW))
+    result = decode_gray(dicom_bytes(PIXELS, Modality="CT", ModalityLUTSequence=[table]))
+    np.testing.assert_array_equal(result, through_window(hounsfield[PIXELS], LUNG_WINDOW))
     table.ModalityLUTType = "OD"
     with pytest.raises(ImageError, match=r"ModalityLUTType \(0028,3001|3004\) is 'OD'"):
         decode_gray(dicom_bytes(PIXELS, Modality="CT", ModalityLUTSequence=[table]))
@@ -237,9 +236,9 @@ def test_padding_of_ct_is_black(pixels, padding, tags):
     whole = pydicom.dcmread(io.BytesIO(dicom_bytes(padded, **CT)))
     for name, value in tags.items():
         whole.add_new(name, padding_vr if "Padding" in name else "US", value)
-    found, plain = decode_gray(as_bytes(whole)), decode_gray(dicom_bytes(pixels, **CT))
-    assert not found[:4].any()
-    np.testing.assert_array_equal(found[4:], plain[4:])
+    result, plain = decode_gray(as_bytes(whole)), decode_gray(dicom_bytes(pixels, **CT))
+    assert not result[:4].any()
+    np.testing.assert_array_equal(result[4:], plain[4:])
 
 
 def test_signed_padding_of_unsigned_pixels_is_known():
@@ -284,10 +283,10 @@ def test_padding_of_a_film_is_black_and_takes_no_part(colours, signed):
     whole = dicom_bytes(padded, Modality="DX", PhotometricInterpretation=colours)
     whole = pydicom.dcmread(io.BytesIO(whole))
     whole.add_new("PixelPaddingValue", "SS" if signed else "US", padding)
-    found = decode_gray(as_bytes(whole))
+    result = decode_gray(as_bytes(whole))
     plain = film(pixels, PhotometricInterpretation=colours)
-    assert not found[:12].any()
-    np.testing.assert_array_equal(found[12:], plain[12:])
+    assert not result[:12].any()
+    np.testing.assert_array_equal(result[12:], plain[12:])
     assert (plain.min(), plain.max()) == (0, 255)
 
 
@@ -297,16 +296,16 @@ def test_outliers_leave_a_film_its_range():
     for value, part in ((65535, np.s_[5, 5]), (65535, np.s_[2:9, 2:9]), (65535, np.s_[3, :50])):
         marked = FILM.copy()
         marked[part] = value
-        found = film(marked)
-        assert (found[part] == 255).all()
-        found[part] = plain[part]
-        np.testing.assert_array_equal(found, plain)
+        result = film(marked)
+        assert (result[part] == 255).all()
+        result[part] = plain[part]
+        np.testing.assert_array_equal(result, plain)
     dead = FILM.astype(np.int16)
     dead[7, 7] = -30000
-    found = film(dead)
-    assert found[7, 7] == 0
-    found[7, 7] = plain[7, 7]
-    np.testing.assert_array_equal(found, plain)
+    result = film(dead)
+    assert result[7, 7] == 0
+    result[7, 7] = plain[7, 7]
+    np.testing.assert_array_equal(result, plain)
 
 
 @pytest.mark.parametrize(
@@ -457,8 +456,8 @@ def test_lossless_slices_are_those_that_were_compressed(syntax, encode):
 def test_a_film_of_12_bits_in_jpeg_is_read():
     smooth = cv2.resize(np.arange(16, dtype=np.uint16).reshape(4, 4) * 250, (64, 64))
     frame = imagecodecs.jpeg8_encode(smooth, bitspersample=12, level=98)
-    found = decode_gray(compressed(frame, uid.JPEGExtended12Bit, bits=16, shape=(64, 64)))
-    np.testing.assert_allclose(found, film(smooth), atol=2)
+    result = decode_gray(compressed(frame, uid.JPEGExtended12Bit, bits=16, shape=(64, 64)))
+    np.testing.assert_allclose(result, film(smooth), atol=2)
 
 
 @pytest.mark.parametrize(
@@ -595,12 +594,12 @@ def test_real_films_follow_their_photometric_interpretation():
     if not paths:
         pytest.skip("JAXCOVID_DATA has no dicom/*.dcm")
     for path in paths:
-        film, found = dicom.read(path.read_bytes()), pydicom.dcmread(path)
+        film, dataset = dicom.read(path.read_bytes()), pydicom.dcmread(path)
         assert film.shape == (1024, 1024)
         assert dicom.header_of(path).modality == "X-ray"
         # These bring neither window nor rescale: their 8 bits are the picture, or its negative.
-        sign = {"MONOCHROME1": -1, "MONOCHROME2": 1}[found.PhotometricInterpretation]
-        assert np.corrcoef(film.ravel(), found.pixel_array.ravel())[0, 1] * sign > 0.999
+        sign = {"MONOCHROME1": -1, "MONOCHROME2": 1}[dataset.PhotometricInterpretation]
+        assert np.corrcoef(film.ravel(), dataset.pixel_array.ravel())[0, 1] * sign > 0.999
 
 
 @pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")

@@ -20,6 +20,7 @@ from jaxcovid.data.builders import (
     covid_chestxray,
     ct_cov19,
 )
+from jaxcovid.report import data_card
 
 DATA = pathlib.Path(os.environ.get("JAXCOVID_DATA", "")) if "JAXCOVID_DATA" in os.environ else None
 
@@ -75,7 +76,7 @@ def test_ct_cov19_keeps_series_together(ct_cov19_tree, tmp_path, caplog):
 def test_ct_cov19_as_published_leaks_and_says_so(ct_cov19_tree, tmp_path, caplog):
     dataset = prepare.build("ct_cov19/published", tmp_path, source=str(ct_cov19_tree))
     assert dataset.split_sizes["validation"] == 60 + 180 + 180
-    assert "patients stand in more than one split" in caplog.text
+    assert "patients are in more than one split" in caplog.text
 
 
 def test_ct_cov19_names_what_is_missing(tmp_path):
@@ -119,22 +120,22 @@ def test_covid_chestxray_reads_every_dialect(dialect, tmp_path):
         ("5", "todo", "PA", "e.png"),
         ("6", "COVID-19", "L", "f.png"),
     ]
-    found = covid_chestxray.read_rows(chestxray_tree(tmp_path, dialect, rows))
-    assert [(row["id"], row["label"]) for row in found] == [
+    rows_read = covid_chestxray.read_rows(chestxray_tree(tmp_path, dialect, rows))
+    assert [(row["id"], row["label"]) for row in rows_read] == [
         ("a.png", "COVID-19"),
         ("b.png", "COVID-19"),
         ("c.png", "COVID-19"),
         ("d.png", "other"),
     ]
-    assert {(row["sex"], row["age"], row["lung_mask"]) for row in found} == {("F", 61, None)}
+    assert {(row["sex"], row["age"], row["lung_mask"]) for row in rows_read} == {("F", 61, None)}
 
 
 def test_covid_chestxray_joins_patients_of_one_film(tmp_path, caplog):
     rows = [("285", "COVID-19", "PA", "a.png"), ("339", "COVID-19", "PA", "a.png")]
     rows += [("339", "SARS", "AP", "b.png"), ("1", "SARS", "AP", "c.png")]
-    found = covid_chestxray.read_rows(chestxray_tree(tmp_path, "middle", rows))
-    assert [row["patient"] for row in found] == ["285+339", "285+339", "1"]
-    assert "a.png stands under patients 285 and 339" in caplog.text
+    rows_read = covid_chestxray.read_rows(chestxray_tree(tmp_path, "middle", rows))
+    assert [row["patient"] for row in rows_read] == ["285+339", "285+339", "1"]
+    assert "a.png is listed under patients 285 and 339" in caplog.text
 
 
 def test_covid_chestxray_refuses_what_it_does_not_know(tmp_path):
@@ -181,7 +182,7 @@ def test_chest_xray_pneumonia_carves_validation_by_patient(tmp_path, caplog):
     assert sum(dataset.split_sizes.values()) == 240
     assert "240 images; the published data set has 5856" in caplog.text
     write_image(tree / "test" / "PNEUMONIA" / "person0_virus_7.jpeg", 1000)
-    with pytest.raises(ValueError, match=r"1 patients stand in more than one split.*person0"):
+    with pytest.raises(ValueError, match=r"1 patients are in more than one split.*person0"):
         prepare.build("chest_xray_pneumonia", tmp_path / "again", source=str(tree))
     published = prepare.build("chest_xray_pneumonia/published", data, source=str(tree))
     assert published.split_sizes["test"] == 97
@@ -305,14 +306,14 @@ def test_real_covid_chestxray_by_patient(real_films):
 
 def test_real_cards_tell_what_the_data_sets_hold(real_films):
     def card(name):
-        return (datasets.open_dataset(name, real_films).directory / "card.html").read_text()
+        return data_card.write_card(datasets.open_dataset(name, real_films)).read_text()
 
     page = card("covid_chestxray")
     assert "AP Supine" in page
     assert "Lung mask" in page
     assert page.count("data:image/png;base64,") == 2  # ages and the contact sheet
-    assert "stand in more than one split" not in page
-    assert "stand in more than one split" in card("covid_chestxray/paper")
+    assert "are in more than one split" not in page
+    assert "are in more than one split" in card("covid_chestxray/paper")
     assert "Pleural Effusion" in card("chestxray14")
 
 
@@ -362,7 +363,7 @@ def test_trained_on_ct_cov19_and_tested_on_covid_ct(ct_cov19_tree, command, tmp_
     assert "auc_per_output" not in other
     assert other["run"]["classes"] == {"COVID-19": "COVID-19", "NonCOVID": "the rest"}
     assert (other["n"], other["n_positive"]) == (203, 98)
-    thresholds = [found["operating_points"]["youden"]["threshold"] for found in (own, other)]
+    thresholds = [metrics["operating_points"]["youden"]["threshold"] for metrics in (own, other)]
     assert thresholds[0] == thresholds[1]
     command("prepare", "folder", "--name=x", f"--source={ct_cov19_tree / 'Train'}", data)
     process = command("evaluate", run, data, "--dataset=folder/x", check=False)

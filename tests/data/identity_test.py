@@ -42,9 +42,9 @@ def hashes(name, *records):
     ],
 )
 def test_overlap(trained, tested, images, patients):
-    found = identity.overlap(hashes(*tested), [hashes(*trained)])
-    assert (found.images, found.patients, found.total) == (images, patients, 1)
-    assert bool(found) == bool(images or patients)
+    overlap = identity.overlap(hashes(*tested), [hashes(*trained)])
+    assert (overlap.images, overlap.patients, overlap.total) == (images, patients, 1)
+    assert bool(overlap) == bool(images or patients)
 
 
 def test_they_are_read_as_written_and_damaged_ones_refused(tmp_path):

@@ -1,0 +1,23 @@
+"""The data sets that can be prepared: a new one is a file in this folder and two lines here."""
+
+from jaxcovid.data.builders.base import ImageBuilder
+from jaxcovid.data.builders.chest_xray_pneumonia import ChestXrayPneumonia
+from jaxcovid.data.builders.chestxray14 import Chestxray14
+from jaxcovid.data.builders.chexpert import Chexpert
+from jaxcovid.data.builders.covid_chestxray import CovidChestxray
+from jaxcovid.data.builders.covid_ct import CovidCt
+from jaxcovid.data.builders.ct_cov19 import CtCov19
+from jaxcovid.data.builders.folder import Folder
+from jaxcovid.data.builders.phantom import Phantom
+
+# By the name that the command line has for it.
+BUILDERS: dict[str, type[ImageBuilder | Phantom]] = {
+    "covid_ct": CovidCt,
+    "ct_cov19": CtCov19,
+    "covid_chestxray": CovidChestxray,
+    "chest_xray_pneumonia": ChestXrayPneumonia,
+    "chestxray14": Chestxray14,
+    "chexpert": Chexpert,
+    "folder": Folder,
+    "phantom": Phantom,
+}
