@@ -1,5 +1,7 @@
 """Ablations: what is left of an image, and how much of a heatmap lies in a mask."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -53,16 +55,13 @@ def test_thumbnail_flip_and_shift():
 def test_batches_are_made_of_altered_images():
     record = {"id": "a", "image": cv2.imencode(".png", GRAY)[1].tobytes()}
     five = Preprocessing(size=64, rotation_deg=0.0, translation_fraction=0.0)
-    options = {"preprocessing": five, "batch_size": 1, "ablation": Ablation("border_only")}
+    loading = pipeline.Loading(preprocessing=five, batch_size=1, ablation=Ablation("border_only"))
     expected = five(altered("border_only"))
-    (batch,) = pipeline.eval_batches([record], **options)
-    options["batch_size"] = 2
+    (batch,) = pipeline.eval_batches([record], loading)
     np.testing.assert_array_equal(batch["image"][0], expected)
-    trained = next(
-        pipeline.train_batches(
-            [record], target=lambda record: np.zeros(1, np.float32), seed=0, **options
-        )
-    )
+    two = dataclasses.replace(loading, batch_size=2)
+    target = lambda record: np.zeros(1, np.float32)  # noqa: E731
+    trained = next(pipeline.train_batches([record], two, target=target, seed=0))
     np.testing.assert_allclose(trained["image"][0], expected, atol=1e-5)
 
 
