@@ -60,8 +60,10 @@ def test_batches_are_made_of_altered_images():
     (batch,) = pipeline.eval_batches([record], loading)
     np.testing.assert_array_equal(batch["image"][0], expected)
     two = dataclasses.replace(loading, batch_size=2)
-    target = lambda record: np.zeros(1, np.float32)  # noqa: E731
-    trained = next(pipeline.train_batches([record], two, target=target, seed=0))
+    batches = pipeline.train_batches(
+        [record], two, target=lambda record: np.zeros(1, np.float32), seed=0
+    )
+    trained = next(batches)
     np.testing.assert_allclose(trained["image"][0], expected, atol=1e-5)
 
 
