@@ -249,7 +249,7 @@ from jaxcovid.runtime import cli
 class Late:
     def __del__(self):
         raise KeyboardInterrupt
-with command.user_errors():
+with cli.user_errors():
     late = Late()
     del late
     print("goes on", flush=True)

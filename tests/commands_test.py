@@ -55,7 +55,7 @@ def test_bad_input_is_one_clear_message(arguments, message, command, tmp_path):
     assert not (REPOSITORY / "w").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_full_disk_and_unwritable_workdir(command, tmp_path, data_dir):
     (tmp_path / "file").write_text("")
     arguments = (
@@ -89,7 +89,7 @@ def readme_commands():
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_of_the_readme_run(command, tmp_path):
     make_tree(tmp_path / "COVID-CT")
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")

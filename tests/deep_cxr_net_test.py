@@ -245,7 +245,7 @@ def config_of(stages, **overrides):
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     stages, xray_data, command, tmp_path
 ):
@@ -291,7 +291,7 @@ def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     assert "decision" not in row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_carried_parts_are_those_of_the_stages_and_guard_themselves(stages, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(stages / "deep_cxr_net", workdir)
@@ -311,7 +311,7 @@ def test_the_carried_parts_are_those_of_the_stages_and_guard_themselves(stages, 
         predictor.load(workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_resumes_without_the_workdirs_of_its_parts(stages, xray_data, tmp_path):
     for name in ("cxr_part1", "cxr_part2"):
         shutil.copytree(stages / name, tmp_path / name)
@@ -327,7 +327,7 @@ def test_a_run_resumes_without_the_workdirs_of_its_parts(stages, xray_data, tmp_
     assert one["checksums"] == two["checksums"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -346,21 +346,21 @@ def test_parts_that_do_not_fit_are_refused(overrides, message, stages, xray_data
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_of_another_modality_is_refused(stages, tmp_path):
     config = json.loads(config_of(stages).to_json())
     with pytest.raises(ValueError, match="was trained on X-ray images, these are CT"):
         frozen_parts.part_facts(tmp_path, config, modality="CT")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_switched_off(stages, xray_data, tmp_path):
     config = config_of(stages, **{"parts.part1.workdir": "", "epochs": 0.3})
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
     assert list(predictor.load(tmp_path / "run").weights["frozen"]) == ["part2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_part_3_switched_off_leaves_the_frozen_ones_alone(stages, xray_data, command, tmp_path):
     workdir = tmp_path / "run"
     config = config_of(stages, **{"fusion.part3": False, "optimizer.learning_rate": 1e-2})

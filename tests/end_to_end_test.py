@@ -16,7 +16,7 @@ from jaxcovid.data.datasets import open_dataset
 from jaxcovid.inference import predictor
 from jaxcovid.workdir import checkpoints
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_the_whole_run_learned_and_logged_every_step(trained):

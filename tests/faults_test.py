@@ -36,7 +36,7 @@ from runs import (
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.workdir import checkpoints, heartbeat
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 LOCAL = ("bash", "launch/local.sh", "2")
 LONG = ("--config.epochs=400",)  # 1,200 steps
 KILLS = 25

@@ -37,7 +37,7 @@ def test_a_few_inputs(reader, tmp_path):
     feed(reader, 60, 1, tmp_path / "fuzz")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("reader", READERS)
 def test_thousands_of_inputs(reader, tmp_path):
     feed(reader, 4000, 0, tmp_path / "fuzz")

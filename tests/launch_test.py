@@ -321,7 +321,7 @@ echo finished
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_slurm_requeues_at_the_time_limit_and_when_preempted_not_when_cancelled(
     slurm, tmp_path
 ):

@@ -120,7 +120,7 @@ def test_two_processes_predict_in_the_order_of_the_source(tmp_path):
 def test_an_installed_libtpu_says_nothing_where_there_is_no_tpu():
     pytest.importorskip("libtpu", reason="needs libtpu (Linux x86_64)")
     environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
-    code = "from jaxcovid import command; command.start(); import jax; print(jax.devices())"
+    code = "from jaxcovid.runtime import cli; cli.start(); import jax; print(jax.devices())"
     process = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
     )

@@ -29,7 +29,7 @@ from jaxcovid.workdir import checkpoints
 
 how, at = sys.argv.pop(1), int(sys.argv.pop(1))
 workdir = next(word.partition("=")[2] for word in sys.argv if word.startswith("--workdir="))
-requested, predict = processes.Termination.requested, loop.predict_source
+requested, predict = distributed.Termination.requested, loop.predict_source
 seen = [0]
 
 def request(self, step):
@@ -55,7 +55,7 @@ def add(self, history):
         kill()
     return added(self, history)
 
-processes.Termination.requested, loop.predict_source = request, validate
+distributed.Termination.requested, loop.predict_source = request, validate
 added, checkpoints.Checkpoints.add_validation = checkpoints.Checkpoints.add_validation, add
 app.run(train.main, flags_parser=train._parse_flags)
 """
@@ -79,7 +79,7 @@ def log_of(workdir):
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "at"), [("signal", 30), ("signal", 60), ("kill before", 30), ("kill after", 60)]
 )
@@ -102,7 +102,7 @@ def test_a_run_ended_at_a_validation_has_saved_and_validates_when_it_resumes(
     assert "finished before" in finish(workdir, data_dir, *OPTIONS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_within_an_accumulation_resumes_bit_for_bit(whole, tmp_path, data_dir):
     end_at(signal.SIGKILL, 50, tmp_path / "w", data_dir, *OPTIONS)
     finish(tmp_path / "w", data_dir, *OPTIONS)

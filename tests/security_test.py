@@ -135,7 +135,7 @@ def test_heatmaps_stay_in_their_folder(path, output, tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_command_unpickles_a_file_or_tells_a_secret(data_dir, command, tmp_path):
     # What is typed is kept, for the report; what the environment says, a folder among it, is not.
     data = tmp_path / CANARY

@@ -92,7 +92,7 @@ def test_eight_devices_equal_one():
         assert np.linalg.norm(one - eight) < 1e-5 * np.linalg.norm(one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_equal_one_in_double_precision():
     program = pathlib.Path(__file__).with_name("double_precision.py")
     process = runs.run([sys.executable, str(program)])
@@ -149,7 +149,7 @@ def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
     ("model", "batch_norm"),
     [
         *((MODEL, batch_norm) for batch_norm in step.BATCH_NORMS),
-        pytest.param(DeepCTNet(), "global", marks=pytest.mark.slow),
+        pytest.param(DeepCTNet(), "global", marks=pytest.mark.long),
     ],
     ids=[*step.BATCH_NORMS, "DenseNet-121"],
 )

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import cast
 
 from etils import epath
 
@@ -46,7 +47,7 @@ def as_path(name: str | os.PathLike[str]) -> Path:
         without a home folder.
     """
     if not isinstance(name, str):
-        return name
+        return cast(Path, name)
     scheme, mark, rest = name.partition("://")
     if mark and scheme not in ("file", "gs"):
         raise ValueError(f"{name} is no folder; give a path, file://PATH or gs://BUCKET/PATH")

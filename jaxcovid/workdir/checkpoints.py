@@ -6,6 +6,7 @@ validations so far. Orbax does not notice a flipped byte, hence the checksums. A
 is moved to `WORKDIR/checkpoints.damaged/STEP`; an intact one is deleted only for newer ones.
 """
 
+import dataclasses
 import itertools
 import json
 import re
@@ -351,7 +352,9 @@ class Checkpoints:
             self._keep.history = history
             count = jax.device_put(np.int32(step), whole)
             items = jax.device_put(items, jax.tree.map(lambda x: x.sharding, _items(target)))
-            state = target.replace(step=count, **items["weights"], opt_state=items["optimizer"])
+            state = dataclasses.replace(
+                target, step=count, **items["weights"], opt_state=items["optimizer"]
+            )
             return state, history
         if damaged:
             raise CheckpointError(
@@ -392,7 +395,7 @@ class Checkpoints:
                     f"{np.flatnonzero(outcomes[:, 1]).tolist()}; all end, so that they resume from "
                     "the same step. It is left as it is"
                 )
-        if failed and not damaged:
+        if error is not None and not damaged:
             raise error
         if damaged:
             logging.warning("%s; trying the one before it", error)
