@@ -211,7 +211,7 @@ def launch(folder, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory, xray_data):
-    """The workdirs of `launch/deep_cxr_net.sh` with narrow networks."""
+    """The workdirs of `launch/deep_cxr_net.sh` with narrow networks: all three stages as typed."""
     folder = tmp_path_factory.mktemp("launch")
     (folder / "launch").mkdir()
     shutil.copy(REPOSITORY / "launch" / "deep_cxr_net.sh", folder / "launch")

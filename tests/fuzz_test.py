@@ -40,4 +40,5 @@ def test_a_few_inputs(reader, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("reader", READERS)
 def test_thousands_of_inputs(reader, tmp_path):
+    """What one mutation in a thousand does; a few inputs show only that the readers run."""
     feed(reader, 4000, 0, tmp_path / "fuzz")
