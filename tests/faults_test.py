@@ -39,7 +39,8 @@ from jaxcovid.workdir import checkpoints, heartbeat
 
 pytestmark = pytest.mark.long
 LOCAL = ("bash", "launch/local.sh", "2")
-LONG = ("--config.epochs=400",)  # 1,200 steps
+LONG = ("--config.epochs=200",)
+LONG_STEPS = 600
 KILLS, IN_A_SAVE = 10, 4
 # Eight devices on two busy cores come to a collective at very different times.
 PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
@@ -88,10 +89,10 @@ def test_killed_at_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
             kills += 1
             saves += saves < IN_A_SAVE
         else:  # it was faster, and is the same run; a new one takes the kills that are left
-            same_run(whole, workdir, 1200)
+            same_run(whole, workdir, LONG_STEPS)
             shutil.rmtree(workdir)
     finish(workdir, data_dir, *LONG)
-    same_run(whole, workdir, 1200)
+    same_run(whole, workdir, LONG_STEPS)
 
 
 def test_a_killed_worker_process_ends_the_run_which_resumes(trained, tmp_path, data_dir):
