@@ -35,7 +35,7 @@ def test_contestant_that_fails_is_an_error():
         rounds.contest({"a": [sys.executable, "-c", "exit(3)"]}, rounds=1, seconds=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("mode", "devices"), [("train", 1), ("infer", 2)])
 def test_network(mode, devices, command, tmp_path):
     options = ("--batch=2", "--size=32", f"--devices={devices}", "--rounds=2", "--seconds=0.1")
@@ -49,7 +49,7 @@ def test_network(mode, devices, command, tmp_path):
     assert "images/s" in process.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_growth_times_small_shapes_and_compiles_large_ones(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, "_TIMED", ((2, 32),))
     monkeypatch.setattr(benchmark, "_COMPILED", ((4, 32),))

@@ -4,7 +4,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 
 import pytest
 from covid_ct_tree import make_tree
@@ -55,30 +54,19 @@ def test_bad_input_is_one_clear_message(arguments, message, command, tmp_path):
     assert not (REPOSITORY / "w").exists()
 
 
-@pytest.mark.slow
-def test_full_disk_and_unwritable_workdir(command, tmp_path, data_dir):
+def test_a_workdir_that_cannot_be_written_is_named(command, tmp_path, data_dir):
     (tmp_path / "file").write_text("")
-    arguments = (
+    process = command(
+        "train",
         "--config=configs/default.py:debug",
         "--config.dataset=folder/blobs",
         f"--data_dir={data_dir}",
+        f"--workdir={tmp_path / 'file' / 'run'}",
+        check=False,
     )
-    process = command("train", *arguments, f"--workdir={tmp_path / 'file' / 'run'}", check=False)
     assert process.returncode == 1
     assert str(tmp_path / "file") in process.stderr
     assert "Traceback" not in process.stderr
-
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
-        process = command("train", *arguments, f"--workdir={disk / 'run'}", check=False)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-    assert process.returncode == 1
-    assert "No space left" in process.stderr
 
 
 def documented_commands():
@@ -94,7 +82,7 @@ def documented_commands():
     return sorted(commands, key=lambda line: "jaxcovid.prepare" not in line)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_of_the_readme_run(command, tmp_path):
     make_tree(tmp_path / "COVID-CT")
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")

@@ -49,7 +49,7 @@ def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.long), 8])
 def test_a_kept_step_is_the_traced_one_to_the_bit(devices, tmp_path, monkeypatch):
     first = compiled(tmp_path, devices)
     (kept,) = tmp_path.iterdir()

@@ -9,6 +9,8 @@ import sys
 # Before JAX starts; processes that tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Two test processes on two cores: threads of OpenBLAS beside them wait for one another.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 REPOSITORY = pathlib.Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = str(REPOSITORY)
 sys.path.insert(0, str(REPOSITORY / "tests"))

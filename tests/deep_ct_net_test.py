@@ -63,14 +63,17 @@ def ours():
 
 
 def test_parity_with_the_pytorch_reference(ours):
-    """Golden outputs of `python tests/torch_weights.py FILE`.
-
-    Write them anew only when the reference itself changes, never to make this pass.
-    """
+    """Golden outputs of `python tests/torch_weights.py FILE`."""
     golden = np.load(GOLDEN)
-    assert_close(ours[0], golden["features"].transpose(0, 2, 3, 1))
-    assert_close(ours[1], golden["attention"].transpose(0, 2, 3, 1))
-    assert_close(ours[2], golden["logits"])
+    expected = [golden[name].transpose(0, 2, 3, 1) for name in ("features", "attention")]
+    for name, found, reference in zip(
+        ("features", "attention", "logits"), ours, [*expected, golden["logits"]], strict=True
+    ):
+        error = np.abs(found - reference).max() / np.abs(reference).max()
+        assert error < 1e-4, (
+            f"{name} are {error:.2e} off. Write {GOLDEN.name} anew only when the PyTorch "
+            "reference itself changes, never to make this pass: trained networks would change too"
+        )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -91,8 +94,9 @@ def test_live_parity_with_pytorch():
     assert_close(found[2], expected[2].numpy())
 
 
+@pytest.mark.long
 def test_features_equal_keras_densenet121(monkeypatch):
-    """Keras' own DenseNet-121 with its random weights, live."""
+    """Keras' own DenseNet-121 with its random weights, live: a reference that is not of our own."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     reference = keras.applications.DenseNet121(

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 import runs
-from dicom_files import CT, dicom_bytes
+from dicom_files import dicom_bytes
 from xray_trees import make_chest_xray, make_chestxray14, make_covid_chestxray
 
 from jaxcovid import prepare, train
@@ -214,7 +214,7 @@ def launch(folder, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory, xray_data):
-    """The workdirs of `launch/deep_cxr_net.sh` with narrow networks."""
+    """The workdirs of `launch/deep_cxr_net.sh` with narrow networks: all three stages as typed."""
     folder = tmp_path_factory.mktemp("launch")
     (folder / "launch").mkdir()
     shutil.copy(REPOSITORY / "launch" / "deep_cxr_net.sh", folder / "launch")
@@ -248,7 +248,7 @@ def config_of(stages, **overrides):
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     stages, xray_data, command, tmp_path
 ):
@@ -272,7 +272,8 @@ def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     ids = {"PatientID": "p", "SeriesInstanceUID": "1.2.3"}
     for i in range(2):
         (folder / f"film{i}").write_bytes(dicom_bytes(pixels[i], Modality="DX", **ids))
-    (folder / "slice").write_bytes(dicom_bytes(pixels[0], **CT, **ids))
+    ct = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
+    (folder / "slice").write_bytes(dicom_bytes(pixels[0], **ct, **ids))
     process = command(
         "predict", f"--workdir={workdir}", "--heatmaps", folder, cwd=tmp_path, check=False
     )
@@ -294,7 +295,7 @@ def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     assert "decision" not in row
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_carried_parts_are_those_of_the_stages_and_guard_themselves(stages, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(stages / "deep_cxr_net", workdir)
@@ -314,23 +315,23 @@ def test_the_carried_parts_are_those_of_the_stages_and_guard_themselves(stages, 
         predictor.load(workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_resumes_without_the_workdirs_of_its_parts(stages, xray_data, tmp_path):
     for name in ("cxr_part1", "cxr_part2"):
         shutil.copytree(stages / name, tmp_path / name)
     config = config_of(tmp_path, epochs=0.5)
-    train.run(config, workdir=tmp_path / "whole", data_dir=xray_data)
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
     last = checkpoint_facts.steps(tmp_path / "run")[-1]
+    whole = checkpoint_facts.read_facts(tmp_path / "run", last)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(last))
     for name in ("cxr_part1", "cxr_part2"):
         shutil.rmtree(tmp_path / name)
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
-    one, two = (checkpoint_facts.read_facts(tmp_path / name, last) for name in ("whole", "run"))
-    assert one.checksums == two.checksums
+    resumed = checkpoint_facts.read_facts(tmp_path / "run", last)
+    assert resumed.checksums == whole.checksums
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -349,21 +350,21 @@ def test_parts_that_do_not_fit_are_refused(overrides, message, stages, xray_data
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_of_another_modality_is_refused(stages, tmp_path):
     config = json.loads(config_of(stages).to_json())
     with pytest.raises(ValueError, match="was trained on X-ray images, these are CT"):
         frozen_parts.find_parts(tmp_path, config, modality="CT")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_switched_off(stages, xray_data, tmp_path):
     config = config_of(stages, **{"parts.part1.workdir": "", "epochs": 0.3})
     train.run(config, workdir=tmp_path / "run", data_dir=xray_data)
     assert list(predictor.load(tmp_path / "run").variables["frozen"]) == ["part2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_part_3_switched_off_leaves_the_frozen_ones_alone(stages, xray_data, command, tmp_path):
     workdir = tmp_path / "run"
     config = config_of(stages, **{"fusion.part3": False, "optimizer.learning_rate": 1e-2})

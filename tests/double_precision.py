@@ -1,6 +1,6 @@
 """Trains in float64 on one device and on eight: what differs there is no rounding.
 
-python tests/double_precision.py             a narrow network at 64x64, 20 steps
+python tests/double_precision.py             a narrow network at 64x64, 5 steps
 python tests/double_precision.py --full      DenseNet-121 at 256x256, 10 steps; 6 minutes on 2 cores
 
 Prints JSON: for eight devices, whole and in FSDP, how far losses (at most), gradients of the first
@@ -61,7 +61,7 @@ def main():
     full = "--full" in sys.argv
     narrow = {} if full else {"growth_rate": 8, "depths": (2, 2, 2, 2)}
     model = deep_ct_net.DeepCTNet(dtype="float64", **narrow)
-    work = {"size": 256, "steps": 10} if full else {"size": 64, "steps": 20}
+    work = {"size": 256, "steps": 10} if full else {"size": 64, "steps": 5}
     losses, first, last = train(model, devices=1, fsdp=1, **work)
     for fsdp in (1,) if full else (1, 8):
         eight = train(model, devices=8, fsdp=fsdp, **work)

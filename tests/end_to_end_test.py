@@ -10,13 +10,11 @@ import signal
 import cv2
 import numpy as np
 import pytest
-from runs import STEPS, arguments, end_at, finish, read_losses, same_run
+from runs import STEPS, WORKERS, arguments, end_at, finish, read_losses, same_run
 
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.inference import predictor
 from jaxcovid.workdir import checkpoint_facts
-
-pytestmark = pytest.mark.slow
 
 
 def test_the_whole_run_learned_and_logged_every_step(trained):
@@ -26,17 +24,18 @@ def test_the_whole_run_learned_and_logged_every_step(trained):
     assert np.mean(values[-20:]) < 0.5 * np.mean(values[:20])
 
 
-def test_killed_at_three_random_steps_and_resumed_it_is_the_same_run(
+def test_killed_at_two_random_steps_and_resumed_it_is_the_same_run(
     trained, tmp_path, data_dir, command
 ):
-    steps = sorted(np.random.default_rng().choice(np.arange(5, 100), 3, replace=False))
+    steps = sorted(np.random.default_rng().choice(np.arange(5, 100), 2, replace=False))
     for step in steps:
-        status, _ = end_at(signal.SIGKILL, step, tmp_path / "killed", data_dir)
+        status, _ = end_at(signal.SIGKILL, step, tmp_path / "killed", data_dir, *WORKERS)
         assert status == -signal.SIGKILL, f"ended by itself with {status}, kill steps {steps}"
     command("train", *arguments(tmp_path / "killed", data_dir))
     same_run(trained, tmp_path / "killed")
 
 
+@pytest.mark.long
 def test_a_termination_signal_saves_its_step_and_the_same_command_resumes(
     trained, tmp_path, data_dir, command
 ):
@@ -115,6 +114,7 @@ def test_evaluation_prediction_and_python_agree(trained, data_dir, command, tmp_
     assert np.abs(found - float(good[path.name]["probability"])).max() <= 1e-5
 
 
+@pytest.mark.long
 def test_ablations_comparison_and_an_ensemble(trained, data_dir, command, tmp_path):
     other = tmp_path / "other"
     more = ("--config.seed=1", "--config.epochs=8")
@@ -139,6 +139,7 @@ def test_ablations_comparison_and_an_ensemble(trained, data_dir, command, tmp_pa
     assert "Research use only" in (folder / "model_card.md").read_text()
 
 
+@pytest.mark.long
 def test_the_report_has_the_commands_as_they_were_typed(trained, data_dir, command, tmp_path):
     old = tmp_path / "it's old"
     shutil.copytree(trained, old, ignore=shutil.ignore_patterns("evaluation"))
@@ -164,6 +165,7 @@ def test_the_report_has_the_commands_as_they_were_typed(trained, data_dir, comma
         assert page.count("jaxcovid.train ") == len(trainings)
 
 
+@pytest.mark.long
 def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir, command):
     for ablation in ("shuffled_labels", "border_only"):
         workdir = tmp_path / ablation
@@ -192,6 +194,7 @@ def test_shuffled_labels_and_altered_images_can_be_trained_on(tmp_path, data_dir
     assert "ablation is 'lungs'; use one of none" in process.stderr
 
 
+@pytest.mark.long
 def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):
     words = arguments(
         f"file://{tmp_path}/early",
@@ -214,6 +217,7 @@ def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):
     assert "finished" in state.stdout
 
 
+@pytest.mark.long
 def test_three_way_with_accumulation_and_balanced_weights(tmp_path, data_dir, command):
     process = command(
         "train",

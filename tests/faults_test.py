@@ -20,6 +20,7 @@ from runs import (
     HOLD,
     STEPS,
     TIMEOUT_S,
+    WORKERS,
     arguments,
     end_at,
     ended,
@@ -36,10 +37,11 @@ from runs import (
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.workdir import checkpoint_facts, heartbeat
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 LOCAL = ("bash", "launch/local.sh", "2")
-LONG = ("--config.epochs=400",)  # 1,200 steps
-KILLS = 25
+LONG = ("--config.epochs=200",)
+LONG_STEPS = 600
+KILLS, IN_A_SAVE = 10, 4
 # Eight devices on two busy cores come to a collective at very different times.
 PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 
@@ -63,7 +65,8 @@ def remount(folder, options):
     subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
-def test_killed_at_25_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
+def test_killed_at_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
+    """No moment is safe only because no test kills there: elsewhere the step is known."""
     whole, workdir = tmp_path / "whole", tmp_path / "killed"
     finish(whole, data_dir, *LONG)
     rng, saves, kills = np.random.default_rng(), 0, 0
@@ -72,7 +75,7 @@ def test_killed_at_25_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
         """Kills the process; False if it has ended before."""
         while process.poll() is None and text(workdir) in ("", before):
             time.sleep(0.01)
-        if saves < 9:  # while a checkpoint is written
+        if saves < IN_A_SAVE:  # while a checkpoint is written
             while not list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")):
                 if process.poll() is not None:
                     return False
@@ -84,16 +87,16 @@ def test_killed_at_25_random_moments_some_of_them_in_a_save(tmp_path, data_dir):
     while kills < KILLS:
         if killed_in_time(start(workdir, data_dir, *LONG), text(workdir)):
             kills += 1
-            saves += saves < 9
+            saves += saves < IN_A_SAVE
         else:  # it was faster, and is the same run; a new one takes the kills that are left
-            same_run(whole, workdir, 1200)
+            same_run(whole, workdir, LONG_STEPS)
             shutil.rmtree(workdir)
     finish(workdir, data_dir, *LONG)
-    same_run(whole, workdir, 1200)
+    same_run(whole, workdir, LONG_STEPS)
 
 
 def test_a_killed_worker_process_ends_the_run_which_resumes(trained, tmp_path, data_dir):
-    process = start(tmp_path / "w", data_dir, hold=20)
+    process = start(tmp_path / "w", data_dir, *WORKERS, hold=20)
     wait_until_held(process)
     children = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
     pids = [int(pid) for file in children for pid in file.read_text().split()]
@@ -104,7 +107,7 @@ def test_a_killed_worker_process_ends_the_run_which_resumes(trained, tmp_path, d
     status, log = ended(process)
     assert status == 1, log
     assert re.search(r"error: Worker process was terminated", log), log
-    finish(tmp_path / "w", data_dir)
+    finish(tmp_path / "w", data_dir, *WORKERS)
     same_run(trained, tmp_path / "w")
 
 
@@ -161,22 +164,18 @@ def test_the_workdir_becomes_read_only(trained, tmp_path, data_dir):
         same_run(trained, folder / "w")
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
-def test_the_newest_checkpoint_is_damaged(damage, trained, tmp_path, data_dir):
+def test_the_newest_checkpoint_is_damaged(trained, tmp_path, data_dir):
+    """As the command meets it; `checkpoints_test` damages it in every way."""
     end_at(signal.SIGKILL, 60, tmp_path / "w", data_dir)
     newest = checkpoint_facts.steps(tmp_path / "w")[-1]
     folder = tmp_path / "w" / "checkpoints" / str(newest) / "weights"
-    damage(max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size))
+    flip(max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size))
     log = finish(tmp_path / "w", data_dir)
     assert f"checkpoint {newest} of" in log
     assert "trying the one before it" in log
@@ -324,20 +323,20 @@ class TestTwoProcesses:
         same_run(whole, tmp_path / "w")
 
     def test_a_run_goes_on_with_other_processes_and_devices(self, tmp_path, data_dir):
-        """2 x 4, then 1 x 8, 1 x 4, 1 x 1 and 2 x 4 again, in FSDP too."""
-        options = ("--config.optimizer.learning_rate=1e-5",)  # the paper's
+        """2 x 4, then 1 x 8, 1 x 1 and 2 x 4 again, in FSDP too: a checkpoint knows no devices."""
+        # The learning rate is the paper's: a higher one makes much of what is rounded otherwise.
+        options = ("--config.optimizer.learning_rate=1e-5", "--config.epochs=10")
         finish(tmp_path / "one", data_dir, *options, JAX_NUM_CPU_DEVICES="8", XLA_FLAGS=PATIENT)
         topologies = [
             (LOCAL, "4", "--config.fsdp=8"),
             (None, "8", "--config.fsdp=2"),
-            (None, "4", "--config.fsdp=1"),
             (None, "1", "--config.fsdp=1"),
             (LOCAL, "4", "--config.fsdp=1"),
         ]
         for i, (launcher, devices, fsdp) in enumerate(topologies):
             launched = {"launcher": launcher} if launcher else {}
             if i < len(topologies) - 1:
-                launched |= {"hold": 20 * (i + 1), "pause_s": 0.2}
+                launched |= {"hold": 7 * (i + 1), "pause_s": 0.2}
             process = start(
                 tmp_path / "w",
                 data_dir,
@@ -359,7 +358,7 @@ class TestTwoProcesses:
         np.testing.assert_allclose(one, many, atol=0.05)
         # 9 images in batches of 8: each process pads its own rows of the last batch.
         last, reference = (
-            checkpoint_facts.read_facts(tmp_path / name, STEPS).history[-1] for name in ("w", "one")
+            checkpoint_facts.read_facts(tmp_path / name, 30).history[-1] for name in ("w", "one")
         )
         assert last.auc == pytest.approx(reference.auc, abs=1e-3)
         assert last.loss == pytest.approx(reference.loss, abs=1e-2)

@@ -37,7 +37,8 @@ def test_a_few_inputs(reader, tmp_path):
     feed(reader, 60, 1, tmp_path / "fuzz")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("reader", READERS)
 def test_thousands_of_inputs(reader, tmp_path):
+    """What one mutation in a thousand does; a few inputs show only that the readers run."""
     feed(reader, 4000, 0, tmp_path / "fuzz")

@@ -29,11 +29,12 @@ def script(path, *lines):
 def checkout(folder, requirements, *python):
     """A copy of what the launchers need, with lines of bash in place of an installed Python."""
     shutil.copytree(LAUNCH, folder / "launch", dirs_exist_ok=True)
-    shutil.copy(REPOSITORY / "requirements.txt", folder)
     script(folder / ".venv/bin/python", *python)
     (folder / ".venv/bin/activate").write_text(f"PATH={folder}/.venv/bin:$PATH\n")
     for file in requirements:
         shutil.copy(REPOSITORY / file, folder / ".venv" / f"installed-{file.replace('/', '-')}")
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / file, folder / file)
 
 
 def manifests():
@@ -129,6 +130,39 @@ def test_accelerators_get_the_version_of_jax_that_is_tested(name, extra):
     (version,) = re.findall(r"^jax==(\S+)", (REPOSITORY / "requirements.txt").read_text(), re.M)
     lines = (LAUNCH / f"requirements-{name}.txt").read_text().splitlines()
     assert lines[1:] == ["-r ../requirements.txt", f"jax[{extra}]=={version}"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ((), ["-m", "not long"]),
+        (("-k", "a b"), ["-m", "not long", "-k", "a b"]),
+        (("--all",), []),
+        (("--all", "tests/x_test.py"), ["tests/x_test.py"]),
+    ],
+)
+def test_the_tests_come_in_two_tiers(typed, given, tmp_path):
+    required = ["requirements.txt", "tests/requirements.txt"]
+    checkout(tmp_path, required, 'printf "%s\\n" "$@" > ran')
+    for tool in ("ruff", "mypy", "shellcheck"):
+        script(tmp_path / ".venv/bin" / tool, f"echo {tool} >> checks")
+    process = runs.run(["bash", tmp_path / "launch/test.sh", *typed])
+    assert process.returncode == 0, process.stderr
+    assert set((tmp_path / "checks").read_text().split()) == {"ruff", "mypy", "shellcheck"}
+    words = (tmp_path / "ran").read_text().splitlines()
+    assert words[:2] == ["-m", "pytest"]
+    assert words[words.index("--durations") + 2 :] == given
+
+
+def test_the_quickstart_goes_from_the_images_to_the_report(tmp_path):
+    checkout(tmp_path, ["requirements.txt"], 'echo "$@" >> ran')
+    process = runs.run(["bash", tmp_path / "launch/quickstart.sh"])
+    assert process.returncode == 0, process.stderr
+    assert "report.html" in process.stdout
+    commands = re.findall(r"-m jaxcovid\.(\w+)", (tmp_path / "ran").read_text())
+    assert commands == ["prepare", "audit", "train", "evaluate"]
+    (config,) = re.findall(r"--config=(\S+)", (tmp_path / "ran").read_text())
+    assert (REPOSITORY / config.partition(":")[0]).exists()
 
 
 def sweep(*arguments):
@@ -321,7 +355,7 @@ echo finished
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_slurm_requeues_at_the_time_limit_and_when_preempted_not_when_cancelled(
     slurm, tmp_path
 ):

@@ -69,7 +69,7 @@ def test_too_few_images_make_no_detector():
     assert ood.fit_detector(few, few, [0.0] * 10) is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["covid_ct", "covid_chestxray"])
 def test_real_ct_and_xrays_are_told_apart(name, real_data):
     """At least 95 % of the other modality is flagged, at most 2 % of the own test images."""

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from jaxcovid import predict
 from jaxcovid.inference import predictor
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def blob(seed, positive=True):

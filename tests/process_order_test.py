@@ -57,7 +57,7 @@ def of_topologies(tmp_path_factory):
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     ).stdout
     return json.loads(printed)
 
@@ -122,7 +122,7 @@ def test_an_installed_libtpu_says_nothing_where_there_is_no_tpu():
     environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
     code = "from jaxcovid.runtime import cli; cli.start(); import jax; print(jax.devices())"
     process = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == 0, process.stderr
     assert len(process.stderr.splitlines()) == 1, process.stderr

@@ -11,12 +11,11 @@ from jaxcovid.runtime import distributed
 
 START = """
 import sys
-from jaxcovid.runtime import cli
-from jaxcovid.runtime import distributed
-processes.INITIALIZATION_TIMEOUT_S = int(sys.argv[4])
-processes.WAITING_INTERVAL_S = float(sys.argv[5])
-with command.user_errors():
-    command.start(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+from jaxcovid.runtime import cli, distributed
+distributed.INITIALIZATION_TIMEOUT_S = int(sys.argv[4])
+distributed.WAITING_INTERVAL_S = float(sys.argv[5])
+with cli.user_errors():
+    cli.start(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 """
 
 

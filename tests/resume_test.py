@@ -77,7 +77,7 @@ def log_of(workdir):
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "at"), [("signal", 30), ("signal", 60), ("kill before", 30), ("kill after", 60)]
 )
@@ -100,7 +100,7 @@ def test_a_run_ended_at_a_validation_has_saved_and_validates_when_it_resumes(
     assert "finished before" in finish(workdir, data_dir, *OPTIONS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_within_an_accumulation_resumes_bit_for_bit(whole, tmp_path, data_dir):
     end_at(signal.SIGKILL, 50, tmp_path / "w", data_dir, *OPTIONS)
     finish(tmp_path / "w", data_dir, *OPTIONS)

@@ -23,10 +23,11 @@ CONFIG = (
     "--config.dataset=folder/blobs",
     "--config.epochs=40",
     "--config.validations_per_epoch=0.1",
-    "--config.save_every_steps=7",
+    "--config.save_every_steps=12",
     "--config.optimizer.learning_rate=1e-3",
-    "--config.workers=2",
+    "--config.workers=0",
 )
+WORKERS = ("--config.workers=2",)  # the same training, its images prepared by two processes
 STEPS = 120
 TIMEOUT_S = 900  # far beyond what anything takes on a busy machine
 HOLD = pathlib.Path(__file__).with_name("hold")

@@ -9,7 +9,7 @@ import tempfile
 
 import jax
 
-FOLDER = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parent
 
 
 def join(port, index):
@@ -17,7 +17,7 @@ def join(port, index):
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
 
 
-def call(module, function, *arguments, devices=1, timeout=120):
+def call(module, function, *arguments, devices=1, timeout=600):
     """Calls `function(*arguments)` of a test file in both; each one's exit status and output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,10 +30,11 @@ def call(module, function, *arguments, devices=1, timeout=120):
             f"{module}.{function}(*sys.argv[3:])",
         ]
     )
+    folder = pathlib.Path(sys.modules[module].__file__).parent
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(FOLDER)]),
+        "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(HERE), str(folder)]),
     }
     logs = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
     both = [

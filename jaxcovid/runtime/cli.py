@@ -156,7 +156,9 @@ def start(
     distributed.start(coordinator_address, num_processes, process_id)
     which = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {which}%(message)s", "%H:%M:%S"))
-    if not jax.config.jax_compilation_cache_dir and (folder := _cache_folder()):
+    # JAX gives its configuration the attributes at run time.
+    cache_folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if not cache_folder and (folder := _cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(folder))
     distributed.announce()
     warn_of_cpu()

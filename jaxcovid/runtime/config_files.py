@@ -79,10 +79,10 @@ def _append(own: str) -> None:
         package.__path__ = [*places, own]
 
 
-class _Parser(flags.ArgumentParser):
+class _Parser(flags.ArgumentParser[ml_collections.ConfigDict]):
     """Loads a configuration by the parser of ml_collections, after finding its file."""
 
-    def __init__(self, parser: flags.ArgumentParser) -> None:
+    def __init__(self, parser: flags.ArgumentParser[ml_collections.ConfigDict]) -> None:
         super().__init__()
         self._parser = parser
 

@@ -55,7 +55,7 @@ def start(
             if "coordinator_address" not in str(error):  # that is how JAX says: no cluster
                 raise
         return
-    if None in given:
+    if coordinator_address is None or num_processes is None or process_id is None:
         raise ValueError(
             "give --coordinator_address=HOST:PORT, --num_processes and --process_id together, not "
             f"{coordinator_address}, {num_processes} and {process_id}"
@@ -124,7 +124,13 @@ def _check_free(address: str) -> None:
             ) from error
 
 
-def _join(where: str, *processes: Any, **options: Any) -> None:
+def _join(
+    where: str,
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    **options: Any,
+) -> None:
     """Calls `jax.distributed.initialize`, and says who is waited for while it waits.
 
     It waits in C++, where it hears no Ctrl-C, says nothing, and ends the program with a stack trace
@@ -132,7 +138,9 @@ def _join(where: str, *processes: Any, **options: Any) -> None:
 
     Args:
       where: the address, for messages.
-      *processes: address, count and index of `initialize`; none if they are detected.
+      coordinator_address: of `initialize`; this and the next two are None if they are detected.
+      num_processes: of `initialize`.
+      process_id: of `initialize`.
       **options: its other options.
     """
     failed: list[BaseException] = []
@@ -140,7 +148,9 @@ def _join(where: str, *processes: Any, **options: Any) -> None:
     def initialize() -> None:
         try:
             jax.distributed.initialize(
-                *processes,
+                coordinator_address,
+                num_processes,
+                process_id,
                 initialization_timeout=2 * INITIALIZATION_TIMEOUT_S,
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
                 shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S,
@@ -158,7 +168,10 @@ def _join(where: str, *processes: Any, **options: Any) -> None:
         if not thread.is_alive():
             break
         waited = time.monotonic() - begun
-        who = _who_is_here(*processes) if processes else "others of the cluster are missing"
+        if coordinator_address is None or num_processes is None or process_id is None:
+            who = "others of the cluster are missing"
+        else:
+            who = _who_is_here(coordinator_address, num_processes, process_id)
         if waited >= INITIALIZATION_TIMEOUT_S:
             raise RuntimeError(
                 f"not all processes came to {where} within {waited:.0f} s: {who}. Start all with "

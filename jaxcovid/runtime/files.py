@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 
@@ -48,7 +48,7 @@ def as_path(name: str | os.PathLike[str]) -> Path:
         without a home folder.
     """
     if not isinstance(name, str):
-        return name
+        return cast(Path, name)
     scheme, mark, rest = name.partition("://")
     if mark and scheme not in ("file", "gs"):
         raise ValueError(f"{name} is no folder; give a path, file://PATH or gs://BUCKET/PATH")

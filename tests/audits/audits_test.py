@@ -28,7 +28,7 @@ def copies(gray):
     yield "brightened", np.clip(1.15 * gray + 15, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", REAL)
 def test_planted_copies_are_found_in_every_real_data_set(name, real_data):
     dataset = open_real(name, real_data)
@@ -52,7 +52,7 @@ def checks_of(result):
     return {check["name"]: check for check in result["checks"]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_covid_ct_is_audited_as_known(real_data, tmp_path):
     open_real("covid_ct", real_data)
     result = audit.run("covid_ct", data_dir=real_data, report=tmp_path)
@@ -87,7 +87,7 @@ def test_covid_ct_is_audited_as_known(real_data, tmp_path):
     assert 'src="http' not in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_covid_chestxray_shares_films_between_patients(real_data):
     open_real("covid_chestxray", real_data)
     checks = checks_of(audit.run("covid_chestxray", data_dir=real_data))

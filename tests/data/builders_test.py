@@ -345,7 +345,7 @@ def test_real_chestxray14_and_children(real_films):
 # The paper's Table IV: trained on one data set, tested on another
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trained_on_ct_cov19_and_tested_on_covid_ct(ct_cov19_tree, command, tmp_path):
     data = f"--data_dir={tmp_path / 'data'}"
     command("prepare", "ct_cov19", f"--source={ct_cov19_tree}", data)

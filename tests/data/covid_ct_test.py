@@ -150,11 +150,10 @@ def test_real_original_keeps_every_byte(real_data):
     for split in SPLIT_SIZES:
         for record in built["original"].source(split):
             assert record["image"] == (source / "Images-processed" / record["id"]).read_bytes()
-    # Update this only together with the images, the labels, the patients, the splits or the
-    # definition of the digest: every trained model names the data that it was trained on by it.
-    assert (
-        built["original"].digest
-        == "2ec1aa196cfbcfcf517d97cbf1a27331a6ded5794818d4d0b3eb5bb924ab8ce2"
+    digest = "2ec1aa196cfbcfcf517d97cbf1a27331a6ded5794818d4d0b3eb5bb924ab8ce2"
+    assert built["original"].digest == digest, (
+        "every trained network names its data by this digest: update it only together with the "
+        "images, the labels, the patients, the splits or the definition of the digest"
     )
 
 

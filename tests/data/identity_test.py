@@ -85,7 +85,7 @@ def exchanged(data_dir, tmp_path):
     return tmp_path / "data"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_exchanged_splits_are_another_data_set(trained, data_dir, exchanged, command):
     """The AUC on the exchanged split was 1.000, with exit status 0."""
     before, after = (open_dataset("folder/blobs", where) for where in (data_dir, exchanged))

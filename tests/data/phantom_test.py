@@ -114,7 +114,7 @@ def test_an_unknown_class_is_an_error():
         slice.draw_slice(patient=0, index=0, label="flu")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_build_read_and_no_shortcut(tmp_path):
     builder = phantom.Phantom(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()

@@ -86,7 +86,7 @@ def test_every_epoch_holds_every_record_once_in_another_order_and_augmentation()
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_resume_is_exact_for_any_number_of_workers(workers):
     source = records(10)
@@ -165,7 +165,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "endless.py"
