@@ -40,8 +40,9 @@ class Predictions:
             shape = np.shape(getattr(self, name))
             if shape != (n, k):
                 raise ValueError(f"{name} has shape {shape}; {n} ids and {k} outputs need {(n, k)}")
-        if self.known is not None and (self.known.shape, self.known.dtype) != ((n, k), bool):
-            raise ValueError(f"known is {self.known.dtype} {self.known.shape}; give bool {(n, k)}")
+        known = self.known
+        if known is not None and (known.shape != (n, k) or known.dtype != bool):
+            raise ValueError(f"known is {known.dtype} {known.shape}; give bool {(n, k)}")
         if self.targets.dtype != bool:
             raise ValueError(f"targets are {self.targets.dtype}; give bool")
         if not np.issubdtype(self.probabilities.dtype, np.floating):

@@ -103,7 +103,7 @@ class _Parser(flags.ArgumentParser[ml_collections.ConfigDict]):
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses with absl; an option that the configuration lacks is one message too."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError, TypeError) as error:
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         if config_path.__file__ not in files:

@@ -104,8 +104,8 @@ class Heartbeat:
         self._beat = dataclasses.replace(self._beat, state="failed" if kind else self.ended)
         self._write()
 
-    def beat(self, step: int, **numbers: float) -> None:
-        """Notes a finished step, and numbers of the steps before it."""
+    def beat(self, step: int, **numbers: Any) -> None:
+        """Notes a finished step, and fields of `Beat` about the steps before it."""
         self._first = self._first or (time.monotonic(), step)
         since, first = self._first
         if step > first:

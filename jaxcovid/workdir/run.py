@@ -260,7 +260,7 @@ _RENAMED = (  # options of format 2 and their names today
 _TASKS = {"three_way": "one_vs_rest", "two_way": "multiclass", "findings": "multilabel"}
 
 
-def _migrated(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _migrated(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """The content of a `run.json` of format 2 in the names of format 3."""
     facts = copy.deepcopy(dict(facts))
     config = facts["config"]
