@@ -90,7 +90,7 @@ def run(
     if not predictor.screening and threshold != "youden":
         raise ValueError("a network for findings has no thresholds; leave --threshold out")
     limit = _threshold(threshold, predictor.thresholds) if predictor.screening else None
-    if heatmaps and not predictor.explains:
+    if heatmaps and not predictor.has_gradcam:
         raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,7 @@ def run(
         [validation_targets_of(validation[i]) for i in range(len(validation))]
     )
     draw_heatmaps = None
-    if model.explains:
+    if model.has_gradcam:
         draw_heatmaps = _heatmap_drawer(
             validation, validation_targets, preprocessing, model, control
         )

@@ -185,7 +185,7 @@ def test_loss_gradients_and_moments_are_those_of_plain_linen():
     )
 
 
-NARROW = {"growth": 8, "depths": (2, 2, 2, 2)}
+NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
 
 
 def test_one_channel_stands_for_three_equal_ones():

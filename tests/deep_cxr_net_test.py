@@ -30,7 +30,7 @@ from jaxcovid.workdir import checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SIZE = 64
-NARROW = {"growth": 8, "depths": (2, 2, 2, 2)}
+NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
 PARTS = (
     FrozenPart("part1", DeepCTNet(outputs=6, **NARROW)),
     FrozenPart("part2", DeepCTNet(outputs=2, exclusive=True, **NARROW)),

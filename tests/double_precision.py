@@ -59,7 +59,7 @@ def train(model, *, devices, fsdp, size, steps):
 
 def main():
     full = "--full" in sys.argv
-    narrow = {} if full else {"growth": 8, "depths": (2, 2, 2, 2)}
+    narrow = {} if full else {"growth_rate": 8, "depths": (2, 2, 2, 2)}
     model = deep_ct_net.DeepCTNet(dtype="float64", **narrow)
     work = {"size": 256, "steps": 10} if full else {"size": 64, "steps": 20}
     losses, first, last = train(model, devices=1, fsdp=1, **work)

@@ -13,7 +13,7 @@ from jaxcovid.training import compilation, step
 from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
 
-MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
+MODEL = DeepCTNet(growth_rate=8, depths=(2, 2, 2, 2))
 OPTIMIZER = make_optimizer(
     optax.constant_schedule(1e-3), weight_decay=0.0, head_rate_factor=1.0, accumulate_steps=1
 )

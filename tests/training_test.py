@@ -24,7 +24,7 @@ from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
 from jaxcovid.training.validation import validation_scores
 
-MODEL = DeepCTNet(growth=8, depths=(2, 2, 2, 2))
+MODEL = DeepCTNet(growth_rate=8, depths=(2, 2, 2, 2))
 SIZE = 64
 
 
@@ -294,7 +294,7 @@ def unknown_batch():
 
 def first_numbers(devices, rows, weights):
     """What the log says of one step of findings, and the probabilities that it came from."""
-    model, opt = DeepCTNet(outputs=3, growth=8, depths=(2,) * 4), optimizer()
+    model, opt = DeepCTNet(outputs=3, growth_rate=8, depths=(2,) * 4), optimizer()
     mesh = sharding.make_mesh(devices)
     state = initial(mesh, opt, model)
     logits, _ = model.apply(

@@ -97,7 +97,7 @@ def heatmaps_section(scored: Scored) -> dict[str, Any] | None:
     lesion; `randomised` is that of the same network with its weights shuffled, which looks nowhere
     (Adebayo et al. 2018, arXiv:1810.03292). None without such images or heatmaps.
     """
-    if not scored.predictor.explains:
+    if not scored.predictor.has_gradcam:
         return None
     lesion = _has_lesions(scored)
     masks = _masks(scored, np.flatnonzero(scored.positive) if lesion else range(len(scored.source)))
@@ -143,7 +143,7 @@ def gallery(scored: Scored) -> dict[str, Any] | None:
 
     None of a network that has no heatmaps, or none for a class.
     """
-    if not (scored.predictor.screening and scored.predictor.explains):
+    if not (scored.predictor.screening and scored.predictor.has_gradcam):
         return None
     positive, probability = scored.positive, scored.predictions.probabilities[:, 0]
     called = probability >= scored.predictor.thresholds["youden"]

@@ -17,14 +17,13 @@ from absl import logging
 from jax.sharding import Mesh
 
 from jaxcovid.data import identity
+from jaxcovid.models import build
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.runtime.files import as_path, write_atomically
 from jaxcovid.runtime.sharding import replicated_sharding
 from jaxcovid.workdir import checkpoints
 from jaxcovid.workdir import run as workdirs
 
-NETWORKS = ("deep_ct_net", "deep_cxr_net")
 FOLDER = "parts"
 # What decides how an image comes into a network; its parts must agree on it.
 _INPUT = ("size", "keep_ratio", "mean", "std")
@@ -43,17 +42,19 @@ def make_model(
     Raises:
       ValueError: an option that is not there or out of its range.
     """
-    options = {**config["model"], "depths": tuple(config["model"]["depths"])}
-    options |= {"outputs": outputs, "exclusive": config["outputs"] == "two_way"}
-    if config["network"] == "deep_ct_net":
-        return DeepCTNet(**options)
-    if config["network"] != "deep_cxr_net":
-        raise ValueError(f"network is {config['network']!r}; use one of {', '.join(NETWORKS)}")
-    frozen = tuple(
-        FrozenPart(name, make_model(facts["config"], outputs=len(facts["outputs"]), parts={}))
-        for name, facts in sorted(parts.items())
+    model = {**config["model"]}
+    if "growth" in model:  # the name of `growth_rate` before
+        model["growth_rate"] = model.pop("growth")
+    frozen = {
+        name: make_model(facts["config"], outputs=len(facts["outputs"]), parts={})
+        for name, facts in parts.items()
+    }
+    return build.make_model(
+        {**config, "model": model},
+        outputs=outputs,
+        exclusive=config["outputs"] == "two_way",
+        parts=frozen,
     )
-    return DeepCXRNet(parts=frozen, **config["fusion"], **options)
 
 
 def part_facts(

@@ -101,9 +101,9 @@ class Predictor:
         return self.facts["config"]["outputs"] != "findings"
 
     @property
-    def explains(self) -> bool:
+    def has_gradcam(self) -> bool:
         """True if there are heatmaps: of a network with a part of its own."""
-        return self.model.explains
+        return self.model.has_gradcam
 
     @property
     def modality(self) -> str:
@@ -149,7 +149,7 @@ class Predictor:
         Args and errors: as those of `probabilities`; output 0 is the positive class. A network
         whose part 3 is switched off has none: ValueError.
         """
-        if not self.explains:
+        if not self.has_gradcam:
             raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
         return self._in_batches(
             [self.preprocess(image) for image in images],

@@ -77,7 +77,7 @@ class DeepCXRNet(DeepCTNet):
         return self.fuse(self.likelihoods(image))
 
     @property
-    def explains(self) -> bool:
+    def has_gradcam(self) -> bool:
         """True if it has a part of its own to look into."""
         return self.part3
 
@@ -86,13 +86,14 @@ class DeepCXRNet(DeepCTNet):
         if self.is_initializing():  # shapes of parameters do not depend on their weights
             outputs = sum(part.model.outputs for part in self.parts)
             return jnp.zeros((image.shape[0], outputs), jnp.float32)
-        found = [
-            part.model.probabilities(
-                part.model.apply(self.get_variable("frozen", part.name), image, train=False)
-            )
+        logits = [
+            part.model.apply(self.get_variable("frozen", part.name), image, train=False)
             for part in self.parts
         ]
-        return jax.lax.stop_gradient(jnp.concatenate(found, -1))
+        probabilities = [
+            part.model.probabilities(x) for part, x in zip(self.parts, logits, strict=True)
+        ]
+        return jax.lax.stop_gradient(jnp.concatenate(probabilities, -1))
 
     def classify(self, attended: jax.Array, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [b, outputs] of part 3's map after attention and of the image."""
