@@ -2,18 +2,16 @@ import importlib.util
 import pathlib
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from torch_weights import load_seeded, seeded_variables
 
-from jaxcovid.benchmarks import linen_reference
-from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.deep_ct_net import FORMS, DeepCTNet
 from jaxcovid.models.densenet import DenseNet
+from jaxcovid.models.fused.densenet import FusedDenseNet
 from jaxcovid.training import step
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "deep_ct_net_64.npz"
@@ -49,24 +47,24 @@ def test_parts_have_their_known_sizes():
     assert count(params["pyramid_attention"]) == 2_153_607
 
 
-def stages(variables, image):
-    model = DeepCTNet()
-    features = model.apply(variables, image, method="features")
-    attended = model.apply(variables, features, method="attend")
-    return features, attended, model.apply(variables, image)
+def stages(variables, image, form="fused"):
+    model = DeepCTNet(form=form)
+
+    def run(method, x):
+        return jax.jit(partial(model.apply, method=method))(variables, x)
+
+    features = run("features", image)
+    return features, run("attend", features), run("__call__", image)
 
 
-@pytest.fixture(scope="module")
-def ours():
-    image = np.random.default_rng(7).normal(size=(2, 3, 64, 64)).astype(np.float32)
-    return stages(seeded_variables(64), jnp.asarray(image.transpose(0, 2, 3, 1)))
-
-
-def test_parity_with_the_pytorch_reference(ours):
+@pytest.mark.parametrize("form", FORMS)
+def test_parity_with_the_pytorch_reference(form):
     """Golden outputs of `python tests/torch_weights.py FILE`.
 
     Write them anew only when the reference itself changes, never to make this pass.
     """
+    image = np.random.default_rng(7).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    ours = stages(seeded_variables(64), jnp.asarray(image.transpose(0, 2, 3, 1)), form)
     golden = np.load(GOLDEN)
     assert_close(ours[0], golden["features"].transpose(0, 2, 3, 1))
     assert_close(ours[1], golden["attention"].transpose(0, 2, 3, 1))
@@ -76,10 +74,9 @@ def test_parity_with_the_pytorch_reference(ours):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_live_parity_with_pytorch():
     import torch
+    from jaxcovid.benchmarks.contestants import torch_network
 
-    from jaxcovid.benchmarks import torch_reference
-
-    net = torch_reference.DeepCTNet(256).eval()
+    net = torch_network.DeepCTNet(256).eval()
     load_seeded(net)
     image = np.random.default_rng(1).normal(size=(1, 3, 256, 256)).astype(np.float32)
     with torch.no_grad():
@@ -129,63 +126,36 @@ def test_features_equal_keras_densenet121(monkeypatch):
         stats["mean"], stats["var"] = rng.normal(size=channels), rng.uniform(0.5, 1.5, channels)
         layer.set_weights([params["scale"], params["bias"], stats["mean"], stats["var"]])
     image = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
-    found = DenseNet().apply(jax.tree.map(jnp.float32, variables), image, train=False)
-    assert_close(found, np.asarray(reference(image, training=False)))
+    expected = np.asarray(reference(image, training=False))
+    variables = jax.tree.map(jnp.float32, variables)
+    for model in (DenseNet(), FusedDenseNet("cpu")):
+        assert_close(jax.jit(partial(model.apply, train=False))(variables, image), expected)
 
 
-def as_linen(tree):
-    """Our parameters or moments in the tree of `linen_reference`, which numbers its modules."""
-    net, attention = tree["backbone"], tree["pyramid_attention"]
-    convs, norms = [net.get("stem_conv")], [net["stem_norm"]]
-    for i, depth in enumerate((6, 12, 24, 16), start=1):
-        for layer in (net[f"block{i}"][f"layer{j + 1}"] for j in range(depth)):
-            convs += [layer.get("conv1"), layer.get("conv2")]
-            norms += [layer["norm1"], layer["norm2"]]
-        if i < 4:
-            convs.append(net[f"transition{i}"].get("conv"))
-            norms.append(net[f"transition{i}"]["norm"])
-    norms += [net["final_norm"], tree["norm"]]
-    names = ("gap", "mid", "down1", "down2", "down3", "lateral1", "lateral2", "lateral3")
-    found = {
-        **{f"BatchNorm_{i}": norm for i, norm in enumerate(norms)},
-        **{f"ConvNormRelu_{i}": attention[name] for i, name in enumerate(names)},
-    }
-    if "classifier" in tree:  # moments have neither kernels nor this
-        found |= {f"Conv_{i}": conv for i, conv in enumerate(convs)}
-        found["Dense_0"] = tree["classifier"]
-    return found
+NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
 
 
-def test_loss_gradients_and_moments_are_those_of_plain_linen():
+def test_a_train_step_is_the_same_with_both_forms_of_the_backbone():
+    """Loss, gradients and moments; `densenet_test` compares the backbone alone, in float64."""
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.normal(size=(4, 64, 64, 1)).astype(np.float32),
         "target": np.array([[0], [1], [1], [0]], np.float32),
     }
-    variables = seeded_variables(64)
-    found, moments, numbers = jax.jit(
-        lambda variables: step.gradients(
-            variables, batch, model=DeepCTNet(), weights=jnp.ones((2, 1))
+    models = [DeepCTNet(form=form, **NARROW) for form in FORMS]
+    variables = jax.jit(models[0].init)(jax.random.key(0), batch["image"])
+    plain, fused = (
+        jax.jit(partial(step.gradients, batch=batch, model=model, weights=jnp.ones((2, 1))))(
+            variables
         )
-    )(variables)
-    plain = {name: as_linen(tree) for name, tree in variables.items()}
-    descent = optax.sgd(1.0)  # so that the next parameters tell the gradients
-    after, _, loss = jax.jit(
-        partial(linen_reference.train_step, model=linen_reference.DeepCTNet(), optimizer=descent)
-    )(plain, descent.init(plain["params"]), batch)
-    expected = jax.tree.map(np.subtract, plain["params"], dict(after["params"]))
-    np.testing.assert_allclose(numbers["loss"], loss, rtol=1e-4)
-    found = as_linen(found)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    own, other = ravel_pytree(found)[0], ravel_pytree(expected)[0]
-    # Rounding opens a few ReLUs on one side only; a wrong term moves every number.
-    assert np.linalg.norm(own - other) < 1e-2 * np.linalg.norm(other)
-    assert_close(
-        ravel_pytree(as_linen(moments))[0], ravel_pytree(dict(after["batch_stats"]))[0], 1e-4
+        for model in models
     )
-
-
-NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
+    np.testing.assert_allclose(fused[2]["loss"], plain[2]["loss"], rtol=1e-4)
+    for one, other in zip(fused[:2], plain[:2], strict=True):
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
+        # Rounding opens a few ReLUs on one side only; a wrong term moves every number.
+        assert np.linalg.norm(one - other) < 1e-2 * np.linalg.norm(other)
 
 
 def test_one_channel_stands_for_three_equal_ones():
@@ -195,23 +165,6 @@ def test_one_channel_stands_for_three_equal_ones():
     assert_close(
         model.apply(variables, gray), model.apply(variables, jnp.repeat(gray, 3, -1)), 1e-5
     )
-
-
-def test_shared_moments_are_those_of_flax_batch_norm():
-    from jaxcovid.models.normalization import BatchNorm
-
-    x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 5, 7))
-    ours, reference = BatchNorm(), nn.BatchNorm(use_running_average=False, momentum=0.9)
-    variables = ours.init(jax.random.key(0), x, train=False)
-    y, updates = ours.apply(variables, x, train=True, mutable=["batch_stats"])
-    expected, expected_updates = reference.apply(
-        reference.init(jax.random.key(0), x), x, mutable=["batch_stats"]
-    )
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-    for key in ("mean", "var"):
-        np.testing.assert_allclose(
-            updates["batch_stats"][key], expected_updates["batch_stats"][key], rtol=1e-5
-        )
 
 
 @pytest.mark.parametrize("attention", ["compact", "wide", "none"])
@@ -243,7 +196,9 @@ def test_initialisation_is_untruncated_he_normal_and_a_small_head():
     assert not np.asarray(params["classifier"]["bias"]).any()
 
 
-@pytest.mark.parametrize("options", [{"attention": "big"}, {"head": "max"}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    "options", [{"attention": "big"}, {"head": "max"}, {"dtype": "float16"}, {"form": "fast"}]
+)
 def test_unknown_options_name_the_allowed_ones(options):
     with pytest.raises(ValueError, match="use one of"):
         DeepCTNet(**options)

@@ -14,7 +14,6 @@ import pytest
 import runs
 from jax.flatten_util import ravel_pytree
 
-from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.runtime import sharding
 from jaxcovid.training import step
@@ -132,14 +131,14 @@ def test_a_sharded_state_is_split_and_others_are_whole():
         sharding.shard_state({}, mesh, 3)
 
 
-def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)  # image by image, as maps of 256x256 go
+def test_a_forward_pass_goes_through_every_devices_rows_in_chunks():
+    model = MODEL.clone(chunk_bytes=1)  # image by image, as maps of 256x256 go
     found = []
     for devices in (1, 8):
         mesh = sharding.make_mesh(devices)
         state = initial(mesh, optimizer())
         image = sharding.place_batch(batch(0), mesh)["image"]
-        found.append(step.jit_forward(mesh, model=MODEL)(state.variables, image))
+        found.append(step.jit_forward(mesh, model=model)(state.variables, image))
     assert found[0].shape == (16, 1)
     assert np.ptp(found[0]) > 0
     np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-5)

@@ -189,8 +189,9 @@ def _transition_backward(execution: Execution, residuals: Any, dout: jax.Array) 
         part = chunks.read(x, index)
         y = norm.relu(part)
         averages, average_backward = jax.vjp(average_pool, y)
+        dpart = chunks.read(dout, index)
         daverages, more = convolve_backward(
-            averages, w.astype(x.dtype), chunks.read(dout, index), platform=execution.platform
+            averages, w.astype(x.dtype), dpart, platform=execution.platform
         )
         dn = jnp.where(y > 0, average_backward(daverages)[0], 0)
         carry = chunks.write(dx, norm.backward(dn).astype(x.dtype), index), dw + more
