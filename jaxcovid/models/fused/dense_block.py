@@ -34,13 +34,7 @@ from jaxcovid.models.fused.normalization import (
     share_gradient,
 )
 from jaxcovid.models.layers import convolve
-from jaxcovid.models.normalization import (
-    Affine,
-    Moments,
-    batch_moments,
-    fold_norm,
-    share_moments,
-)
+from jaxcovid.models.normalization import Affine, Moments, batch_moments, fold_norm, share_moments
 
 
 class LayerWeights(NamedTuple):

@@ -17,13 +17,7 @@ from jaxcovid.models.fused import dense_block, downsampling
 from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import CHUNK_BYTES, Execution
 from jaxcovid.models.layers import he_normal
-from jaxcovid.models.normalization import (
-    BatchNorm,
-    Moments,
-    Norm,
-    RunningMoments,
-    declare_norm,
-)
+from jaxcovid.models.normalization import BatchNorm, Moments, Norm, RunningMoments, declare_norm
 
 
 class Kernel(nn.Module):
