@@ -1,6 +1,5 @@
 """The benchmark command: turns and ratios, and that every mode measures the real thing."""
 
-import argparse
 import json
 import os
 import sys
@@ -9,12 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxcovid import benchmark
-from jaxcovid.benchmarks import growth_figures, rounds
+from jaxcovid.benchmarks import growth_figures, network_speed, rounds, start_time, tables
 
 SLEEPER = """
 import sys, time
-from jaxcovid.benchmarks import growth_figures, rounds
+from jaxcovid.benchmarks import rounds
 seconds = float(sys.argv[1])
 rounds.serve({"name": sys.argv[1]}, lambda steps: time.sleep(steps * seconds), lambda: {"end": 1})
 """
@@ -35,28 +33,30 @@ def test_contestant_that_fails_is_an_error():
         rounds.contest({"a": [sys.executable, "-c", "exit(3)"]}, rounds=1, seconds=1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "devices"), [("train", 1), ("infer", 2)])
 def test_network(mode, devices, command, tmp_path):
     options = ("--batch=2", "--size=32", f"--devices={devices}", "--rounds=2", "--seconds=0.1")
-    process = command("benchmark", mode, *options, f"--json={tmp_path / 'found.json'}")
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["images_per_s"] == pytest.approx(2 / found["s_per_step"])
+    process = command("benchmark", mode, *options, f"--json={tmp_path / 'result.json'}")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["images_per_s"] == pytest.approx(2 / result["s_per_step"])
     # A DenseNet-121 multiplies and adds 2.8e9 times for 224x224 pixels (Huang et al., table 2).
     forward = 2 * 2 * 2.8e9 * (32 / 224) ** 2
     ours = forward * {"train": 3, "infer": 1}[mode] / devices  # XLA counts those of a device
-    assert found["flops"] == pytest.approx(ours, rel=0.25)
+    assert result["flops"] == pytest.approx(ours, rel=0.25)
     assert "images/s" in process.stdout
 
 
-@pytest.mark.long
-def test_growth_times_small_shapes_and_compiles_large_ones(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(benchmark, "_TIMED", ((2, 32),))
-    monkeypatch.setattr(benchmark, "_COMPILED", ((4, 32),))
-    options = argparse.Namespace(
-        dtype="float32", devices=1, peer="linen", peer_python="", rounds=1, seconds=0.1
-    )
-    timed, compiled = benchmark.growth(options)["rows"]
+@pytest.mark.slow
+def test_growth_times_small_shapes_and_compiles_large_ones(tmp_path, capsys):
+    rows = network_speed.time_growth(
+        network_speed.Workload("train", devices=1),
+        network_speed.Peer("linen"),
+        rounds.Turns(rounds=1, seconds=0.1),
+        timed=((2, 32),),
+        compiled=((4, 32),),
+    )["rows"]
+    timed, compiled = rows
     assert (timed["batch"], timed["size"], timed["devices"]) == (2, 32, 1)
     assert timed["peer"]["framework"].startswith("linen")
     assert timed["peer"]["ratio"]["median"] > 0
@@ -64,18 +64,36 @@ def test_growth_times_small_shapes_and_compiles_large_ones(monkeypatch, tmp_path
     assert "s_per_step" not in compiled
     assert compiled["flops"] > timed["flops"]
     assert len(capsys.readouterr().out.splitlines()) == 2
-    growth_figures.draw({"rows": [timed, compiled]}, tmp_path / "growth.png")
+    growth_figures.draw({"rows": rows}, tmp_path / "growth.png")
     assert cv2.imread(str(tmp_path / "growth.png")).shape == (600, 900, 3)
+
+
+def test_tables_have_a_column_for_each_contestant():
+    shape = {"batch": 4, "size": 64, "dtype": "float32", "devices": 1, "device": "cpu"}
+    ours = {"mode": "train", **shape, "framework": "jax 1", "s_per_step": 0.5, "images_per_s": 8.0}
+    ratio = {"median": 2.0, "low": 1.5, "high": 2.5}
+    peer = {"framework": "linen 1", "s_per_step": 1.0, "images_per_s": 4.0, "ratio": ratio}
+    lines = tables.speed_table({**ours, "peer": peer, "compile_s": 3.0}).splitlines()
+    assert lines[0] == "train, batch 4, 64x64, float32, on 1 x cpu"
+    cells = [line.split() for line in lines]
+    assert ["jax", "1", "linen", "1"] in cells
+    assert ["images/s", "8", "4"] in cells
+    assert ["step", "500", "ms", "1e+03", "ms"] in cells
+    assert ["compile", "3", "s"] in cells
+    assert lines[-1] == "2.00 times the images/s of linen 1 (1.50 to 2.50)"
+    start = {"mode": "start", "batch": 4, "cold_s": 40.04, "warm_s": 6.0}
+    cells = [line.split() for line in tables.start_table(start).splitlines()]
+    assert cells[-2:] == [["cold_s", "40.0"], ["warm_s", "6.0"]]
 
 
 def test_start_counts_until_the_message_and_ends_the_command():
     program = "import sys, time; print('a\\nready', file=sys.stderr, flush=True); time.sleep({})"
-    seconds = benchmark._seconds_until(
+    seconds = start_time.seconds_until(
         "ready", [sys.executable, "-c", program.format(60)], {**os.environ}
     )
     assert 0 < seconds < 30
     with pytest.raises(RuntimeError, match="a\nready"):
-        benchmark._seconds_until("no", [sys.executable, "-c", program.format(0)], {**os.environ})
+        start_time.seconds_until("no", [sys.executable, "-c", program.format(0)], {**os.environ})
 
 
 def test_linen_is_a_peer_of_training_alone(command):

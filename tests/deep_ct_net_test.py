@@ -2,17 +2,14 @@ import importlib.util
 import pathlib
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from torch_weights import load_seeded, seeded_variables
 
-from jaxcovid.benchmarks import linen_reference
-from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.deep_ct_net import FORMS, DeepCTNet
 from jaxcovid.models.densenet import DenseNet
 from jaxcovid.training import step
 
@@ -49,40 +46,37 @@ def test_parts_have_their_known_sizes():
     assert count(params["pyramid_attention"]) == 2_153_607
 
 
-def stages(variables, image):
-    model = DeepCTNet()
-    features = model.apply(variables, image, method="features")
-    attended = model.apply(variables, features, method="attend")
-    return features, attended, model.apply(variables, image)
+def stages(variables, image, form="fused"):
+    model = DeepCTNet(form=form)
+
+    def run(method, x):
+        return jax.jit(partial(model.apply, method=method))(variables, x)
+
+    features = run("features", image)
+    return features, run("attend", features), run("__call__", image)
 
 
-@pytest.fixture(scope="module")
-def ours():
+@pytest.mark.parametrize("form", FORMS)
+def test_parity_with_the_pytorch_reference(form):
+    """Golden outputs of `python tests/torch_weights.py FILE`.
+
+    Write them anew only when the reference itself changes, never to make this pass.
+    """
     image = np.random.default_rng(7).normal(size=(2, 3, 64, 64)).astype(np.float32)
-    return stages(seeded_variables(64), jnp.asarray(image.transpose(0, 2, 3, 1)))
-
-
-def test_parity_with_the_pytorch_reference(ours):
-    """Golden outputs of `python tests/torch_weights.py FILE`."""
+    ours = stages(seeded_variables(64), jnp.asarray(image.transpose(0, 2, 3, 1)), form)
     golden = np.load(GOLDEN)
-    expected = [golden[name].transpose(0, 2, 3, 1) for name in ("features", "attention")]
-    for name, found, reference in zip(
-        ("features", "attention", "logits"), ours, [*expected, golden["logits"]], strict=True
-    ):
-        error = np.abs(found - reference).max() / np.abs(reference).max()
-        assert error < 1e-4, (
-            f"{name} are {error:.2e} off. Write {GOLDEN.name} anew only when the PyTorch "
-            "reference itself changes, never to make this pass: trained networks would change too"
-        )
+    assert_close(ours[0], golden["features"].transpose(0, 2, 3, 1))
+    assert_close(ours[1], golden["attention"].transpose(0, 2, 3, 1))
+    assert_close(ours[2], golden["logits"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_live_parity_with_pytorch():
     import torch
 
-    from jaxcovid.benchmarks import torch_reference
+    from jaxcovid.benchmarks.contestants import torch_network
 
-    net = torch_reference.DeepCTNet(256).eval()
+    net = torch_network.DeepCTNet(256).eval()
     load_seeded(net)
     image = np.random.default_rng(1).normal(size=(1, 3, 256, 256)).astype(np.float32)
     with torch.no_grad():
@@ -94,9 +88,8 @@ def test_live_parity_with_pytorch():
     assert_close(found[2], expected[2].numpy())
 
 
-@pytest.mark.long
 def test_features_equal_keras_densenet121(monkeypatch):
-    """Keras' own DenseNet-121 with its random weights, live: a reference that is not of our own."""
+    """Keras' own DenseNet-121 with its random weights, live."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     reference = keras.applications.DenseNet121(
@@ -104,9 +97,8 @@ def test_features_equal_keras_densenet121(monkeypatch):
     )
     assert reference.count_params() == 7_037_504
     names = {"stem_conv": "conv1_conv", "stem_norm": "conv1_bn", "final_norm": "bn"}
-    variables = jax.tree.map(
-        np.array, dict(DenseNet().init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
-    )
+    init = jax.jit(partial(DenseNet().init, train=False))
+    variables = jax.tree.map(np.array, dict(init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))))
     rng = np.random.default_rng(3)
 
     def keras_name(path):
@@ -133,89 +125,44 @@ def test_features_equal_keras_densenet121(monkeypatch):
         stats["mean"], stats["var"] = rng.normal(size=channels), rng.uniform(0.5, 1.5, channels)
         layer.set_weights([params["scale"], params["bias"], stats["mean"], stats["var"]])
     image = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
-    found = DenseNet().apply(jax.tree.map(jnp.float32, variables), image, train=False)
-    assert_close(found, np.asarray(reference(image, training=False)))
+    expected = np.asarray(reference(image, training=False))
+    variables = jax.tree.map(jnp.float32, variables)
+    assert_close(jax.jit(partial(DenseNet().apply, train=False))(variables, image), expected)
 
 
-def as_linen(tree):
-    """Our parameters or moments in the tree of `linen_reference`, which numbers its modules."""
-    net, attention = tree["backbone"], tree["pyramid_attention"]
-    convs, norms = [net.get("stem_conv")], [net["stem_norm"]]
-    for i, depth in enumerate((6, 12, 24, 16), start=1):
-        for layer in (net[f"block{i}"][f"layer{j + 1}"] for j in range(depth)):
-            convs += [layer.get("conv1"), layer.get("conv2")]
-            norms += [layer["norm1"], layer["norm2"]]
-        if i < 4:
-            convs.append(net[f"transition{i}"].get("conv"))
-            norms.append(net[f"transition{i}"]["norm"])
-    norms += [net["final_norm"], tree["norm"]]
-    names = ("gap", "mid", "down1", "down2", "down3", "lateral1", "lateral2", "lateral3")
-    found = {
-        **{f"BatchNorm_{i}": norm for i, norm in enumerate(norms)},
-        **{f"ConvNormRelu_{i}": attention[name] for i, name in enumerate(names)},
-    }
-    if "classifier" in tree:  # moments have neither kernels nor this
-        found |= {f"Conv_{i}": conv for i, conv in enumerate(convs)}
-        found["Dense_0"] = tree["classifier"]
-    return found
+NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
 
 
-def test_loss_gradients_and_moments_are_those_of_plain_linen():
+def test_a_train_step_is_the_same_with_both_forms_of_the_backbone():
+    """Loss, gradients and moments; `densenet_test` compares the backbone alone, in float64."""
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.normal(size=(4, 64, 64, 1)).astype(np.float32),
         "target": np.array([[0], [1], [1], [0]], np.float32),
     }
-    variables = seeded_variables(64)
-    found, moments, numbers = jax.jit(
-        lambda variables: step.gradients(
-            variables, batch, model=DeepCTNet(), weights=jnp.ones((2, 1))
+    models = [DeepCTNet(form=form, **NARROW) for form in FORMS]
+    variables = jax.jit(models[0].init)(jax.random.key(0), batch["image"])
+    plain, fused = (
+        jax.jit(partial(step.gradients, batch=batch, model=model, weights=jnp.ones((2, 1))))(
+            variables
         )
-    )(variables)
-    plain = {name: as_linen(tree) for name, tree in variables.items()}
-    descent = optax.sgd(1.0)  # so that the next parameters tell the gradients
-    after, _, loss = jax.jit(
-        partial(linen_reference.train_step, model=linen_reference.DeepCTNet(), optimizer=descent)
-    )(plain, descent.init(plain["params"]), batch)
-    expected = jax.tree.map(np.subtract, plain["params"], dict(after["params"]))
-    np.testing.assert_allclose(numbers["loss"], loss, rtol=1e-4)
-    found = as_linen(found)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    own, other = ravel_pytree(found)[0], ravel_pytree(expected)[0]
-    # Rounding opens a few ReLUs on one side only; a wrong term moves every number.
-    assert np.linalg.norm(own - other) < 1e-2 * np.linalg.norm(other)
-    assert_close(
-        ravel_pytree(as_linen(moments))[0], ravel_pytree(dict(after["batch_stats"]))[0], 1e-4
+        for model in models
     )
+    np.testing.assert_allclose(fused[2]["loss"], plain[2]["loss"], rtol=1e-4)
+    for one, other in zip(fused[:2], plain[:2], strict=True):
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
+        # Rounding opens a few ReLUs on one side only; a wrong term moves every number.
+        assert np.linalg.norm(one - other) < 1e-2 * np.linalg.norm(other)
 
 
-NARROW = {"growth": 8, "depths": (2, 2, 2, 2)}
-
-
-def test_one_channel_stands_for_three_equal_ones():
-    model = DeepCTNet(**NARROW)
+@pytest.mark.parametrize("form", FORMS)
+def test_one_channel_stands_for_three_equal_ones(form):
+    model = DeepCTNet(form=form, **NARROW)
     gray = jax.random.normal(jax.random.key(1), (2, 64, 64, 1))
-    variables = model.init(jax.random.key(0), gray)
-    assert_close(
-        model.apply(variables, gray), model.apply(variables, jnp.repeat(gray, 3, -1)), 1e-5
-    )
-
-
-def test_shared_moments_are_those_of_flax_batch_norm():
-    from jaxcovid.models.normalization import BatchNorm
-
-    x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 5, 7))
-    ours, reference = BatchNorm(), nn.BatchNorm(use_running_average=False, momentum=0.9)
-    variables = ours.init(jax.random.key(0), x, train=False)
-    y, updates = ours.apply(variables, x, train=True, mutable=["batch_stats"])
-    expected, expected_updates = reference.apply(
-        reference.init(jax.random.key(0), x), x, mutable=["batch_stats"]
-    )
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-    for key in ("mean", "var"):
-        np.testing.assert_allclose(
-            updates["batch_stats"][key], expected_updates["batch_stats"][key], rtol=1e-5
-        )
+    variables = jax.jit(model.init)(jax.random.key(0), gray)
+    apply = jax.jit(model.apply)
+    assert_close(apply(variables, gray), apply(variables, jnp.repeat(gray, 3, -1)), 1e-5)
 
 
 @pytest.mark.parametrize("attention", ["compact", "wide", "none"])
@@ -232,22 +179,26 @@ def test_every_option_gives_logits(attention, head, outputs):
 
 def test_gap_head_takes_any_size_and_bfloat16_keeps_float32_parameters():
     model = DeepCTNet(head="gap", dtype="bfloat16", **NARROW)
-    variables = model.init(jax.random.key(0), jnp.ones((1, 64, 64, 1)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 64, 64, 1)))
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     for size in (32, 96, 200):
-        assert model.apply(variables, jnp.ones((1, size, size, 1))).shape == (1, 1)
+        assert jax.eval_shape(model.apply, variables, jnp.ones((1, size, size, 1))).shape == (1, 1)
 
 
 def test_initialisation_is_untruncated_he_normal_and_a_small_head():
-    params = DeepCTNet().init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))["params"]
-    kernel = np.asarray(params["backbone"]["block3"]["layer20"]["conv1"]["kernel"])
-    assert np.isclose(kernel.std(), np.sqrt(2 / kernel.shape[2]), rtol=0.02)
+    # Compiled, nothing but the parameters is computed.
+    init = jax.jit(DeepCTNet(depths=(2, 2, 2, 2)).init)
+    params = init(jax.random.key(0), jnp.zeros((1, 128, 128, 1)))["params"]
+    kernel = np.asarray(params["backbone"]["block3"]["layer2"]["conv2"]["kernel"])
+    assert np.isclose(kernel.std(), np.sqrt(2 / np.prod(kernel.shape[:3])), rtol=0.02)
     assert np.abs(kernel).max() > 3 * kernel.std()
     assert np.isclose(np.asarray(params["classifier"]["kernel"]).std(), 0.01, rtol=0.05)
     assert not np.asarray(params["classifier"]["bias"]).any()
 
 
-@pytest.mark.parametrize("options", [{"attention": "big"}, {"head": "max"}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    "options", [{"attention": "big"}, {"head": "max"}, {"dtype": "float16"}, {"form": "fast"}]
+)
 def test_unknown_options_name_the_allowed_ones(options):
     with pytest.raises(ValueError, match="use one of"):
         DeepCTNet(**options)

@@ -1,12 +1,14 @@
 """Stem and transition against the same functions as everyone writes them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcovid.models import chunks as chunks_module
-from jaxcovid.models import downsampling
+from jaxcovid.models.fused import downsampling
+from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.normalization import Moments
 
 
@@ -18,9 +20,9 @@ def _row(v):
     return v.reshape(1, 1, 1, -1)
 
 
-def _normalise_relu(x, scale, bias, moments):
-    mean, variance = map(_row, moments)
-    return jax.nn.relu((x - mean) / jnp.sqrt(variance + 1e-5) * _row(scale) + _row(bias))
+def _normalise_relu(x, gamma, beta, moments):
+    mean, var = map(_row, moments)
+    return jax.nn.relu((x - mean) / jnp.sqrt(var + 1e-5) * _row(gamma) + _row(beta))
 
 
 def _moments(x):
@@ -38,24 +40,24 @@ def _conv(x, kernel, stride):
     )
 
 
-def _usual_stem(image, kernel, scale, bias, moments=None):
+def _usual_stem(image, kernel, gamma, beta, moments=None):
     x = _conv(image, kernel, 2)
     moments = moments or _moments(x)
-    y = _normalise_relu(x, scale, bias, moments)
+    y = _normalise_relu(x, gamma, beta, moments)
     window = ((0, 0), (1, 1), (1, 1), (0, 0))
     y = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), window)
     return y, moments
 
 
-def _usual_transition(x, kernel, scale, bias, moments):
-    y = _conv(_normalise_relu(x, scale, bias, moments), kernel, 1)
+def _usual_transition(x, kernel, gamma, beta, moments):
+    y = _conv(_normalise_relu(x, gamma, beta, moments), kernel, 1)
     b, h, w, c = y.shape
     y = y[:, : h // 2 * 2, : w // 2 * 2]
     return y.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def _close(found, expected):
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def _close(actual, expected):
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         scale = np.abs(other).max()
         np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
 
@@ -71,30 +73,37 @@ def _gradients(function, operands):
     return jax.jit(jax.grad(loss, argnums=tuple(range(len(operands)))))(*operands)
 
 
-@pytest.fixture(params=["whole", "chunks"], autouse=True)
-def chunks(request, monkeypatch):
-    """The batch at once, and image by image."""
-    if request.param == "chunks":
-        monkeypatch.setattr(chunks_module, "CHUNK_BYTES", 1)
+EXECUTIONS = {
+    "cpu, whole": Execution("cpu"),
+    "cpu, image by image": Execution("cpu", chunk_bytes=1),
+    "gpu": Execution("gpu"),
+}
+
+
+@pytest.fixture(params=EXECUTIONS)
+def execution(request):
+    return EXECUTIONS[request.param]
 
 
 @pytest.mark.parametrize("shape", [(4, 16, 16, 1), (3, 13, 10, 3)])
-def test_stem(shape):
-    scale, bias = _random(8, mean=1.0), _random(8)
-    operands = _random(*shape), _random(7, 7, shape[-1], 8), scale, bias
-    _close(jax.jit(downsampling.stem)(*operands), _usual_stem(*operands))
+def test_stem(execution, shape):
+    gamma, beta = _random(8, mean=1.0), _random(8)
+    operands = _random(*shape), _random(7, 7, shape[-1], 8), gamma, beta
+    stem = partial(downsampling.stem, execution=execution)
+    _close(jax.jit(stem)(*operands), jax.jit(_usual_stem)(*operands))
     moments = Moments(_random(8), jnp.abs(_random(8)) + 0.5)
-    _close(jax.jit(downsampling.infer_stem)(*operands, moments), _usual_stem(*operands, moments)[0])
-    found, expected = (
-        _gradients(lambda *args, f=f: f(*args)[0], operands)
-        for f in (downsampling.stem, _usual_stem)
+    infer_stem = partial(downsampling.infer_stem, execution=execution)
+    _close(jax.jit(infer_stem)(*operands, moments), jax.jit(_usual_stem)(*operands, moments)[0])
+    actual, expected = (
+        _gradients(lambda *args, f=f: f(*args)[0], operands) for f in (stem, _usual_stem)
     )
-    _close(found, expected)
+    _close(actual, expected)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8, 6), (3, 7, 5, 6)])
-def test_transition(shape):
+def test_transition(execution, shape):
     x = _random(*shape, mean=1.0)
     operands = x, _random(1, 1, 6, 4), _random(6, mean=1.0), _random(6), _moments(x)
-    _close(jax.jit(downsampling.transition)(*operands), _usual_transition(*operands))
-    _close(_gradients(downsampling.transition, operands), _gradients(_usual_transition, operands))
+    transition = partial(downsampling.transition, execution=execution)
+    _close(jax.jit(transition)(*operands), jax.jit(_usual_transition)(*operands))
+    _close(_gradients(transition, operands), _gradients(_usual_transition, operands))

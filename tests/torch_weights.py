@@ -109,7 +109,7 @@ def write_golden(path: str, size: int = 64) -> None:
     """What the PyTorch network makes of a random input: features, attention and logits."""
     import torch
 
-    from jaxcovid.benchmarks.torch_reference import DeepCTNet
+    from jaxcovid.benchmarks.contestants.torch_network import DeepCTNet
 
     net = DeepCTNet(size).eval()
     load_seeded(net)

@@ -17,7 +17,6 @@ from jax.flatten_util import ravel_pytree
 
 from jaxcovid.data.labels import Task
 from jaxcovid.inference.forward import jit_forward
-from jaxcovid.models import chunks
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.runtime import devices as machine
 from jaxcovid.runtime import sharding
@@ -153,14 +152,14 @@ def test_a_sharded_state_is_split_and_others_are_whole():
         sharding.shard_state({}, mesh, 3)
 
 
-def test_a_forward_pass_goes_through_every_devices_rows_in_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)  # image by image, as maps of 256x256 go
+def test_a_forward_pass_goes_through_every_devices_rows_in_chunks():
+    model = MODEL.clone(chunk_bytes=1)  # image by image, as maps of 256x256 go
     found = []
     for devices in (1, 8):
         mesh = sharding.make_mesh(devices)
         state = initial(mesh, optimizer())
         image = sharding.place_batch(batch(0), mesh)["image"]
-        found.append(jit_forward(mesh, model=MODEL)(state.variables, image))
+        found.append(jit_forward(mesh, model=model)(state.variables, image))
     assert found[0].shape == (16, 1)
     assert np.ptp(found[0]) > 0
     np.testing.assert_allclose(*map(np.asarray, found), rtol=1e-5)

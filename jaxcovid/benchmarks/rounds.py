@@ -1,4 +1,4 @@
-"""Timing programs against each other: each in a process of its own, in turns.
+"""Times programs against each other: each in a process of its own, in turns.
 
 The speed of a shared machine drifts from minute to minute, so that two programs timed one after
 the other are not comparable. Here all contestants warm up first; then each runs a round of a few
@@ -6,7 +6,9 @@ steps while the others wait, over and over, and what is compared is the ratio wi
 first step of a round is not counted.
 """
 
+import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import Any
 def serve(
     facts: Mapping[str, Any], run: Callable[[int], None], finish: Callable[[], Mapping[str, Any]]
 ) -> None:
-    """A contestant's side, once it is warm: runs rounds until its standard input ends.
+    """The side of a contestant, once it is warm: runs rounds until its standard input ends.
 
     Args:
       facts: about the contestant, printed as the first line.
@@ -44,7 +46,7 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_gib() -> float | None:
-    """Peak of this process's resident memory, GiB; None where the kernel does not tell."""
+    """Peak of this process's resident memory, GiB; None where the kernel does not say."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -68,7 +70,7 @@ class Contestant:
         if not line:
             raise RuntimeError(
                 f"{' '.join(self._process.args)} ended with status {self._process.wait()}; "
-                "its message stands above"
+                "see its message above"
             )
         return json.loads(line)
 
@@ -131,3 +133,52 @@ def contest(
         for contestant in contestants.values():
             contestant.kill()
     return {name: (contestants[name].facts, times[name]) for name in contestants}
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """How long contestants are timed.
+
+    Attributes:
+      rounds: turns that are counted.
+      seconds: about how long a round of each takes.
+    """
+
+    rounds: int = 9
+    seconds: float = 5.0
+
+
+def time_contestants(commands: Mapping[str, Sequence[str]], turns: Turns) -> dict[str, Any]:
+    """Facts and speed of the contestant `jaxcovid`, with those of the others below their names.
+
+    Args:
+      commands: by name, see `contest`.
+      turns: rounds and their length.
+
+    Returns:
+      The facts with `s_per_step` (median of the rounds), `images_per_s`, `s_per_step_of_rounds`; of
+      every other contestant also `ratio`: how many times its speed `jaxcovid` has.
+
+    Raises:
+      RuntimeError: a contestant failed.
+    """
+    timed = contest(commands, rounds=turns.rounds, seconds=turns.seconds)
+    results = {}
+    for name, (facts, times) in timed.items():
+        median = statistics.median(times)
+        results[name] = {
+            **facts,
+            "s_per_step": median,
+            "images_per_s": facts["images_per_step"] / median,
+            "s_per_step_of_rounds": times,
+        }
+    ours = results.pop("jaxcovid")
+    for other in results.values():
+        pairs = zip(ours["s_per_step_of_rounds"], other["s_per_step_of_rounds"], strict=True)
+        ratios = [theirs / own for own, theirs in pairs]
+        other["ratio"] = {
+            "median": statistics.median(ratios),
+            "low": min(ratios),
+            "high": max(ratios),
+        }
+    return ours | results

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 
 from jaxcovid.data import identity
 from jaxcovid.models.build import make_model
-from jaxcovid.models.deep_cxr_net import FrozenPart
 from jaxcovid.runtime.files import as_path, write_atomically
 from jaxcovid.runtime.sharding import replicated_sharding
 from jaxcovid.workdir import run as runs
@@ -128,7 +127,7 @@ def model_with_parts(run: Run, parts: Parts) -> nn.Module:
         run.config,
         outputs=len(run.task.outputs),
         exclusive=run.task.exclusive,
-        parts=[FrozenPart(name, part.model) for name, part in sorted(parts.items())],
+        parts={name: part.model for name, part in parts.items()},
     )
 
 

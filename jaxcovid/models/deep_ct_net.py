@@ -1,5 +1,6 @@
 """Deep-CT-Net (paper, section 4.2): DenseNet-121, pyramid attention, BN, flatten, FC."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -7,12 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcovid.models.densenet import DenseNet
+from jaxcovid.models.fused.densenet import FusedDenseNet
+from jaxcovid.models.fused.execution import CHUNK_BYTES
 from jaxcovid.models.normalization import BatchNorm
 from jaxcovid.models.pyramid_attention import PyramidAttention
 
 ATTENTIONS = ("compact", "wide", "none")
 HEADS = ("flatten", "gap")
 DTYPES = ("float32", "bfloat16")
+FORMS = ("plain", "fused")
 
 
 class DeepCTNet(nn.Module):
@@ -23,13 +27,18 @@ class DeepCTNet(nn.Module):
     Attributes:
       outputs: number of logits.
       exclusive: the outputs are one softmax; else independent sigmoids.
-      attention: `compact` (one-channel pyramid), `wide` or `none` (plain DenseNet).
+      attention: `compact` (one-channel pyramid), `wide` or `none` (DenseNet alone).
       head: `flatten` (the paper; fixed input size) or `gap` (global average; any input size).
       growth_rate: channels that each dense layer adds; 32 is DenseNet-121.
       depths: layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
       dtype: `float32` or `bfloat16` for activations and products; parameters stay float32.
-      axis_name: of the mesh axis over which batch normalisation is synchronised, inside
-        `shard_map`; None normalises each device's rows by themselves.
+      axis_name: mesh axis over which batch normalisation is synchronised, inside `shard_map`; None
+        normalises the rows of each device by themselves.
+      form: of the backbone: `plain` (`densenet`) or `fused` (`fused.densenet`); one function of the
+        same variables. `build.backbone_form` chooses it for a platform.
+      platform: `cpu`, `gpu` or `tpu`: for which devices the fused form computes; the default is
+        that of JAX.
+      chunk_bytes: see `fused.execution.Execution`.
 
     Raises:
       ValueError: an option is not one of those named.
@@ -43,12 +52,16 @@ class DeepCTNet(nn.Module):
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: str = "float32"
     axis_name: str | None = None
+    form: str = "fused"
+    platform: str = dataclasses.field(default_factory=jax.default_backend)
+    chunk_bytes: int = CHUNK_BYTES
 
     def __post_init__(self) -> None:
         for field, allowed in (
             ("attention", ATTENTIONS),
             ("head", HEADS),
             ("dtype", DTYPES),
+            ("form", FORMS),
         ):
             value = getattr(self, field)
             if value not in allowed:
@@ -58,7 +71,12 @@ class DeepCTNet(nn.Module):
     def setup(self) -> None:
         dtype: Any = jnp.dtype(self.dtype)
         shared = {"dtype": dtype, "axis_name": self.axis_name}
-        self.backbone = DenseNet(growth_rate=self.growth_rate, depths=self.depths, **shared)
+        shape = {"growth_rate": self.growth_rate, "depths": self.depths}
+        if self.form == "plain":
+            self.backbone = DenseNet(**shape, **shared)
+        else:
+            execution = {"platform": self.platform, "chunk_bytes": self.chunk_bytes}
+            self.backbone = FusedDenseNet(**shape, **shared, **execution)
         if self.attention != "none":
             self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", **shared)
         self.norm = BatchNorm(self.axis_name)
@@ -70,21 +88,12 @@ class DeepCTNet(nn.Module):
 
         One channel stands for three equal ones, as the paper's preprocessing makes them.
         """
-        maps = self.attend(self.features(image, train=train), train=train)
-        return self.classify(maps, image, train=train)
-
-    def probabilities(self, logits: jax.Array) -> jax.Array:
-        """Probabilities float32 [b, outputs] of logits."""
-        logits = logits.astype(jnp.float32)
-        return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
-
-    @property
-    def has_gradcam(self) -> bool:
-        """True if there are heatmaps of it, see `evaluation.cam`."""
-        return True
+        features = self.features(image, train=train)
+        attended = self.attend(features, train=train)
+        return self.classify(attended, image, train=train)
 
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """The backbone's map [b, h / 32, w / 32, 1024]."""
+        """The map of the backbone [b, h / 32, w / 32, 1024]."""
         return self.backbone(image, train=train)
 
     def attend(self, features: jax.Array, *, train: bool = False) -> jax.Array:
@@ -99,9 +108,19 @@ class DeepCTNet(nn.Module):
         return x.reshape(x.shape[0], -1) if self.head == "flatten" else x.mean((1, 2))
 
     def classify(self, attended: jax.Array, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """Logits float32 [b, outputs] of the map after attention; this network's do without image.
+        """Logits float32 [b, outputs] of the map after attention.
 
-        `DeepCXRNet` asks its frozen parts about the image.
+        `DeepCXRNet` also reads the image, with its frozen parts; this network does not.
         """
         del image
         return self.classifier(self.vector(attended, train=train))
+
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Probabilities float32 [b, outputs] of logits."""
+        logits = logits.astype(jnp.float32)
+        return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
+
+    @property
+    def has_gradcam(self) -> bool:
+        """True if there are heatmaps of it, see `inference.grad_cam`."""
+        return True

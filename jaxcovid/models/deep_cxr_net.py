@@ -1,8 +1,8 @@
 """Deep-CXR-Net (paper, section 4.3): two frozen networks and a trained one, fused.
 
-Part 1 knows findings of chest X-rays, part 2 pneumonia of children; both were trained before and
-are black boxes here. Part 3 is trained: its features, reduced to as many as drown nothing, and the
-likelihoods of the other two go through two fully connected layers.
+Part 1 recognises findings of chest X-rays, part 2 pneumonia of children; both were trained before
+and are frozen here. Part 3 is trained: two fully connected layers read its features, reduced in
+number, beside the likelihoods of the other two.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from jaxcovid.models.layers import he_normal
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """A trained network that is asked and not changed.
+    """A trained network that is used and not changed.
 
     Attributes:
-      name: of its variables in the collection `frozen`.
+      name: the key of its variables in the collection `frozen`.
       model: the network.
     """
 
@@ -31,15 +31,15 @@ class FrozenPart:
 class DeepCXRNet(DeepCTNet):
     """Classifier of one chest X-ray; returns logits.
 
-    It is part 3, a Deep-CT-Net whose head also reads what the frozen parts say. They run in
-    inference mode, and no gradient goes through them. With six and two likelihoods, the other
-    defaults and 256x256 images, 17,507,080 parameters are trained.
+    It is part 3, a Deep-CT-Net whose head also reads the likelihoods of the frozen parts. These
+    run in inference mode, and no gradient passes through them. With six and two likelihoods, the
+    other defaults and 256x256 images, 17,507,080 parameters are trained.
 
     Attributes:
       parts: the frozen ones; their variables are the collection `frozen`, by name. May be empty.
-      part3: False joins nothing but the likelihoods: what the frozen parts tell by themselves.
-      reduced: features to which those of part 3 are reduced before the join, so that they do not
-        drown 8 likelihoods; 0 joins all 65,536, as the paper has it.
+      part3: False joins nothing but the likelihoods of the frozen parts.
+      reduced: number of features to which those of part 3 are reduced before the join, so that 8
+        likelihoods are not lost among them; 0 joins all 65,536, as the paper has it.
       width: of the layer after the join.
 
     Raises:
@@ -78,21 +78,22 @@ class DeepCXRNet(DeepCTNet):
 
     @property
     def has_gradcam(self) -> bool:
-        """True if it has a part of its own to look into."""
+        """True if part 3 is on: heatmaps are made of its maps."""
         return self.part3
 
     def likelihoods(self, image: jax.Array) -> jax.Array:
-        """What the frozen parts say, probabilities float32 [b, sum of their outputs]."""
+        """Probabilities of the frozen parts, float32 [b, sum of their outputs]."""
         if self.is_initializing():  # shapes of parameters do not depend on their weights
             outputs = sum(part.model.outputs for part in self.parts)
             return jnp.zeros((image.shape[0], outputs), jnp.float32)
-        found = [
-            part.model.probabilities(
-                part.model.apply(self.get_variable("frozen", part.name), image, train=False)
-            )
+        logits = [
+            part.model.apply(self.get_variable("frozen", part.name), image, train=False)
             for part in self.parts
         ]
-        return jax.lax.stop_gradient(jnp.concatenate(found, -1))
+        probabilities = [
+            part.model.probabilities(x) for part, x in zip(self.parts, logits, strict=True)
+        ]
+        return jax.lax.stop_gradient(jnp.concatenate(probabilities, -1))
 
     def classify(self, attended: jax.Array, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [b, outputs] of part 3's map after attention and of the image."""
@@ -104,5 +105,5 @@ class DeepCXRNet(DeepCTNet):
         return self.fuse(x)
 
     def fuse(self, x: jax.Array) -> jax.Array:
-        """Logits float32 [b, outputs] of what was joined, float32 [b, n]."""
+        """Logits float32 [b, outputs] of the joined features and likelihoods, float32 [b, n]."""
         return self.classifier(nn.relu(self.fusion(x)))

@@ -1,102 +1,106 @@
-"""DenseNet-121 (Huang et al., arXiv:1608.06993), the backbone of both networks of the paper.
+"""DenseNet-121 (Huang et al., arXiv:1608.06993), the backbone of both networks, in plain Flax.
 
-The modules here hold the parameters and running moments; what is computed with them stands in
-`dense_block` and `downsampling`. A gray image is never expanded to three equal channels: the stem
-sums its kernel over them instead, which is the same function.
+This file is the definition: it says what is computed, with Flax's own layers and gradients by
+autodiff. `fused.densenet` computes the same function from the same variables with less memory and
+time; a test compares the two.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models import dense_block, downsampling
-from jaxcovid.models.dense_block import LayerWeights
 from jaxcovid.models.layers import he_normal
-from jaxcovid.models.normalization import BatchNorm, Moments, NormWeights, Running
 
 
-class Kernel(nn.Module):
-    """The kernel of a convolution without bias, float32 `shape`."""
+def _conv(features: int, size: int, *, stride: int = 1, dtype: Any, name: str) -> nn.Conv:
+    """Square convolution without bias, padded by size // 2 on each side."""
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=he_normal,
+        name=name,
+    )
 
-    shape: tuple[int, ...]
 
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        return self.param("kernel", he_normal, self.shape, jnp.float32)
+# PyTorch's epsilon, and its momentum 0.1. The variance is that of the deviations, because
+# E[x^2] - E[x]^2 loses the digits of a variance that is small beside the squared mean.
+_BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 
 
 class DenseLayer(nn.Module):
-    """What a layer holds: BN, ReLU, 1x1 to `4 * growth`, BN, ReLU, 3x3 to `growth` channels."""
+    """BN, ReLU, 1x1 to 4 growth_rate, BN, ReLU, 3x3 to growth_rate; concatenated with its input.
+
+    Shapes: [b, h, w, c] -> [b, h, w, c + growth_rate].
+    """
 
     growth_rate: int
-
-    @nn.compact
-    def __call__(self, channels: int) -> tuple[LayerWeights, tuple[Running, Running]]:
-        width = 4 * self.growth_rate
-        norm1, norm2 = NormWeights(name="norm1")(channels), NormWeights(name="norm2")(width)
-        weights = LayerWeights(
-            norm1.scale,
-            norm1.bias,
-            Kernel((1, 1, channels, width), name="conv1")(),
-            norm2.scale,
-            norm2.bias,
-            Kernel((3, 3, width, self.growth_rate), name="conv2")(),
-        )
-        return weights, (norm1.running, norm2.running)
-
-
-class DenseBlock(nn.Module):
-    """`depth` dense layers, each reading all feature maps before it; c -> c + depth * growth."""
-
-    depth: int
-    growth_rate: int
+    dtype: Any = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, Moments | None]:
-        """Returns the concatenated map [b, h, w, c + depth * growth] and its batch moments."""
-        channels = [x.shape[-1] + i * self.growth_rate for i in range(self.depth)]
-        layers = [
-            DenseLayer(self.growth_rate, name=f"layer{i}")(c)
-            for i, c in enumerate(channels, start=1)
-        ]
-        weights, running = zip(*layers, strict=True)
-        if not train:
-            return dense_block.infer(x, weights, [(a.moments, b.moments) for a, b in running]), None
-        x, outer, inner = dense_block.train(x, weights, self.axis_name)
-        for c, (running1, running2), own in zip(channels, running, inner, strict=True):
-            running1.update(outer.of(0, c))
-            running2.update(own)
-        return x, outer
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = partial(_BatchNorm, not train, dtype=self.dtype, axis_name=self.axis_name)
+        y = nn.relu(norm(name="norm1")(x))
+        y = _conv(4 * self.growth_rate, 1, dtype=self.dtype, name="conv1")(y)
+        y = nn.relu(norm(name="norm2")(y))
+        y = _conv(self.growth_rate, 3, dtype=self.dtype, name="conv2")(y)
+        return jnp.concatenate([x, y], axis=-1)
+
+
+class DenseBlock(nn.Module):
+    """`depth` dense layers, each of which reads all the feature maps before it.
+
+    Shapes: [b, h, w, c] -> [b, h, w, c + depth * growth_rate].
+    """
+
+    depth: int
+    growth_rate: int
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for i in range(1, self.depth + 1):
+            layer = DenseLayer(self.growth_rate, self.dtype, self.axis_name, name=f"layer{i}")
+            x = layer(x, train=train)
+        return x
 
 
 class Transition(nn.Module):
-    """BN, ReLU, 2x2 average pooling, 1x1 to half the channels."""
+    """BN, ReLU, 1x1 to half the channels, 2x2 average at stride 2.
+
+    Shapes: [b, h, w, c] -> [b, h // 2, w // 2, c // 2].
+    """
+
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, moments: Moments | None, *, train: bool) -> jax.Array:
-        channels = x.shape[-1]
-        norm = NormWeights(name="norm")(channels)
-        kernel = Kernel((1, 1, channels, channels // 2), name="conv")()
-        if train:
-            norm.running.update(moments)
-        else:
-            moments = norm.running.moments
-        return downsampling.transition(x, kernel, norm.scale, norm.bias, moments)
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = _BatchNorm(not train, dtype=self.dtype, axis_name=self.axis_name, name="norm")
+        x = _conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(nn.relu(norm(x)))
+        return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
 class DenseNet(nn.Module):
-    """DenseNet features: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, c], after the final BN + ReLU.
+    """Features of DenseNet: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, c], after a final BN + ReLU.
 
-    The defaults are DenseNet-121: c = 1024 and 6,953,856 parameters.
+    With the defaults it is DenseNet-121: c = 1024 and 6,953,856 parameters. One channel stands for
+    three equal ones.
 
     Attributes:
       growth_rate: channels that each layer adds.
       depths: layers of each block.
-      dtype: dtype of activations and products; parameters stay float32.
-      axis_name: see `normalization`.
+      dtype: dtype of activations and products; parameters and moments are float32.
+      axis_name: mesh axis over which batch normalisation is synchronised, inside `shard_map`; None
+        normalises the rows of each device by themselves.
     """
 
     growth_rate: int = 32
@@ -106,24 +110,19 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-        features = 2 * self.growth_rate
-        kernel = Kernel((7, 7, 3, features), name="stem_conv")()
+        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        norm = partial(_BatchNorm, not train, **shared)
         if image.shape[-1] == 1:
-            kernel = kernel.sum(2, keepdims=True)
-        norm = NormWeights(name="stem_norm")(features)
-        stem = image.astype(self.dtype), kernel, norm.scale, norm.bias
-        if train:
-            x, moments = downsampling.stem(*stem, self.axis_name)
-            norm.running.update(moments)
-        else:
-            x = downsampling.infer_stem(*stem, norm.running.moments)
+            image = jnp.repeat(image, 3, axis=-1)
+        x = _conv(2 * self.growth_rate, 7, stride=2, dtype=self.dtype, name="stem_conv")(image)
+        x = nn.relu(norm(name="stem_norm")(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i, depth in enumerate(self.depths, start=1):
-            block = DenseBlock(depth, self.growth_rate, self.axis_name, name=f"block{i}")
-            x, moments = block(x, train=train)
-            # For heatmaps; nothing where none is asked for.
+            x = DenseBlock(depth, self.growth_rate, **shared, name=f"block{i}")(x, train=train)
+            # The map that Grad-CAM reads; kept only where a caller asks for it.
             if i == len(self.depths) - 1 and not self.is_initializing():
                 self.sow("maps", "explained", x)
                 x = self.perturb("explained", x)
             if i < len(self.depths):
-                x = Transition(name=f"transition{i}")(x, moments, train=train)
-        return nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))
+                x = Transition(**shared, name=f"transition{i}")(x, train=train)
+        return nn.relu(norm(name="final_norm")(x))

@@ -44,7 +44,7 @@ class PyramidAttention(nn.Module):
         parameters at c = 1024); True gives the pyramid c / 4 channels and the laterals c, as in
         the PAN paper.
       dtype: dtype of activations and products.
-      axis_name: see `normalization`.
+      axis_name: see `models.normalization`.
     """
 
     wide: bool = False
@@ -71,6 +71,7 @@ class PyramidAttention(nn.Module):
         attention = lateral2 + upsample(lateral3, lateral2)
         attention = lateral1 + upsample(attention, lateral1)
         attention = upsample(attention, x)
-        # A one-channel ReLU gate can die; then only `gap` is left and heatmaps are flat.
+        # A one-channel ReLU gate can die; then only `gap` is left and heatmaps are flat. The train
+        # step logs this share.
         self.sow("intermediates", "positive_attention_share", (attention > 0).mean())
         return attention * mid + gap

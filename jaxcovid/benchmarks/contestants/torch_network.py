@@ -1,13 +1,15 @@
 """Deep-CT-Net in PyTorch: the same network and the same work, to time against and to compare with.
 
-    python -m jaxcovid.benchmarks.torch_reference train --batch=16    # a contestant, see `rounds`
+    python -m jaxcovid.benchmarks.contestants.torch_network train --batch=16
 
-Needs torch alone. On a GPU it uses channels_last, TF32 products and cudnn.benchmark; on a CPU
-channels_last. The order of the modules is that of the tests' golden weights.
+A contestant, see `rounds`, that needs torch alone. On a GPU it uses channels_last, TF32 products
+and cudnn.benchmark; on a CPU channels_last. The order of the modules is that of the golden weights
+of the tests.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -111,26 +113,26 @@ class DeepCTNet(nn.Module):
         return self.head(self.norm(self.attention(self.backbone(x))).permute(0, 2, 3, 1).flatten(1))
 
 
-def main() -> None:
-    """Serves rounds of the train step or the forward pass."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("mode", choices=("train", "infer"))
-    p.add_argument("--batch", type=int, default=16)
-    p.add_argument("--size", type=int, default=256)
-    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    p.add_argument("--compile", action="store_true")
-    a = p.parse_args()
-    gpu = torch.cuda.is_available()
-    device = "cuda" if gpu else "cpu"
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    net = DeepCTNet(a.size).to(device, memory_format=torch.channels_last)
-    x = torch.randn(a.batch, 3, a.size, a.size, device=device)
+def _parse_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mode", choices=("train", "infer"))
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def make_step(arguments: argparse.Namespace, device: str) -> Callable[[], None]:
+    """The train step or the forward pass on random images."""
+    net = DeepCTNet(arguments.size).to(device, memory_format=torch.channels_last)
+    net.train(arguments.mode == "train")
+    x = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.rand(a.batch, 1, device=device).round()
-    amp = torch.autocast(device, dtype=torch.bfloat16, enabled=a.dtype == "bfloat16")
-    optimizer = torch.optim.Adam(net.parameters(), 1e-5, fused=gpu)
-    network = torch.compile(net) if a.compile else net
+    y = torch.rand(arguments.batch, 1, device=device).round()
+    amp = torch.autocast(device, dtype=torch.bfloat16, enabled=arguments.dtype == "bfloat16")
+    optimizer = torch.optim.Adam(net.parameters(), 1e-5, fused=device == "cuda")
+    network = torch.compile(net) if arguments.compile else net
 
     def train_step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -143,8 +145,16 @@ def main() -> None:
         with torch.inference_mode(), amp:
             network(x)
 
-    net.train(a.mode == "train")
-    step = train_step if a.mode == "train" else infer_step
+    return train_step if arguments.mode == "train" else infer_step
+
+
+def main() -> None:
+    """Warms up and serves rounds of the train step or the forward pass."""
+    arguments = _parse_flags()
+    gpu = torch.cuda.is_available()
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    step = make_step(arguments, "cuda" if gpu else "cpu")
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -157,12 +167,12 @@ def main() -> None:
     facts = {
         "framework": "torch " + torch.__version__,
         "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "mode": a.mode,
-        "batch": a.batch,
-        "images_per_step": a.batch,
-        "size": a.size,
-        "dtype": a.dtype,
-        "compile": a.compile,
+        "mode": arguments.mode,
+        "batch": arguments.batch,
+        "images_per_step": arguments.batch,
+        "size": arguments.size,
+        "dtype": arguments.dtype,
+        "compile": arguments.compile,
         "warmup_s": time.perf_counter() - start,
     }
     rounds.forget_peak_memory()

@@ -1,0 +1,69 @@
+"""Deep-CT-Net with the backbone in plain Flax as a contestant: what to be faster than.
+
+    python -m jaxcovid.benchmarks.contestants.linen_network train --batch=16
+
+The plain form of the network (`models.densenet`), autodiff and optax.adam: a train step as it is
+usually written.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+
+from jaxcovid.benchmarks.contestants.program import Program, parse_flags, random_batch, serve
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.runtime import sharding
+
+
+def train_step(
+    variables: Any,
+    opt_state: Any,
+    batch: dict[str, jax.Array],
+    *,
+    model: DeepCTNet,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Any, Any, jax.Array]:
+    """The next variables and state of the optimizer, and the loss."""
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        logits, updates = model.apply(
+            {**variables, "params": params}, batch["image"], train=True, mutable=["batch_stats"]
+        )
+        return optax.sigmoid_binary_cross_entropy(logits, batch["target"]).mean(), updates
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+    updates, opt_state = optimizer.update(grads, opt_state)
+    params = optax.apply_updates(variables["params"], updates)
+    return {"params": params, **batch_stats}, opt_state, loss
+
+
+def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
+    """The train step on random images."""
+    model = DeepCTNet(dtype=dtype, form="plain")
+    optimizer = optax.adam(1e-5)
+    images = random_batch(mesh, batch=batch, size=size)
+    variables = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))(
+        jax.random.key(0), images["image"][:1]
+    )
+    state = variables, optimizer.init(variables["params"])
+
+    def lower(model: DeepCTNet) -> Any:
+        step = partial(train_step, model=model, optimizer=optimizer)
+        return jax.jit(step, donate_argnums=(0, 1)).lower(*state, images)
+
+    def run(compiled: Any, state: Any) -> tuple[Any, Any]:
+        *state, loss = compiled(*state, images)
+        return state, loss
+
+    return Program(model, lower, run, state)
+
+
+def main() -> None:
+    """Warms up and serves rounds."""
+    serve(train_program, parse_flags(__doc__, ("train",)), framework="linen")
+
+
+if __name__ == "__main__":
+    main()

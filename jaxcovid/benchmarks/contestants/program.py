@@ -1,0 +1,151 @@
+"""A compiled function as a contestant: what it costs, and rounds of it; see `rounds`."""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcovid.benchmarks import rounds
+from jaxcovid.models.deep_ct_net import DTYPES, DeepCTNet
+from jaxcovid.runtime import sharding
+
+
+@dataclasses.dataclass
+class Program:
+    """A function of a network and what it runs on.
+
+    Attributes:
+      model: the network.
+      lower: a network -> the function, lowered for its arguments.
+      run: the compiled function and its arguments -> the arguments of the next call, and a result.
+      arguments: of the next call.
+    """
+
+    model: DeepCTNet
+    lower: Callable[[DeepCTNet], Any]
+    run: Callable[[Any, Any], tuple[Any, Any]]
+    arguments: Any
+
+
+def random_batch(mesh: jax.sharding.Mesh, *, batch: int, size: int) -> dict[str, jax.Array]:
+    """Random images [batch, size, size, 1] and targets [batch, 1], placed on the mesh."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(batch, size, size, 1)).astype(np.float32)
+    target = random.integers(0, 2, (batch, 1)).astype(np.float32)
+    return sharding.place_batch({"image": images, "target": target}, mesh)
+
+
+def parse_flags(description: str, modes: tuple[str, ...]) -> argparse.Namespace:
+    """The flags of a contestant that runs a network on JAX; sets the number of CPU devices."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("mode", choices=modes)
+    parser.add_argument("--devices", type=int, help="default: all")
+    parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
+    parser.add_argument("--size", type=int, default=256, help="side of an image, px")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of activations")
+    parser.add_argument("--compile_only", action="store_true", help="print the facts and leave")
+    arguments = parser.parse_args()
+    if arguments.devices:
+        jax.config.update("jax_num_cpu_devices", arguments.devices)
+    return arguments
+
+
+def serve(make: Callable[..., Program], arguments: argparse.Namespace, *, framework: str) -> None:
+    """Compiles a program, warms it up and serves rounds.
+
+    Args:
+      make: (mesh, batch=, size=, dtype=) -> the program.
+      arguments: see `parse_flags`.
+      framework: the name of the contestant.
+    """
+    mesh = sharding.make_mesh(arguments.devices)
+    program = make(mesh, batch=arguments.batch, size=arguments.size, dtype=arguments.dtype)
+    facts: dict[str, Any] = {
+        "framework": f"{framework} {jax.__version__}",
+        "device": jax.devices()[0].device_kind,
+        "devices": mesh.size,
+        "mode": arguments.mode,
+        "batch": arguments.batch,
+        "images_per_step": arguments.batch,
+        "size": arguments.size,
+        "dtype": arguments.dtype,
+        **machine_rates(arguments.dtype),
+    }
+    compiled, costs = _compile(program)
+    facts |= costs
+    if arguments.compile_only:
+        print(json.dumps(facts | work(program)))
+        return
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            program.arguments, result = program.run(compiled, program.arguments)
+            jax.block_until_ready(result)
+
+    def finish() -> dict[str, Any]:
+        on_device = jax.devices()[0].memory_stats()
+        gib = on_device["peak_bytes_in_use"] / 2**30 if on_device else rounds.peak_memory_gib()
+        return {"peak_gib": gib, **work(program)}
+
+    start = time.perf_counter()
+    run(2)
+    facts["warmup_s"] = time.perf_counter() - start
+    rounds.forget_peak_memory()
+    rounds.serve(facts, run, finish)
+
+
+def _compile(program: Program) -> tuple[Any, dict[str, float]]:
+    """The compiled program, and seconds and memory that it takes."""
+    start = time.perf_counter()
+    lowered = program.lower(program.model)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    return compiled, {
+        "trace_s": traced - start,
+        "compile_s": time.perf_counter() - traced,
+        "compiled_gib": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**30,
+    }
+
+
+def work(program: Program) -> dict[str, float]:
+    """Floating-point operations and bytes accessed of a call, by XLA's cost analysis.
+
+    Of the program that takes the batch as a whole: XLA counts the body of a loop once.
+    """
+    whole = program.model.clone(chunk_bytes=sys.maxsize)
+    costs = program.lower(whole).compile().cost_analysis()
+    return {"flops": costs["flops"], "bytes_accessed": costs["bytes accessed"]}
+
+
+def machine_rates(dtype: str) -> dict[str, float]:
+    """What the device can do: FLOP/s of a matrix product, bytes/s of a copy, medians of 9.
+
+    The product is of two 4,096 x 4,096 matrices, on a CPU 2,048; the copy reads and writes
+    256 MiB.
+    """
+    n = 2048 if jax.default_backend() == "cpu" else 4096
+    matrix = jnp.ones((n, n), dtype)
+    array = jnp.ones((64, 2**20), jnp.float32)
+    multiply, copy = jax.jit(jnp.dot), jax.jit(jnp.copy)
+
+    def seconds(function: Any, *arguments: jax.Array) -> float:
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])
+
+    return {
+        "matmul_flops_per_s": 2 * n**3 / seconds(multiply, matrix, matrix),
+        "copy_bytes_per_s": 2 * array.nbytes / seconds(copy, array),
+    }

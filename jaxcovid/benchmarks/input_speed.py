@@ -1,0 +1,48 @@
+"""Times the input pipeline in turns with a bare loop, and with PyTorch's DataLoader if asked to."""
+
+import sys
+from typing import Any
+
+from jaxcovid.benchmarks import rounds
+
+_CONTESTANTS = "jaxcovid.benchmarks.contestants"
+
+
+def time_input(
+    source: str,
+    turns: rounds.Turns,
+    *,
+    batch: int,
+    size: int,
+    workers: int,
+    torch_python: str | None,
+) -> dict[str, Any]:
+    """Times the input pipeline.
+
+    Args:
+      source: a folder of images.
+      turns: rounds and their length.
+      batch: images of a batch.
+      size: side of the input of the network, px.
+      workers: processes; 0 uses threads.
+      torch_python: the interpreter that has PyTorch; None leaves PyTorch out.
+
+    Returns:
+      The facts and the speed of the pipeline, those of the bare loop as `opencv`, those of PyTorch
+      as `peer`.
+
+    Raises:
+      RuntimeError: a contestant failed.
+    """
+    options = [f"--source={source}", f"--batch={batch}", f"--size={size}", f"--workers={workers}"]
+
+    def command(python: str, module: str) -> list[str]:
+        return [python, "-m", f"{_CONTESTANTS}.{module}", *options]
+
+    commands = {
+        "jaxcovid": command(sys.executable, "grain_input"),
+        "opencv": command(sys.executable, "opencv_input"),
+    }
+    if torch_python:
+        commands["peer"] = command(torch_python, "torch_input")
+    return rounds.time_contestants(commands, turns)

@@ -1,0 +1,73 @@
+"""Results of a benchmark as tables of text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+_ROWS = (  # title, key, factor, unit
+    ("images/s", "images_per_s", 1, ""),
+    ("step", "s_per_step", 1e3, "ms"),
+    ("peak memory", "peak_gib", 1, "GiB"),
+    ("compiled program's memory", "compiled_gib", 1, "GiB"),
+    ("trace and lower", "trace_s", 1, "s"),
+    ("compile", "compile_s", 1, "s"),
+    ("arithmetic", "flops_per_s", 1e-9, "GFLOP/s"),
+    ("- share of a matrix product's rate", "share_of_matmul_rate", 100, "%"),
+    ("memory traffic, without caches", "bytes_accessed_per_s", 1e-9, "GB/s"),
+    ("- share of a copy's rate", "share_of_copy_rate", 100, "%"),
+)
+
+
+def speed_table(result: Mapping[str, Any]) -> str:
+    """A result of `time_network` or `time_input`: a heading, a table, the ratios."""
+    others = {name: result[name] for name in ("opencv", "peer") if name in result}
+    contestants = {"jaxcovid": result, **others}
+    heading = "{mode}, batch {batch}, {size}x{size}".format(**result)
+    if "dtype" in result:
+        heading += ", {dtype}, on {devices} x {device}".format(**result)
+    else:
+        heading += ", {images} images, {workers} workers".format(**result)
+    names = [facts.get("framework", name) for name, facts in contestants.items()]
+    rows = [
+        (title, *(_cell(facts.get(key), factor, unit) for facts in contestants.values()))
+        for title, key, factor, unit in _ROWS
+        if any(facts.get(key) is not None for facts in contestants.values())
+    ]
+    alignment = ("left", *["right"] * len(names))
+    table = tabulate(
+        rows, ("", *names), tablefmt="simple", colalign=alignment, disable_numparse=True
+    )
+    ratios = [
+        "{median:.2f} times the images/s of {name} ({low:.2f} to {high:.2f})".format(
+            name=facts.get("framework", name), **facts["ratio"]
+        )
+        for name, facts in others.items()
+    ]
+    return "\n".join([heading, table, *ratios])
+
+
+def _cell(value: float | None, factor: float, unit: str) -> str:
+    return "" if value is None else f"{value * factor:.3g} {unit}".strip()
+
+
+def start_table(result: Mapping[str, Any]) -> str:
+    """A result of `time_start`: seconds by name."""
+    rows = [(name, seconds) for name, seconds in result.items() if name.endswith("_s")]
+    return tabulate(rows, ("", "s"), tablefmt="simple", floatfmt=".1f")
+
+
+def growth_line(row: Mapping[str, Any]) -> str:
+    """A row of `time_growth` as a line of a Markdown table, printed as soon as it is measured."""
+    peer = row.get("peer", {})
+    cells = [f"{row['batch']}", f"{row['size']}"]
+    for facts, key in (
+        (row, "s_per_step"),
+        (row, "images_per_s"),
+        (row, "compiled_gib"),
+        (row, "peak_gib"),
+        (peer, "s_per_step"),
+        (peer, "peak_gib"),
+    ):
+        cells.append(f"{facts[key]:.2f}" if key in facts else "")
+    return f"| {' | '.join(cells)} |"

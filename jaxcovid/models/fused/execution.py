@@ -1,0 +1,22 @@
+"""How the fused form runs: choices that change its speed and its rounding, never its function."""
+
+from dataclasses import dataclass
+
+CHUNK_BYTES = 5 * 2**20  # of the largest map of a chunk; a few such maps fit into a CPU's cache
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How and where a fused function runs.
+
+    Attributes:
+      platform: of the devices, `cpu`, `gpu` or `tpu`. A CPU gets gradients of convolutions and
+        pooling that suit it; all others keep those that XLA derives.
+      axis_name: see `models.normalization`.
+      chunk_bytes: the batch is taken a few images at a time, so many that their largest map has at
+        most as many bytes (at least one image); None takes the whole batch, as accelerators want.
+    """
+
+    platform: str
+    axis_name: str | None = None
+    chunk_bytes: int | None = None

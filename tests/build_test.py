@@ -1,0 +1,57 @@
+"""The network that a configuration describes."""
+
+import pytest
+
+from configs import default
+from jaxcovid.models import build
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
+
+
+def config_of(network="deep_ct_net", **model):
+    config = default.get_config("debug").to_dict()
+    config["network"] = network
+    config["model"] = {"growth_rate": 8, "depths": [2, 2, 2, 2], **model}
+    return config
+
+
+def test_the_options_reach_the_network():
+    config = config_of(attention="wide", head="gap", dtype="bfloat16")
+    model = build.make_model(config, outputs=3, exclusive=True)
+    assert type(model) is DeepCTNet
+    assert model == DeepCTNet(
+        outputs=3,
+        exclusive=True,
+        attention="wide",
+        head="gap",
+        growth_rate=8,
+        depths=(2, 2, 2, 2),
+        dtype="bfloat16",
+        form="fused",
+        platform="cpu",
+    )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_platform_chooses_the_form(platform):
+    model = build.make_model(config_of(), outputs=1, exclusive=False, platform=platform)
+    assert (model.platform, model.form) == (platform, build.backbone_form(platform))
+
+
+def test_parts_are_frozen_in_the_order_of_their_names():
+    parts = {
+        name: build.make_model(config_of(), outputs=outputs, exclusive=False)
+        for name, outputs in (("part2", 2), ("part1", 6))
+    }
+    model = build.make_model(config_of("deep_cxr_net"), outputs=1, exclusive=False, parts=parts)
+    assert type(model) is DeepCXRNet
+    assert model.parts == (
+        FrozenPart("part1", parts["part1"]),
+        FrozenPart("part2", parts["part2"]),
+    )
+    assert (model.part3, model.reduced, model.width) == (True, 128, 64)
+
+
+def test_an_unknown_network_names_the_known_ones():
+    with pytest.raises(ValueError, match="use one of deep_ct_net, deep_cxr_net"):
+        build.make_model(config_of("resnet"), outputs=1, exclusive=False)
