@@ -26,6 +26,7 @@ from absl import app
 from jaxcovid.benchmarks import growth_figures, input_speed, network_speed, start_time, tables
 from jaxcovid.benchmarks.rounds import Turns
 from jaxcovid.runtime import cli
+from jaxcovid.runtime.user_errors import user_errors
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -89,7 +90,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measures what the command line names, prints a table and writes every number."""
-    with cli.user_errors():
+    with user_errors():
         result = _measure(arguments)
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")

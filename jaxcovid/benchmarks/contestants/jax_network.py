@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from jaxcovid.benchmarks.contestants.program import Program, parse_flags, random_batch, serve
+from jaxcovid.inference.forward import jit_forward
 from jaxcovid.models.build import backbone_form
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.runtime import sharding
+from jaxcovid.training.compilation import jit_train_step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
-from jaxcovid.training.step import jit_forward, jit_train_step
 
 
 def _network(dtype: str) -> DeepCTNet:
