@@ -11,12 +11,13 @@ The data flow, one direction:
 device.
 """
 
+import os
 from typing import Any
 
 __version__ = "0.1.0"
 
 
-def load(workdir: str, **options: Any) -> Any:
+def load(workdir: str | os.PathLike[str], **options: Any) -> Any:
     """A trained network, an `inference.predictor.Predictor`.
 
     Args:
@@ -24,5 +25,6 @@ def load(workdir: str, **options: Any) -> Any:
       **options: those of `inference.predictor.load`.
     """
     from jaxcovid.inference import predictor  # JAX takes seconds to import
+    from jaxcovid.runtime.files import as_path
 
-    return predictor.load(workdir, **options)
+    return predictor.load(as_path(workdir), **options)

@@ -335,7 +335,9 @@ def weights_of(state):
 
 def test_weights_without_the_optimizer(tmp_path):
     save(tmp_path, [0.6])
-    found = checkpoints.restore(tmp_path, 1, {"weights": weights_of(state_at(0))})
+    found = checkpoints.restore(
+        checkpoint_facts.open_checkpoint(tmp_path, 1), {"weights": weights_of(state_at(0))}
+    )
     assert equal(state_at(1).params, found["weights"]["params"])
     facts = checkpoint_facts.read_facts(tmp_path, 1)
     assert facts.validation.thresholds == {"youden": 0.4}
@@ -344,9 +346,12 @@ def test_weights_without_the_optimizer(tmp_path):
 def test_another_network_a_missing_step_and_a_newer_format(tmp_path):
     save(tmp_path, [0.6])
     with pytest.raises(CheckpointError, match="another network"):
-        checkpoints.restore(tmp_path, 1, {"weights": weights_of(state_at(0, width=5))})
+        checkpoints.restore(
+            checkpoint_facts.open_checkpoint(tmp_path, 1),
+            {"weights": weights_of(state_at(0, width=5))},
+        )
     with pytest.raises(CheckpointError, match=r"no checkpoint 7 .* there are \[1\]"):
-        checkpoints.restore(tmp_path, 7, {})
+        checkpoint_facts.open_checkpoint(tmp_path, 7)
     path = tmp_path / "checkpoints" / "1" / "facts" / "metadata"
     facts = json.loads(path.read_text())
     assert facts["format_version"] == checkpoint_facts.FORMAT_VERSION

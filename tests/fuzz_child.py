@@ -535,7 +535,7 @@ def workdir_reader(folder):
             checkpoint_facts.best_step(folder)
         else:
             (folder / run.FILE).write_bytes(data)
-            predictor._network(folder, run.Run.load(folder))
+            predictor.open_network(folder, run.Run.load(folder))
 
     documented = (run.WorkdirError, checkpoint_facts.CheckpointError, ValueError)
     return st.one_of(mutated_json(texts), mutated_json(texts), mutated(detectors)), read, documented

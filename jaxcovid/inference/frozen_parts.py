@@ -22,8 +22,7 @@ from jaxcovid.models.build import make_model
 from jaxcovid.runtime.files import as_path, write_atomically
 from jaxcovid.runtime.sharding import replicated_sharding
 from jaxcovid.workdir import run as runs
-from jaxcovid.workdir.checkpoint_facts import FOLDER as CHECKPOINTS
-from jaxcovid.workdir.checkpoint_facts import best_step, read_facts
+from jaxcovid.workdir.checkpoint_facts import Checkpoint, open_checkpoint
 from jaxcovid.workdir.checkpoints import restore
 from jaxcovid.workdir.run import PartSummary, Run
 
@@ -37,16 +36,12 @@ class Part:
     """A frozen part.
 
     Attributes:
-      source: its workdir.
-      run: what it was trained on.
-      step: of its best checkpoint.
-      checksums: of its weights there.
+      run: that trained it.
+      checkpoint: its best one.
     """
 
-    source: Path
     run: Run
-    step: int
-    checksums: Mapping[str, int]
+    checkpoint: Checkpoint
 
     @property
     def model(self) -> nn.Module:
@@ -57,11 +52,26 @@ class Part:
     @property
     def summary(self) -> PartSummary:
         """What the `run.json` of the whole network says of it."""
-        weights = hashlib.sha256(json.dumps(self.checksums).encode()).hexdigest()
-        return PartSummary(self.run.dataset.name, self.run.task.outputs, self.step, weights)
+        checksums = json.dumps(self.checkpoint.facts.checksums["weights"])
+        weights = hashlib.sha256(checksums.encode()).hexdigest()
+        return PartSummary(
+            self.run.dataset.name, self.run.task.outputs, self.checkpoint.step, weights
+        )
 
 
 Parts = Mapping[str, Part]  # by name
+
+
+def carried_parts(workdir: Path, run: Run) -> dict[str, Part]:
+    """The parts in the workdir of a run.
+
+    Raises:
+      ValueError: one is missing, has no validated checkpoint or does not fit the run.
+    """
+    return {
+        name: _open(name, workdir / FOLDER / name, run.config, modality=run.dataset.modality)
+        for name in sorted(run.parts)
+    }
 
 
 def find_parts(workdir: Path, config: Mapping[str, Any], *, modality: str) -> dict[str, Part]:
@@ -88,11 +98,15 @@ def find_parts(workdir: Path, config: Mapping[str, Any], *, modality: str) -> di
     for name, options in sorted(named.items()):
         carried = workdir / FOLDER / name
         source = carried if (carried / runs.FILE).exists() else as_path(options["workdir"])
-        run = Run.load(source)
-        _check_part(name, source, run, config, modality=modality)
-        step = best_step(source)
-        parts[name] = Part(source, run, step, read_facts(source, step).checksums["weights"])
+        parts[name] = _open(name, source, config, modality=modality)
     return parts
+
+
+def _open(name: str, source: Path, config: Mapping[str, Any], *, modality: str) -> Part:
+    """The part in a workdir, if it fits the network that a configuration describes."""
+    run = Run.load(source)
+    _check_part(name, source, run, config, modality=modality)
+    return Part(run, open_checkpoint(source))
 
 
 def _check_part(
@@ -141,47 +155,50 @@ def carry_parts(workdir: Path, parts: Parts) -> None:
         target = workdir / FOLDER / name
         if (target / runs.FILE).exists():
             continue
-        for file in (part.source / CHECKPOINTS / str(part.step)).rglob("*"):
-            inside = file.relative_to(part.source)
+        source = part.checkpoint.workdir
+        for file in part.checkpoint.folder.rglob("*"):
+            inside = file.relative_to(source)
             if file.is_file() and "optimizer" not in inside.parts:
                 (target / inside).parent.mkdir(parents=True, exist_ok=True)
                 (target / inside).write_bytes(file.read_bytes())
-        if (part.source / identity.TRAINED_ON_FILE).exists():
-            hashes = (part.source / identity.TRAINED_ON_FILE).read_bytes()
+        if (source / identity.TRAINED_ON_FILE).exists():
+            hashes = (source / identity.TRAINED_ON_FILE).read_bytes()
             write_atomically(target / identity.TRAINED_ON_FILE, hashes)
         # Last, so that a part that has it is whole.
-        write_atomically(target / runs.FILE, (part.source / runs.FILE).read_bytes())
-        logging.info("%s: checkpoint %d of %s, frozen", name, part.step, part.source)
+        write_atomically(target / runs.FILE, (source / runs.FILE).read_bytes())
+        logging.info("%s: checkpoint %d of %s, frozen", name, part.checkpoint.step, source)
 
 
-def load_parts(workdir: Path, model: nn.Module, mesh: Mesh, *, size: int) -> dict[str, Any]:
-    """Variables of the frozen parts that a workdir carries, verified, replicated over the mesh.
+def load_parts(parts: Parts, mesh: Mesh, *, size: int) -> dict[str, Any]:
+    """Variables of frozen parts by name, verified, replicated over the mesh.
 
     Args:
-      workdir: of the run.
-      model: its network.
+      parts: to load.
       mesh: the devices.
-      size: of its input images, px.
+      size: of the input images, px.
 
     Raises:
       CheckpointError: one is missing or damaged.
     """
-    variables = {}
-    for part in getattr(model, "parts", ()):
-        source = workdir / FOLDER / part.name
-        variables[part.name] = load_weights(source, best_step(source), part.model, mesh, size=size)
-    return variables
+    return {
+        name: load_weights(part.checkpoint, part.model, mesh, size=size)
+        for name, part in parts.items()
+    }
 
 
 def load_weights(
-    workdir: Path, step: int, model: nn.Module, mesh: Mesh, *, size: int
+    checkpoint: Checkpoint, model: nn.Module, mesh: Mesh, *, size: int
 ) -> dict[str, Any]:
     """`params` and `batch_stats` of a checkpoint, verified, replicated over the mesh.
 
-    Args: as those of `load_parts`, and the step of the checkpoint.
+    Args:
+      checkpoint: to read.
+      model: the network of its run.
+      mesh: the devices.
+      size: of the input images, px.
 
     Raises:
-      CheckpointError: it is missing, damaged, or of another network.
+      CheckpointError: it is damaged, of another network or cannot be read.
     """
     image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -189,15 +206,15 @@ def load_weights(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
         {name: shapes.get(name, {}) for name in ("params", "batch_stats")},
     )
-    return restore(workdir, step, {"weights": target})["weights"]
+    return restore(checkpoint, {"weights": target})["weights"]
 
 
-def trained_on(workdir: Path, model: nn.Module) -> dict[str, list[identity.Identities]]:
+def trained_on(workdir: Path, run: Run) -> dict[str, list[identity.Identities]]:
     """Hashes of the images and patients that a network and its frozen parts have learned from.
 
     Args:
       workdir: of the run.
-      model: its network.
+      run: what it says.
 
     Returns:
       Those of each training, for the splits `train` and `validation`. The splits of an early
@@ -207,8 +224,7 @@ def trained_on(workdir: Path, model: nn.Module) -> dict[str, list[identity.Ident
       ValueError: a file of them is damaged.
     """
     used: dict[str, list[identity.Identities]] = {"train": [], "validation": []}
-    parts = [workdir / FOLDER / part.name for part in getattr(model, "parts", ())]
-    for folder in (workdir, *parts):
+    for folder in (workdir, *(workdir / FOLDER / name for name in run.parts)):
         if not (folder / identity.TRAINED_ON_FILE).exists():
             logging.warning(
                 "%s does not say which images it was trained on (an earlier version wrote it): "

@@ -30,9 +30,8 @@ from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.metrics import calibration
-from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
-from jaxcovid.workdir.checkpoint_facts import CheckpointError, best_step, read_facts
+from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint
 from jaxcovid.workdir.run import Run, WorkdirError
 
 _grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
@@ -103,7 +102,7 @@ class Predictor:
 
     def trained_on(self) -> dict[str, list[identity.Identities]]:
         """See `frozen_parts.trained_on`."""
-        return frozen_parts.trained_on(self.workdir, self.model)
+        return frozen_parts.trained_on(self.workdir, self.run)
 
     def with_shuffled_weights(self, seed: int) -> "Predictor":
         """The same network, the numbers of each parameter dealt out anew, to compare heatmaps with.
@@ -218,16 +217,20 @@ class Predictor:
         return np.concatenate(results)
 
 
-def _network(workdir: Path, run: Run) -> tuple[frozen_parts.Parts, nn.Module]:
-    """The frozen parts and the network of a run."""
+def open_network(workdir: Path, run: Run) -> tuple[frozen_parts.Parts, nn.Module]:
+    """The frozen parts and the network of a run.
+
+    Raises:
+      ValueError: a part or an option that does not fit.
+    """
     try:
-        parts = frozen_parts.find_parts(workdir, run.config, modality=run.dataset.modality)
+        parts = frozen_parts.carried_parts(workdir, run)
         return parts, frozen_parts.model_with_parts(run, parts)
     except (TypeError, KeyError) as error:
         raise WorkdirError(f"{workdir} is damaged, or of another version: {error!r}") from error
 
 
-def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -> Predictor:
+def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Predictor:
     """Loads a trained network from its workdir.
 
     Args:
@@ -239,26 +242,25 @@ def load(workdir: str | Path, *, step: int | None = None, batch_size: int = 8) -
       WorkdirError: not a workdir.
       CheckpointError: no such checkpoint, or it is damaged, of another network or not validated.
     """
-    workdir = as_path(workdir)
     run = Run.load(workdir)
-    parts, model = _network(workdir, run)
+    parts, model = open_network(workdir, run)
     mesh, size = make_mesh(), run.preprocessing.size
-    step = best_step(workdir) if step is None else step
-    variables = frozen_parts.load_weights(workdir, step, model, mesh, size=size)
+    checkpoint = open_checkpoint(workdir, step)
+    variables = frozen_parts.load_weights(checkpoint, model, mesh, size=size)
     if parts:
-        variables["frozen"] = frozen_parts.load_parts(workdir, model, mesh, size=size)
-    validation = read_facts(workdir, step).validation
+        variables["frozen"] = frozen_parts.load_parts(parts, mesh, size=size)
+    validation = checkpoint.facts.validation
     if validation is None:
         raise CheckpointError(
-            f"checkpoint {step} of {workdir} was not validated, so it has no thresholds; leave "
-            "--step out for the best one"
+            f"checkpoint {checkpoint.step} of {workdir} was not validated, so it has no thresholds; "
+            "leave --step out for the best one"
         )
     return Predictor(
         workdir=workdir,
         run=run,
         model=model,
         variables=variables,
-        step=step,
+        step=checkpoint.step,
         temperature=validation.temperature,
         thresholds=validation.thresholds,
         preprocessing=run.preprocessing,

@@ -88,7 +88,8 @@ def _train_claimed(experiment: Experiment, workdir: Path) -> Result:
     plan, mesh = experiment.plan, experiment.mesh
     _warn_of_few_rows(experiment)
     size = experiment.run.preprocessing.size
-    frozen = frozen_parts.load_parts(workdir, experiment.model, mesh, size=size)
+    parts = frozen_parts.carried_parts(workdir, experiment.run)
+    frozen = frozen_parts.load_parts(parts, mesh, size=size)
     validate = _make_validator(experiment)
     initialise = jit_init_state(
         mesh,

@@ -83,6 +83,24 @@ class CheckpointFacts:
         }
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint of a workdir, see `open_checkpoint`."""
+
+    workdir: Path
+    facts: CheckpointFacts
+
+    @property
+    def step(self) -> int:
+        """Of the training."""
+        return self.facts.step
+
+    @property
+    def folder(self) -> Path:
+        """Where its items are."""
+        return self.workdir / FOLDER / str(self.step)
+
+
 def checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of the bytes of every array of a pytree, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -173,6 +191,24 @@ def best_step(workdir: Path) -> int:
             f"no validated checkpoint in {workdir}; train until the first validation"
         )
     return max(ranked)[1]
+
+
+def open_checkpoint(workdir: Path, step: int | None = None) -> Checkpoint:
+    """A checkpoint of a workdir.
+
+    Args:
+      workdir: of a training run.
+      step: one of `steps`; None is the best one, see `best_step`.
+
+    Raises:
+      DamagedError: its facts are missing or malformed.
+      CheckpointError: there is none, or it cannot be read.
+    """
+    if step is None:
+        step = best_step(workdir)
+    elif step not in steps(workdir):
+        raise CheckpointError(f"no checkpoint {step} in {workdir}; there are {steps(workdir)}")
+    return Checkpoint(workdir, read_facts(workdir, step))
 
 
 def unreadable(workdir: Path, step: int, error: Exception) -> CheckpointError:

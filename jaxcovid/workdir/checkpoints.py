@@ -24,12 +24,14 @@ from jax.sharding import Sharding
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.workdir.checkpoint_facts import (
     FOLDER,
+    Checkpoint,
     CheckpointError,
     CheckpointFacts,
     DamagedError,
     History,
     checksums,
     facts_path,
+    open_checkpoint,
     read_facts,
     steps,
     unreadable,
@@ -50,30 +52,28 @@ class Restored:
     history: History
 
 
-def restore(workdir: Path, step: int, targets: Mapping[str, Any]) -> Items:
-    """Items of one checkpoint, `weights` and/or `optimizer`, verified by their checksums.
+def restore(checkpoint: Checkpoint, targets: Mapping[str, Any]) -> Items:
+    """Items of a checkpoint, `weights` and/or `optimizer`, verified by their checksums.
 
     Args:
-      workdir: of a training run.
-      step: one of `steps`.
+      checkpoint: to read.
       targets: for each item a pytree of `jax.ShapeDtypeStruct` with sharding.
 
     Raises:
       DamagedError: damaged, or of another network.
-      CheckpointError: missing, or it cannot be read for another reason, which is the cause.
+      CheckpointError: it cannot be read for another reason, which is the cause.
     """
-    if step not in steps(workdir):
-        raise CheckpointError(f"no checkpoint {step} in {workdir}; there are {steps(workdir)}")
-    facts = read_facts(workdir, step)
+    workdir, step = checkpoint.workdir, checkpoint.step
     restored = {}
     # Not a checkpointer, which would let processes wait for one that has failed.
     handler = ocp.StandardCheckpointHandler()
     try:
         for name, target in targets.items():
-            path = (workdir / FOLDER / str(step) / name).resolve()
+            path = (checkpoint.folder / name).resolve()
             try:
                 restored[name] = handler.restore(path, args=ocp.args.StandardRestore(target))
-                expected, actual = facts.checksums.get(name, {}), checksums(restored[name])
+                expected = checkpoint.facts.checksums.get(name, {})
+                actual = checksums(restored[name])
             except Exception as error:  # orbax, tensorstore, zarr and JAX each raise their own
                 raise unreadable(workdir, step, error) from error
             if bad := [k for k in {**expected, **actual} if actual.get(k) != expected.get(k)]:
@@ -236,8 +236,9 @@ class Checkpoints:
         """
         restored, error = None, None
         try:
-            items = restore(self.workdir, step, targets)
-            restored = Restored(step, items, read_facts(self.workdir, step).history)
+            checkpoint = open_checkpoint(self.workdir, step)
+            items = restore(checkpoint, targets)
+            restored = Restored(step, items, checkpoint.facts.history)
         except CheckpointError as raised:
             error = raised
         damaged, failed = isinstance(error, DamagedError), error is not None
