@@ -25,11 +25,21 @@ from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
 
-def run(workdir: Path, paths: Sequence[str | Path], **options: Any) -> Iterator[dict[str, Any]]:
-    """Yields a row for each image, in order; see `inference.screening.screen`."""
-    from jaxcovid.inference import screening
+def run(
+    workdir: Path,
+    paths: Sequence[str | Path],
+    *,
+    threshold: str = "youden",
+    step: int | None = None,
+    heatmaps: Path | None = None,
+    **reading: Any,
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each image, in order; see `inference.screening.screen` and `Reading`."""
+    from jaxcovid.inference.screening import Reading, screen
 
-    return screening.screen(workdir, paths, **options)
+    return screen(
+        workdir, paths, Reading(**reading), threshold=threshold, step=step, heatmaps=heatmaps
+    )
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:

@@ -252,7 +252,7 @@ def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Pred
     validation = checkpoint.facts.validation
     if validation is None:
         raise CheckpointError(
-            f"checkpoint {checkpoint.step} of {workdir} was not validated, so it has no thresholds; "
+            f"checkpoint {checkpoint.step} of {workdir} was not validated and has no thresholds; "
             "leave --step out for the best one"
         )
     return Predictor(

@@ -20,6 +20,7 @@ from jaxcovid.data import pseudonyms as pseudonym_keys
 from jaxcovid.data.dicom import counted_warnings
 from jaxcovid.data.image_files import counts_text, every_nth
 from jaxcovid.data.labels import Task
+from jaxcovid.data.png import encode_png
 from jaxcovid.inference import predictor as predictors
 from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
 from jaxcovid.inference.overlay import overlay
@@ -28,32 +29,43 @@ from jaxcovid.inference.predictor import Predictor
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a user's images are read.
+
+    Attributes:
+      every: of volumes every how many slices are screened.
+      window: centre and width in Hounsfield units, for CT; None is that of the training.
+      hu_offset: what makes Hounsfield units of the values of 16-bit PNG and TIFF; None is that of
+        the training.
+      pseudonyms: key file; ids of patients and series are replaced by keyed pseudonyms.
+    """
+
+    every: int = 1
+    window: tuple[float, float] | None = None
+    hu_offset: float | None = None
+    pseudonyms: Path | None = None
+
+
 def screen(
     workdir: Path,
     paths: Sequence[str | Path],
+    reading: Reading,
     *,
     threshold: str = "youden",
     step: int | None = None,
     heatmaps: Path | None = None,
-    every: int = 1,
-    window: tuple[float, float] | None = None,
-    hu_offset: float | None = None,
-    pseudonyms: Path | None = None,
 ) -> Iterator[Row]:
     """Yields a row for each image, in order.
 
     Args:
       workdir: of a training run.
       paths: images and folders.
+      reading: how they are read.
       threshold: name of a stored threshold (`youden`, `sensitivity_90`, `sensitivity_95`) or a
         number in 0 to 1.
       step: of the checkpoint; None is the best one by validation AUC.
       heatmaps: folder for an overlay of each image; None makes none.
-      every: of volumes every how many slices are screened.
-      window: centre and width in Hounsfield units, for CT; None is that of the training.
-      hu_offset: what makes Hounsfield units of the values of 16-bit PNG and TIFF; None is that of
-        the training.
-      pseudonyms: key file; ids of patients and series are replaced by keyed pseudonyms.
 
     Yields:
       Rows of the same columns: `id`; of DICOM `patient` and `series`; `images`, how many it is
@@ -67,21 +79,21 @@ def screen(
       ValueError: not a workdir, an unknown threshold, a key that is too short.
       OSError: a path that does not exist, a folder that cannot be written.
     """
-    every_nth(1, every)
-    key = pseudonym_keys.read_key(pseudonyms) if pseudonyms else None
+    every_nth(1, reading.every)
+    key = pseudonym_keys.read_key(reading.pseudonyms) if reading.pseudonyms else None
     left_out: collections.Counter[str] = collections.Counter()
     files = list_files(paths, left_out)
     predictor = predictors.load(workdir, step=step)
-    if window:
-        predictor = dataclasses.replace(predictor, window=window)
-    if hu_offset is not None:
-        predictor = dataclasses.replace(predictor, hu_offset=hu_offset)
+    if reading.window:
+        predictor = dataclasses.replace(predictor, window=reading.window)
+    if reading.hu_offset is not None:
+        predictor = dataclasses.replace(predictor, hu_offset=reading.hu_offset)
     columns = _Columns(predictor.task, _limit(predictor, threshold), drawn=heatmaps is not None)
     if heatmaps and not predictor.has_gradcam:
         raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
-    reader = Reader(predictor, every=every, pseudonyms=key)
+    reader = Reader(predictor, every=reading.every, pseudonyms=key)
     with counted_warnings():
         yield from _rows(predictor, reader.open(files), columns, heatmaps)
     if text := counts_text(left_out + reader.left_out):
@@ -180,7 +192,7 @@ def _draw_heatmaps(
         cams = predictor.heatmaps(grays, output=output)
         for gray, cam, pictures in zip(grays, cams, files, strict=True):
             picture = cv2.cvtColor(overlay(gray, cam), cv2.COLOR_RGB2BGR)
-            (folder / pictures[output]).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            (folder / pictures[output]).write_bytes(encode_png(picture))
     return [";".join(pictures) for pictures in files]
 
 

@@ -102,12 +102,7 @@ def make_experiment(
       ValueError: an option or combination that cannot work.
     """
     mesh = sharding.make_mesh()
-    sharding.check_batch_size(config.batch_size, mesh)
-    sharding.check_fsdp(config.fsdp, mesh)
-    check_batch_norm(config.batch_norm)
-    pipeline.check_options(config.preprocess_on, config.bad_records)
-    if config.workers < 0:
-        raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
+    _check_options(config, mesh)
     ablation = trained_ablation(config.ablation)
     task = make_task(
         config.task,
@@ -122,23 +117,14 @@ def make_experiment(
     run, parts = _make_run(config, dataset, task, workdir, command)
     _ = run.preprocessing  # refuses options out of range
     plan = make_plan(config, images=dataset.split_sizes["train"])
-    options = config.optimizer
-    schedule = make_schedule(
-        learning_rate=options.learning_rate, schedule=options.schedule, updates=plan.updates
-    )
+    schedule, optimizer = _make_optimizer(config.optimizer, plan)
     return Experiment(
         run=run,
         plan=plan,
         mesh=mesh,
         model=frozen_parts.model_with_parts(run, parts),
         parts=parts,
-        optimizer=make_optimizer(
-            schedule,
-            weight_decay=options.weight_decay,
-            head_lr_multiplier=options.head_lr_multiplier,
-            accumulate_steps=options.accumulate_steps,
-            total_steps=plan.total_steps,
-        ),
+        optimizer=optimizer,
         schedule=schedule,
         loss_weights=losses.class_weights(counts["train"], kind=config.class_weights),
         batch_norm=config.batch_norm,
@@ -150,6 +136,16 @@ def make_experiment(
         workers=config.workers,
         fsdp=config.fsdp,
     )
+
+
+def _check_options(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Refuses options that do not exist or do not fit the devices."""
+    sharding.check_batch_size(config.batch_size, mesh)
+    sharding.check_fsdp(config.fsdp, mesh)
+    check_batch_norm(config.batch_norm)
+    pipeline.check_options(config.preprocess_on, config.bad_records)
+    if config.workers < 0:
+        raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
 
 
 def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
@@ -172,6 +168,22 @@ def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
         early_stop_validations=config.early_stop_validations,
         profile=tuple(config.profile),
     )
+
+
+def _make_optimizer(
+    options: ml_collections.ConfigDict, plan: Plan
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    schedule = make_schedule(
+        learning_rate=options.learning_rate, schedule=options.schedule, updates=plan.updates
+    )
+    optimizer = make_optimizer(
+        schedule,
+        weight_decay=options.weight_decay,
+        head_lr_multiplier=options.head_lr_multiplier,
+        accumulate_steps=options.accumulate_steps,
+        total_steps=plan.total_steps,
+    )
+    return schedule, optimizer
 
 
 def _make_run(
