@@ -58,7 +58,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         default=(),
         help="covid_chestxray/paper: prepared data sets to take more test films from, with commas",
     )
-    cli.add_reading_options(parser, of="folder: ", window="-600,1500, the lung window")
+    cli.add_reading_options(parser, prefix="folder: ", window="-600,1500, the lung window")
     parser.add_argument(
         "--overwrite", action="store_true", help="prepare it anew if it is there already"
     )

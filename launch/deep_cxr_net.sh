@@ -4,7 +4,7 @@
 # OPTIONS go to all three trainings, as in --config.preprocessing.size=128 --data_dir=DIR.
 # Environment: PART1 is chestxray14 (default) or chexpert, VARIANT one of the configs' (scratch).
 # Needs the data sets PART1, chest_xray_pneumonia and covid_chestxray, prepared. Started again, it
-# skips what is finished and goes on where it was ended.
+# skips what is finished and resumes where it was ended.
 set -euo pipefail
 if [ $# -lt 1 ]; then
   sed -n '2,7s/^# //p' "$0" >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained and evaluated network on synthetic CT slices, in minutes on a CPU.
-# Needs Python 3.11 to 3.13. Started again, it goes on where it was ended, and reuses all it made.
+# Needs Python 3.11 to 3.13. Started again, it resumes where it was ended, and reuses all it made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

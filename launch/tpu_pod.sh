@@ -5,7 +5,7 @@
 #     --workdir=/mnt/shared/runs/covid_ct --data_dir=/mnt/shared/data
 # Copies this code to the workers, installs it there (they need Python 3.11 to 3.13) and starts the
 # same command on each; JAX finds the others by itself. Workdir and data must be on a file system
-# that is mounted on all workers. It ends when all have ended; typed again, it goes on from the
+# that is mounted on all workers. It ends when all have ended; typed again, it resumes from the
 # newest checkpoint. Until it is finished, whatever happens to the TPU:
 #   until bash launch/tpu_pod.sh NAME ZONE ...; do sleep 60; done
 set -euo pipefail

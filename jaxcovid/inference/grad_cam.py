@@ -14,8 +14,8 @@ def grad_cam(
     """Where a logit comes from: positive part of the gradient-weighted sum of a layer's maps.
 
     The layer is the third dense block, at a sixteenth of the image's size. The last one, at half of
-    that, sees so much around each of its points that its maps do not tell where a lesion is: on the
-    phantom, of a network that tells its classes apart, 4.1 times as much of the heatmap as of the
+    that, sees so much around each of its points that its maps do not show where a lesion is: on the
+    phantom, for a network that separates its classes, 4.1 times as much of the heatmap as of the
     area lay in the lesion with the third block, 2.5 times with the last.
 
     Args:
@@ -30,8 +30,8 @@ def grad_cam(
 
     def logit(change: Any) -> tuple[jax.Array, Any]:
         variables = {**weights, "perturbations": change} if change else weights
-        logits, found = model.apply(variables, image, mutable=["maps"])
-        return logits[:, output].sum(), found["maps"]
+        logits, collections = model.apply(variables, image, mutable=["maps"])
+        return logits[:, output].sum(), collections["maps"]
 
     shapes = jax.eval_shape(lambda: logit({})[1])
     unchanged = jax.tree.map(

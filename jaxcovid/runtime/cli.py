@@ -96,13 +96,13 @@ def typed(name: str, arguments: Sequence[str]) -> str:
 
 
 def add_reading_options(
-    parser: argparse.ArgumentParser, *, of: str = "", window: str, every: int | None = None
+    parser: argparse.ArgumentParser, *, prefix: str = "", window: str, every: int | None = None
 ) -> None:
     """Adds the options that say how a user's own images are read.
 
     Args:
       parser: gets `--window`, `--hu_offset`, `--every` and `--pseudonyms`.
-      of: what stands before their help.
+      prefix: of their help.
       window: the default window, in words.
       every: value of `--every` where it is not given.
     """
@@ -110,26 +110,26 @@ def add_reading_options(
         "--window",
         metavar="HU",
         type=centre_and_width,
-        help=f"{of}CENTRE,WIDTH in Hounsfield units, for CT (default: {window})",
+        help=f"{prefix}CENTRE,WIDTH in Hounsfield units, for CT (default: {window})",
     )
     parser.add_argument(
         "--hu_offset",
         type=float,
         metavar="HU",
-        help=f"{of}16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
+        help=f"{prefix}16-bit PNG and TIFF of CT: their values plus this are Hounsfield units",
     )
     parser.add_argument(
         "--every",
         type=int,
         default=every,
         metavar="N",
-        help=f"{of}of volumes every Nth slice (default: 1)",
+        help=f"{prefix}of volumes every Nth slice (default: 1)",
     )
     parser.add_argument(
         "--pseudonyms",
         metavar="KEYFILE",
         type=as_path,
-        help=f"{of}replace ids of patients and series by pseudonyms made with this secret key",
+        help=f"{prefix}replace ids of patients and series by pseudonyms made with this secret key",
     )
 
 

@@ -199,8 +199,8 @@ def _who_is_here(address: str, count: int, index: int) -> str:
 
 
 def _connected_hosts(port: int) -> list[str]:
-    """The other end of each connection to a port of this host; Linux tells, others none."""
-    found = []
+    """The other end of each connection to a port of this host; known on Linux alone."""
+    hosts = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         with contextlib.suppress(OSError):
             for line in Path("/proc/net", name).read_text().splitlines()[1:]:
@@ -212,8 +212,8 @@ def _connected_hosts(port: int) -> list[str]:
                     if sys.byteorder == "little":
                         parts = [part[::-1] for part in parts]
                     text = socket.inet_ntop(family, b"".join(parts))
-                    found.append(text.removeprefix("::ffff:"))
-    return found
+                    hosts.append(text.removeprefix("::ffff:"))
+    return hosts
 
 
 def announce() -> None:

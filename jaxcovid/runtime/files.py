@@ -15,12 +15,12 @@ def home() -> Path:
       ValueError: there is none: HOME is not set and the system does not know the user.
     """
     try:
-        found = Path.home()
+        folder = Path.home()
     except RuntimeError:
-        found = Path()
-    if not found.is_absolute():
+        folder = Path()
+    if not folder.is_absolute():
         raise ValueError("there is no home folder: set HOME")
-    return found
+    return folder
 
 
 def expand_home(name: str) -> str:

@@ -58,14 +58,14 @@ def shard_state(state: Any, mesh: Mesh, fsdp: int) -> Any:
       ValueError: see `check_fsdp`.
     """
     check_fsdp(fsdp, mesh)
-    # The same devices in the same order, so that both meshes can stand in one program.
+    # The same devices in the same order, so that one program can use both meshes.
     groups = Mesh(mesh.devices.reshape(-1, fsdp), ("copy", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
     def sharding_of(x: Any) -> NamedSharding:
-        sides = [n if n % fsdp == 0 else 0 for n in x.shape]
-        if fsdp == 1 or x.size < 1024 or not max(sides):
+        lengths = [n if n % fsdp == 0 else 0 for n in x.shape]
+        if fsdp == 1 or x.size < 1024 or not max(lengths):
             return replicated_sharding(mesh)
-        longest = sides.index(max(sides))
+        longest = lengths.index(max(lengths))
         return NamedSharding(groups, P(*[None] * longest, "fsdp"))
 
     return jax.tree.map(sharding_of, state)

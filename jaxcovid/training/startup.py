@@ -75,7 +75,7 @@ def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
 
 
 def _fit_detector(experiment: Experiment, workdir: Path) -> None:
-    """Fits and keeps what tells other images from those of the training, once."""
+    """Fits and saves the detector of images that are unlike those of the training, once."""
     if out_of_distribution.load_detector(workdir) is None:
         sources = experiment.training.source, experiment.validation.source
         detector = out_of_distribution.detector_of_sources(*sources)
