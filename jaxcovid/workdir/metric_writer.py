@@ -1,8 +1,8 @@
 """Where a run's numbers and pictures go: the log, `metrics.jsonl`, and TensorBoard through clu.
 
 clu's writers need TensorFlow, which takes seconds to import and is not there on a slim GPU image.
-So a thread imports it at the first write, while training continues; where it is missing, the log says
-so once.
+So a thread imports it at the first write, while training continues; where it is missing, the log
+says so once.
 """
 
 import concurrent.futures
