@@ -16,4 +16,9 @@ echo "
 Done. Open these in a browser or an image viewer:
   report           $PWD/$results/report.html
   ROC curve        $PWD/$results/roc.png
-  heatmap gallery  $PWD/$results/heatmaps.png"
+  heatmap gallery  $PWD/$results/heatmaps.png
+
+To continue, type
+  source .venv/bin/activate
+and, for example, see what is left of the score when only the border of each slice is shown:
+  python -m jaxcovid.evaluate --workdir=runs/quickstart --split=test --ablations"

@@ -14,7 +14,7 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 @pytest.mark.parametrize("name", ["prepare", "audit", "train", "evaluate", "predict", "benchmark"])
 def test_help(name, command):
     process = command(name, "--help", check=False)
-    assert "--data_dir" in process.stdout
+    assert ("--data_dir" in process.stdout) == (name != "predict")
     assert f"python -m jaxcovid.{name}" in process.stdout
 
 
@@ -47,7 +47,8 @@ def test_help_of_status(command):
     ],
 )
 def test_bad_input_is_one_clear_message(arguments, message, command, tmp_path):
-    process = command(*arguments, f"--data_dir={tmp_path}", check=False)
+    data_dir = () if arguments[0] == "predict" else (f"--data_dir={tmp_path}",)
+    process = command(*arguments, *data_dir, check=False)
     assert process.returncode != 0
     assert message in process.stderr
     assert "Traceback" not in process.stderr

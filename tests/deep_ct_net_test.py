@@ -88,6 +88,7 @@ def test_live_parity_with_pytorch():
     assert_close(found[2], expected[2].numpy())
 
 
+@pytest.mark.long
 def test_features_equal_keras_densenet121(monkeypatch):
     """Keras' own DenseNet-121 with its random weights, live."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")

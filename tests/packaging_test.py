@@ -93,7 +93,7 @@ for name in ("fcntl", "grp", "pwd", "resource", "syslog", "termios"):
 import jaxcovid.predict, jaxcovid.inference.predictor, jaxcovid.workdir.run
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.user_errors import user_errors
-from jaxcovid.report import figures
+from jaxcovid.inference import overlay
 with user_errors():
     list(jaxcovid.predict.run(jaxcovid.predict.as_path("nowhere"), [sys.executable]))
 """

@@ -11,10 +11,10 @@ from jaxcovid.runtime import distributed
 
 START = """
 import sys
-from jaxcovid.runtime import cli, distributed
+from jaxcovid.runtime import cli, distributed, user_errors
 distributed.INITIALIZATION_TIMEOUT_S = int(sys.argv[4])
 distributed.WAITING_INTERVAL_S = float(sys.argv[5])
-with cli.user_errors():
+with user_errors.user_errors():
     cli.start(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 """
 

@@ -101,10 +101,12 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: it is too large, no JSON or another value than an object.
       OSError: it cannot be read.
     """
+    content = bytearray()
     with path.open("rb") as file:
-        content = file.read(_MAX_JSON_BYTES + 1)
-    if len(content) > _MAX_JSON_BYTES:
-        raise ValueError(f"at most {_MAX_JSON_BYTES:,} bytes are accepted")
+        while piece := file.read(2**20):
+            content += piece
+            if len(content) > _MAX_JSON_BYTES:
+                raise ValueError(f"at most {_MAX_JSON_BYTES:,} bytes are accepted")
     try:
         value = json.loads(content)
     except RecursionError as error:
