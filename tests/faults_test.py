@@ -171,7 +171,7 @@ def flip(path):
 
 
 def test_the_newest_checkpoint_is_damaged(trained, tmp_path, data_dir):
-    """As the command meets it; `checkpoints_test` damages it in every way."""
+    """As the command meets it; `workdir/checkpoints_test.py` damages it in every way."""
     end_at(signal.SIGKILL, 60, tmp_path / "w", data_dir)
     newest = checkpoint_facts.steps(tmp_path / "w")[-1]
     folder = tmp_path / "w" / "checkpoints" / str(newest) / "weights"

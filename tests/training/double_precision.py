@@ -1,7 +1,7 @@
 """Trains in float64 on one device and on eight: what differs there is no rounding.
 
-python tests/double_precision.py             a narrow network at 64x64, 5 steps
-python tests/double_precision.py --full      DenseNet-121 at 256x256, 10 steps; 6 minutes on 2 cores
+python tests/training/double_precision.py             a narrow network at 64x64, 5 steps
+python tests/training/double_precision.py --full      DenseNet-121 at 256x256, 10 steps; 6 minutes
 
 Prints JSON: for eight devices, whole and in FSDP, how far losses (at most), gradients of the first
 step and parameters (of their norm) are from those of one device.
@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 
 jnp.float32 = jnp.float64  # all that the networks compute and keep
 
-from training_test import PLAIN, each_step
+from step_test import PLAIN, each_step
 
 from jaxcovid.models import deep_ct_net
 from jaxcovid.training.optimizer import make_optimizer

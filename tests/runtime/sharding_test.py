@@ -108,7 +108,7 @@ def predict_with_devices_that_come_alternately(folder):
 
 def test_two_processes_predict_in_the_order_of_the_source(tmp_path):
     function = "predict_with_devices_that_come_alternately"
-    for status, log in two_processes.call("process_order_test", function, tmp_path, devices=4):
+    for status, log in two_processes.call("sharding_test", function, tmp_path, devices=4):
         assert status == 0, log
     expected = predictions(sharding.make_mesh())
     assert expected.shape == (IMAGES, 8)

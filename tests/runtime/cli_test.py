@@ -97,7 +97,7 @@ def test_mistakes_keep_their_traceback(fails, capsys):
     assert end.value.code == 1
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
-    assert "command_test.py" in said
+    assert "cli_test.py" in said
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from jaxcovid.training.state import jit_init_state
 from jaxcovid.workdir.checkpoints import Checkpoints
 from jaxcovid.workdir.run import Run
 
-WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir"
+WORKDIR = pathlib.Path(__file__).parents[1] / "golden" / "workdir"
 PROBABILITIES = [0.5957848, 0.5955538, 0.5986944]
 WHEN_TO_UPDATE = (
     "golden/workdir is what users of the first release have on their disks: never write it anew, "

@@ -13,7 +13,7 @@ from jaxcovid.models.deep_ct_net import FORMS, DeepCTNet
 from jaxcovid.models.densenet import DenseNet
 from jaxcovid.training import step
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "deep_ct_net_64.npz"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "deep_ct_net_64.npz"
 
 
 def parameters(variables):

@@ -29,7 +29,7 @@ from jaxcovid.training.optimizer import make_optimizer
 from jaxcovid.training.state import jit_init_state
 from jaxcovid.workdir import checkpoint_facts
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
+REPOSITORY = pathlib.Path(__file__).parents[2]
 SIZE = 64
 NARROW = {"growth_rate": 8, "depths": (2, 2, 2, 2)}
 PARTS = (
