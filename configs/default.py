@@ -10,7 +10,7 @@ import ml_collections
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The paper's recipe; where the paper is silent, the README's table of choices.
+    """The paper's recipe; where the paper is silent, docs/paper_choices.md.
 
     Args:
       variant: empty, or `debug` for a narrow network and a few small steps that run in seconds.

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxcovid.report.figures import overlay
 from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.inference import predictor
+from jaxcovid.inference.overlay import overlay
 
 FOLDER = Path(__file__).parent
 OUTLINE = "#56b4e9"

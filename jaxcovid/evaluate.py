@@ -134,7 +134,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--ablations",
         action="store_true",
-        help="score it on borders, centres, lungs, thumbnails, flipped and shifted images too",
+        help="score it on borders, centres, lungs, thumbnails, flipped and other images too",
     )
     parser.add_argument(
         "--against", metavar="DIR", type=as_path, help="another run, compared on the same images"

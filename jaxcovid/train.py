@@ -54,8 +54,9 @@ def run(
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.training import experiment, startup
 
-    dataset = open_dataset(config.dataset, data_dir)
     # Everything that can be refused is refused before anything is written.
+    experiment.check_options(config)
+    dataset = open_dataset(config.dataset, data_dir)
     planned = experiment.make_experiment(config, dataset, workdir, command=command)
     return startup.train(planned, dataset, workdir)
 

@@ -70,8 +70,6 @@ def test_pictures_are_small_and_used():
         assert f"{picture.name})" in text, f"no page shows {picture.name}"
 
 
-# Four options are documented by the names that they get; this mark goes when they have them.
-@pytest.mark.xfail("control" in default.get_config(), reason="options with names to come")
 def test_the_configuration_page_names_every_option_and_no_other():
     text = (REPOSITORY / "docs" / "configuration.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)

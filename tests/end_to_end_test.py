@@ -218,10 +218,10 @@ def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):
 
 
 @pytest.mark.long
-def test_three_way_with_accumulation_and_balanced_weights(tmp_path, data_dir, command):
+def test_one_vs_rest_is_refused_and_accumulation_and_balanced_weights(tmp_path, data_dir, command):
     process = command(
         "train",
-        *arguments(tmp_path / "run", data_dir, "--config.outputs=three_way"),
+        *arguments(tmp_path / "run", data_dir, "--config.task=one_vs_rest"),
         check=False,
     )
     assert process.returncode == 1

@@ -86,7 +86,7 @@ class Dataset:
     Attributes:
         name: Name with its config, as in "covid_ct/gray320".
         directory: Where its files lie (the directory of the version).
-        class_names: Class names; a record's label is an index into them. None if it has findings.
+        class_names: Class names; a record's label is an index into them. empty if it has findings.
         finding_names: Findings that each record has instead of one label, sorted.
         digest: SHA-256 over all records, 64 hexadecimal digits; see `digest.compute_digest`.
         citation: BibTeX, empty if there is none.
@@ -225,7 +225,7 @@ def find_version(name: str, data_dir: epath.PathLike) -> epath.Path | None:
     return max(finished, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
-def prepare_command(name: str, data_dir: epath.PathLike) -> str:
+def prepare_command(name: str, data_dir: epath.PathLike | None = None) -> str:
     """Returns the command that prepares a data set."""
     name, _, config = name.partition("/")
     if name == "folder":
@@ -234,7 +234,8 @@ def prepare_command(name: str, data_dir: epath.PathLike) -> str:
         arguments = f"phantom/{config}" if config else "phantom"
     else:
         arguments = f"{name}/{config} --source=DIR" if config else f"{name} --source=DIR"
-    return f"python -m jaxcovid.prepare {arguments} --data_dir={os.fspath(data_dir)}"
+    where = f" --data_dir={os.fspath(data_dir)}" if data_dir else ""
+    return f"python -m jaxcovid.prepare {arguments}{where}"
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxcovid.metrics.scores import RATIOS
 
 
@@ -36,6 +38,8 @@ def content_of(value: Any) -> Any:
         return {str(key): content_of(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [content_of(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON does not know")

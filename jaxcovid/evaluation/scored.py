@@ -70,22 +70,23 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
     seen = check_held_out(dataset, selection.split, predictor, allow_seen=selection.allow_seen)
     probabilities = predictor.score(source, ablation=predictor.ablation, workers=selection.workers)
     calibrated = predictor.calibrate(probabilities)
+    predictions, groups = _with_targets(calibrated, predictor, dataset, source)
     return ScoredSplit(
         predictor=predictor,
         dataset=dataset,
         split=selection.split,
         source=source,
-        predictions=_with_targets(calibrated, predictor, dataset, source),
+        predictions=predictions,
         uncalibrated=probabilities[:, 0],
-        groups=[groups_of(source[i]) for i in range(len(source))],
+        groups=groups,
         seen=seen,
     )
 
 
 def _with_targets(
     probabilities: np.ndarray, predictor: Predictor, dataset: Dataset, source: Sequence[Record]
-) -> Predictions:
-    """Calibrated probabilities, float64 [n, outputs], beside their targets."""
+) -> tuple[Predictions, Sequence[Mapping[str, str]]]:
+    """Calibrated probabilities, float64 [n, outputs], beside their targets, and their groups."""
     task = predictor.task
     # Where the other classes have other names, only the positive one is known.
     if not set(task.outputs) <= set(labelled(dataset, predictor)):
@@ -93,13 +94,14 @@ def _with_targets(
     encode = task.encoder(dataset.class_names)
     if predictor.run.ablation == "shuffled_labels":
         encode = shuffled(encode, source, seed=predictor.run.seed)
-    ids, patients, targets = [], [], []
+    ids, patients, targets, groups = [], [], [], []
     for record in (source[i] for i in range(len(source))):
         ids.append(record["id"])
         patients.append(record["patient"])
         targets.append(encode(record))
+        groups.append(groups_of(record))
     stacked = np.stack(targets)
-    return Predictions(
+    predictions = Predictions(
         ids=ids,
         patients=patients,
         targets=stacked > 0.5,
@@ -107,3 +109,4 @@ def _with_targets(
         outputs=task.outputs,
         known=None if task.screens else stacked >= 0,
     )
+    return predictions, groups

@@ -23,7 +23,7 @@ class Opened:
     Attributes:
       name: its path as text; of a slice of a volume with its number behind a "#".
       gray: uint8 [h, w]; None if there is an error.
-      colour: see `images.colour_of`.
+      colour: see `decoding.colour_of`.
       patient: of DICOM, else empty.
       study: of DICOM, else empty.
       series: of DICOM, else empty.

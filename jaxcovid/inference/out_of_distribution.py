@@ -30,7 +30,7 @@ _LEAST_IMAGES = 20
 _MOST_BYTES = 2**25  # of the file, unpacked
 _CELLS, _DIRECTIONS = 4, 8
 _LEAST_DEVIATION = 2.0  # gray levels; an image of less is blank
-_LEAST_COLOUR = 16.0  # see `images.colour_of`; scans with coloured marks have up to 15
+_LEAST_COLOUR = 16.0  # see `decoding.colour_of`; scans with coloured marks have up to 15
 
 
 def features(gray: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ class Detector:
       location: mean of the scaled features.
       precision: inverse of their covariance, float64 [393, 393].
       limit: squared Mahalanobis distance above which an image is flagged.
-      colour_limit: of `images.colour_of`, above which it is.
+      colour_limit: of `decoding.colour_of`, above which it is.
     """
 
     mean: np.ndarray
@@ -91,7 +91,7 @@ class Detector:
 
         Args:
           gray: uint8 [h, w].
-          colour: see `images.colour_of`.
+          colour: see `decoding.colour_of`.
         """
         if gray.std() < _LEAST_DEVIATION:
             return "a blank image"
@@ -108,14 +108,19 @@ class Detector:
         files.write_atomically(workdir / FILE, content.getvalue())
 
 
+def find_file(workdir: Path) -> Path | None:
+    """The file of the detector of a workdir; None if there is none."""
+    paths = (workdir / FILE, workdir / _FIRST_RELEASES_FILE)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def load_detector(workdir: Path) -> Detector | None:
     """The detector of a workdir; None if its training was not finished.
 
     Raises:
       WorkdirError: the file is damaged, or holds something else than numbers.
     """
-    paths = [workdir / FILE, workdir / _FIRST_RELEASES_FILE]
-    path = next((path for path in paths if path.is_file()), None)
+    path = find_file(workdir)
     if path is None:
         return None
     try:

@@ -10,7 +10,7 @@ laid on the logit scale around the value itself:
 proportions of clustered samples the `xlogit` method of `svyciprop` in R's survey package). The
 plain percentile interval is not used: it is too short near 1, where screening results lie. How
 often each held the truth in 1,000 simulated data sets (patients of 1 to 4 images whose scores
-correlate by .6, 400 resamples); `tests/bootstrap_test.py` repeats the first two:
+correlate by .6, 400 resamples); `tests/metrics/bootstrap_test.py` repeats the first two:
 
     patients   true AUC   percentile   this one     true accuracy   percentile   this one
           30       .983         .767       .969              .933         .877       .979

@@ -26,9 +26,18 @@ class DeviceBatches(Iterator[dict[str, jax.Array]]):
           unpack: see `device_preprocessing.jit_unpack`; None where the host preprocesses.
         """
         self._batches, self._mesh, self._unpack = batches, mesh, unpack
+        self._first: dict[str, jax.Array] | None = None
         self.replaced = 0
 
+    def peek(self) -> dict[str, jax.Array]:
+        """The next batch, which the next call of `next` gives too; once, before the first."""
+        self._first = next(self)
+        return self._first
+
     def __next__(self) -> dict[str, jax.Array]:
+        if self._first is not None:
+            batch, self._first = self._first, None
+            return batch
         rows = next(self._batches)
         self.replaced += int(rows.pop("replaced").sum())
         batch = place_batch(rows, self._mesh)

@@ -22,13 +22,18 @@ import jaxcovid
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.runtime.sharding import batch_sharding, replicated_sharding
-from jaxcovid.training.step import train_step
+from jaxcovid.training.step import check_batch_norm, train_step
 
 MAX_BYTES = 2**28  # of all kept programs together
 
 
 def jit_train_step(mesh: Mesh, state_sharding: Any = None, **kwargs: Any) -> Any:
-    """`train_step` of these arguments compiled over `mesh`, see `jit_over_mesh`."""
+    """`train_step` of these arguments compiled over `mesh`, see `jit_over_mesh`.
+
+    Raises:
+      ValueError: see `step.check_batch_norm`.
+    """
+    check_batch_norm(kwargs["batch_norm"])
     return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs), state_sharding)
 
 

@@ -1,6 +1,6 @@
 """A training as its configuration describes it: everything checked and built, nothing started.
 
-The only module below the commands that reads a configuration.
+The only module below the commands that takes a `ConfigDict`.
 """
 
 import json
@@ -101,9 +101,7 @@ def make_experiment(
     Raises:
       ValueError: an option or combination that cannot work.
     """
-    mesh = sharding.make_mesh()
-    _check_options(config, mesh)
-    ablation = trained_ablation(config.ablation)
+    check_options(config)
     task = make_task(
         config.task,
         class_names=dataset.class_names,
@@ -121,7 +119,7 @@ def make_experiment(
     return Experiment(
         run=run,
         plan=plan,
-        mesh=mesh,
+        mesh=sharding.make_mesh(),
         model=frozen_parts.model_with_parts(run, parts),
         parts=parts,
         optimizer=optimizer,
@@ -130,7 +128,7 @@ def make_experiment(
         batch_norm=config.batch_norm,
         training=_split(dataset, task, "train", config),
         validation=_split(dataset, task, "validation", config),
-        ablation=ablation,
+        ablation=trained_ablation(config.ablation),
         preprocess_on=config.preprocess_on,
         bad_records=config.bad_records,
         workers=config.workers,
@@ -138,25 +136,27 @@ def make_experiment(
     )
 
 
-def _check_options(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-    """Refuses options that do not exist or do not fit the devices."""
+def check_options(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that do not exist, are out of range or do not fit the devices.
+
+    Raises:
+      ValueError: naming the option and what is allowed.
+    """
+    mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     sharding.check_fsdp(config.fsdp, mesh)
     check_batch_norm(config.batch_norm)
     pipeline.check_options(config.preprocess_on, config.bad_records)
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
-
-
-def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
-    """When a training on so many images does what.
-
-    Raises:
-      ValueError: a length that is not above 0.
-    """
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
+    trained_ablation(config.ablation)
+
+
+def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
+    """When a training on so many images does what."""
     steps_per_epoch = images / config.batch_size
     return Plan(
         total_steps=max(1, round(config.epochs * steps_per_epoch)),

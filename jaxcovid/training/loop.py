@@ -61,7 +61,7 @@ class Tools:
     termination: Termination
 
 
-def train(plan: Plan, tools: Tools, *, state: TrainState, history: History, batch: Any) -> Result:
+def train(plan: Plan, tools: Tools, *, state: TrainState, history: History) -> Result:
     """Trains from a state to the end of the plan.
 
     Args:
@@ -69,7 +69,6 @@ def train(plan: Plan, tools: Tools, *, state: TrainState, history: History, batc
       tools: see `Tools`.
       state: to begin with; donated.
       history: the validations up to this state.
-      batch: that of the first step.
 
     Raises:
       TrainingError: the loss or its gradient is not finite.
@@ -77,6 +76,7 @@ def train(plan: Plan, tools: Tools, *, state: TrainState, history: History, batc
     """
     progress, batches, start = tools.progress, tools.batches, int(state.step)
     progress.begin()
+    batch = next(batches)
     for step in range(start + 1, plan.total_steps + 1):
         progress.start_trace(step)
         current = batch

@@ -19,9 +19,6 @@ class Plan:
       log_every: steps between lines of scalars.
       early_stop_validations: stop when the best AUC is so many validations old; 0 never does.
       profile: the first and the last step that are traced for TensorBoard; (0, 0) traces none.
-
-    Raises:
-      ValueError: a length that is not above 0.
     """
 
     total_steps: int

@@ -75,15 +75,17 @@ class Progress:
         self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         main = distributed.is_main()
         self.writer = Writer(workdir, start_step=start, enabled=main, revalidates=revalidates)
-        self._files.enter_context(contextlib.closing(self.writer))
         self.heartbeat = Heartbeat(workdir, total_steps=plan.total_steps)
-        self._files.enter_context(self.heartbeat)
-        self._trace = self._files.enter_context(contextlib.ExitStack())
-        self._start = start
-        self._bar: tqdm | None = None
         self.clock = StepClock()
+        self._trace = contextlib.ExitStack()
+        self._start = start
 
     def __enter__(self) -> "Progress":
+        with contextlib.ExitStack() as files:
+            files.enter_context(contextlib.closing(self.writer))
+            files.enter_context(self.heartbeat)
+            files.enter_context(self._trace)
+            self._files = files.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -42,12 +42,13 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
       OSError: the workdir cannot be written.
       TrainingError: the loss or its gradient is not finite.
     """
+    validator, initialise = _make_validator(experiment), _make_initializer(experiment)
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
             stack.enter_context(lock(workdir))
             _claim(experiment, dataset, workdir)
         distributed.wait_for_all("the workdir is claimed")
-        result = _train_claimed(experiment, workdir)
+        result = _train_claimed(experiment, workdir, validator, initialise)
         if distributed.is_main() and not result.terminated:
             _fit_detector(experiment, workdir)
     best = max(result.history, key=lambda entry: (entry.auc, entry.step), default=None)
@@ -76,29 +77,21 @@ def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
 
 def _fit_detector(experiment: Experiment, workdir: Path) -> None:
     """Fits and saves the detector of images that are unlike those of the training, once."""
-    if out_of_distribution.load_detector(workdir) is None:
+    if out_of_distribution.find_file(workdir) is None:
         sources = experiment.training.source, experiment.validation.source
         detector = out_of_distribution.detector_of_sources(*sources)
         if detector:
             detector.save(workdir)
 
 
-def _train_claimed(experiment: Experiment, workdir: Path) -> Result:
+def _train_claimed(
+    experiment: Experiment, workdir: Path, validator: Validator, initialise: Any
+) -> Result:
     """Restores or initialises the state, compiles the step, and enters the loop."""
     plan, mesh = experiment.plan, experiment.mesh
     _warn_of_few_rows(experiment)
-    size = experiment.run.preprocessing.size
     parts = frozen_parts.carried_parts(workdir, experiment.run)
-    frozen = frozen_parts.load_parts(parts, mesh, size=size)
-    validate = _make_validator(experiment)
-    initialise = jit_init_state(
-        mesh,
-        fsdp=experiment.fsdp,
-        model=experiment.model,
-        optimizer=experiment.optimizer,
-        image_size=size,
-        seed=experiment.run.seed,
-    )
+    frozen = frozen_parts.load_parts(parts, mesh, size=experiment.run.preprocessing.size)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, replicated_sharding(mesh)))
         termination = stack.enter_context(Termination())
@@ -121,7 +114,7 @@ def _train_claimed(experiment: Experiment, workdir: Path) -> Result:
         progress = stack.enter_context(
             Progress(workdir, plan, experiment.schedule, start=start, revalidates=unvalidated)
         )
-        validate = partial(validate, progress=progress, checkpoints=checkpoints)
+        validate = partial(validator, progress=progress, checkpoints=checkpoints)
         if unvalidated:
             logging.info("Validating step %d, which was saved without", start)
             progress.heartbeat.beat(start)
@@ -134,10 +127,9 @@ def _train_claimed(experiment: Experiment, workdir: Path) -> Result:
             lambda: state or initialise().replace(frozen=frozen)
         )
         batches = _make_batches(experiment, start)
-        batch = next(batches)
-        train_step = _compile(experiment, expected, batch)
+        train_step = _compile(experiment, expected, batches.peek())
         tools = loop.Tools(train_step, validate, batches, checkpoints, progress, termination)
-        return loop.train(plan, tools, state=initialising.result(), history=history, batch=batch)
+        return loop.train(plan, tools, state=initialising.result(), history=history)
 
 
 def _warn_of_few_rows(experiment: Experiment) -> None:
@@ -149,6 +141,18 @@ def _warn_of_few_rows(experiment: Experiment) -> None:
             rows,
             _FEW_ROWS,
         )
+
+
+def _make_initializer(experiment: Experiment) -> Any:
+    """See `state.jit_init_state`."""
+    return jit_init_state(
+        experiment.mesh,
+        fsdp=experiment.fsdp,
+        model=experiment.model,
+        optimizer=experiment.optimizer,
+        image_size=experiment.run.preprocessing.size,
+        seed=experiment.run.seed,
+    )
 
 
 def _make_validator(experiment: Experiment) -> Validator:

@@ -129,7 +129,7 @@ def train_step(
     grads, batch_stats, metrics = compute(state.variables, batch)
     metrics = over_known(metrics)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["gradient_norm"] = optax.tree.norm(ravel_pytree(grads)[0])
     params = optax.apply_updates(state.params, updates)
     state = state.replace(
         step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state

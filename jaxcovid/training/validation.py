@@ -76,7 +76,8 @@ class Validator:
         self._preprocessing, self._mesh, self._batch_size = preprocessing, mesh, batch_size
         self._loss_weights, self._workers = loss_weights, workers
         self._forward = jit_forward(mesh, model=model)
-        self._targets = np.stack([split.encode(record) for record in _each(split.source)])
+        records = (split.source[i] for i in range(len(split.source)))  # one at a time
+        self._targets = np.stack([split.encode(record) for record in records])
         self._heatmaps = None
         if model.has_gradcam:
             positives = np.flatnonzero(self._targets[:, 0] > 0.5)[:_HEATMAPS].tolist()
@@ -118,10 +119,6 @@ class Validator:
         return validation_scores(
             step, probabilities, self._targets, task=self._task, loss_weights=self._loss_weights
         )
-
-
-def _each(source: Sequence[Record]) -> list[Record]:
-    return [source[i] for i in range(len(source))]
 
 
 class _HeatmapDrawer:

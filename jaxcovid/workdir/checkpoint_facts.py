@@ -141,6 +141,11 @@ def read_facts(workdir: Path, step: int) -> CheckpointFacts:
         raise DamagedError(
             f"checkpoint {step} of {workdir} is damaged: its {malformed} is missing or malformed"
         )
+    if content["step"] != step:
+        raise DamagedError(
+            f"checkpoint {step} of {workdir} is damaged: its facts are those of step "
+            f"{content['step']}"
+        )
     names = [name.name for name in dataclasses.fields(Validation)]
     history = tuple(
         Validation(**{"loss": float("nan"), **{k: entry[k] for k in names if k in entry}})
@@ -161,6 +166,7 @@ def _malformed(content: Mapping[str, Any]) -> str:
             not isinstance(entry, dict)
             or type(entry.get("step")) is not int
             or not isinstance(entry.get("auc"), int | float)
+            or not isinstance(entry.get("loss", 0.0), int | float)
             or not isinstance(entry.get("temperature", 1.0), int | float)
             or not isinstance(thresholds := entry.get("thresholds", {}), dict)
             or not all(isinstance(value, int | float) for value in thresholds.values())

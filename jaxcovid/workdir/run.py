@@ -4,7 +4,6 @@ With it, evaluation and prediction need nothing but `--workdir`. Format 3 has th
 this version; format 2, that of the first release, is translated while it is read (`_migrated`).
 """
 
-import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from absl import logging
 from flax import traverse_util
 
+from jaxcovid.data.ablations import trained_ablation
 from jaxcovid.data.labels import KINDS, Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.files import read_json, write_atomically
@@ -138,7 +138,7 @@ class Run:
             version = facts.get("format_version")
             if version in (2, FORMAT_VERSION):
                 return _parse(_migrated(facts) if version == 2 else facts)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise WorkdirError(f"{path} is damaged, or of another version: {error}") from error
         raise WorkdirError(
             f"{path} has format {version}, this version of jaxcovid reads 2 and {FORMAT_VERSION}; "
@@ -238,7 +238,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
         versions=facts.get("versions", {}),
         command=command if isinstance(command, str) else None,
     )
-    _ = run.preprocessing  # refuses options that it does not know
+    _ = run.preprocessing, trained_ablation(run.ablation)  # refuse what they do not know
     return run
 
 
@@ -261,11 +261,10 @@ _TASKS = {"three_way": "one_vs_rest", "two_way": "multiclass", "findings": "mult
 
 
 def _migrated(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The content of a `run.json` of format 2 in the names of format 3."""
-    facts = copy.deepcopy(dict(facts))
+    """Translates the content of a `run.json` of format 2, in place, into the names of format 3."""
     config = facts["config"]
     for group, old, new in _RENAMED:
-        options = config[group] if group else config
+        options = config.get(group, {}) if group else config
         if old in options:
             options[new] = options.pop(old)
     config["task"] = _TASKS.get(config["task"], config["task"])

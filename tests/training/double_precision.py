@@ -10,6 +10,7 @@ step and parameters (of their norm) are from those of one device.
 
 import json
 import os
+import pathlib
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -23,6 +24,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 jnp.float32 = jnp.float64  # all that the networks compute and keep
+
+sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in range(3)]  # runs, jaxcovid
 
 from step_test import PLAIN, each_step
 
