@@ -37,7 +37,8 @@ def time_start(
         for i in range(1 + repeats):
             options = (
                 f"--workdir={folder}/run{i}",
-                "--config=configs/quickstart.py",
+                "--config=configs/default.py",
+                "--config.dataset=phantom",
                 f"--config.batch_size={batch}",
                 f"--config.preprocessing.size={size}",
                 f"--config.model.dtype={dtype}",
