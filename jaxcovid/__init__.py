@@ -12,13 +12,16 @@ device.
 """
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxcovid.inference.predictor import Predictor
 
 __version__ = "0.1.0"
 
 
-def load(workdir: str | os.PathLike[str], **options: Any) -> Any:
-    """A trained network, an `inference.predictor.Predictor`.
+def load(workdir: str | os.PathLike[str], **options: Any) -> "Predictor":
+    """A trained network.
 
     Args:
       workdir: of a training run.

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import app, flags
@@ -17,6 +17,9 @@ from absl import app, flags
 from jaxcovid.runtime import cli, config_files
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from jaxcovid.training.loop import Result
 
 _CONFIG = config_files.define_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, figures")
@@ -34,7 +37,7 @@ def run(
     workdir: Path,
     data_dir: str | None = None,
     command: str | None = None,
-) -> Any:
+) -> "Result":
     """Trains as `config` says; see `configs/default.py` for every option.
 
     Args:
@@ -44,7 +47,7 @@ def run(
       command: the command line, for reports; None if there was none.
 
     Returns:
-      A `training.loop.Result`.
+      How it ended.
 
     Raises:
       ValueError: an option or combination that cannot work, or a workdir of another run.

@@ -105,7 +105,7 @@ def mediastinum(body: Body, level: float) -> list[tuple[npt.NDArray, float]]:
     return shapes
 
 
-def _airways(body: Body, level: float) -> list[npt.NDArray]:
+def _airways(level: float) -> list[npt.NDArray]:
     """Trachea or main bronchi, float [n, 2] mm each."""
     if level < 0.28:
         return [ellipse(-2, 2, 9, 9.5)]
@@ -210,7 +210,7 @@ def _draw_mediastinum(rng: np.random.Generator, canvas: _Canvas, body: Body, lev
     canvas.fill(contour(body, level), 0)
     for outline, value in mediastinum(body, level):
         canvas.fill(outline, value + rng.uniform(-15, 15))
-    for outline in _airways(body, level):
+    for outline in _airways(level):
         centre = outline.mean(0)
         canvas.fill(centre + (outline - centre) * 1.18, 20)
         canvas.fill(outline, AIR + 20)
