@@ -192,7 +192,7 @@ def test_the_clock_is_set_back(trained, tmp_path, data_dir):
     wait_until_held(process)
     wait(lambda: checkpoint_facts.steps(tmp_path / "w")[-1] > 60, process)
     (beat,) = heartbeat.read(tmp_path / "w")  # of the trainer, which faketime has started
-    os.kill(beat["pid"], signal.SIGKILL)
+    os.kill(beat.pid, signal.SIGKILL)
     ended(process)
     assert checkpoint_facts.steps(tmp_path / "w")[-1] > 60  # saved before what was saved earlier
     finish(tmp_path / "w", data_dir)
@@ -298,7 +298,7 @@ class TestTwoProcesses:
         wait_until_held(process)
         wait(lambda: len(heartbeat.read(tmp_path / "w")) == 2, process)
         first = heartbeat.read(tmp_path / "w")
-        os.kill(first[1]["pid"], signal.SIGKILL)
+        os.kill(first[1].pid, signal.SIGKILL)
         release(process)
         wait(lambda: not pathlib.Path(f"/proc/{first[0]['pid']}").exists(), process)
         status, log = ended(process)
@@ -310,7 +310,7 @@ class TestTwoProcesses:
         process = start(tmp_path / "w", data_dir, launcher=LOCAL, hold=30, pause_s=0.2)
         wait_until_held(process)
         wait(lambda: len(heartbeat.read(tmp_path / "w")) == 2, process)
-        pids = [beat["pid"] for beat in heartbeat.read(tmp_path / "w")]
+        pids = [beat.pid for beat in heartbeat.read(tmp_path / "w")]
         assert set(listeners(*pids)) <= {"127.0.0.1", "[::ffff:127.0.0.1]"}
         assert listeners(pids[0])  # the coordinator
         os.kill(pids[1], signal.SIGTERM)

@@ -492,10 +492,13 @@ def mutated_json(draw, contents):
 
 def workdir_reader(folder):
     """Reads each as `run.json`, as the facts of a checkpoint and as the detector's file."""
+    import jax
+
     from configs import default
     from jaxcovid.inference import out_of_distribution, predictor
     from jaxcovid.workdir import checkpoint_facts, run
 
+    jax.devices()  # what starting JAX takes is no reader's memory
     facts_of_run = {
         "format_version": run.FORMAT_VERSION,
         "config": json.loads(default.get_config("debug").to_json()),

@@ -93,7 +93,7 @@ def test_exchanged_splits_are_another_data_set(trained, data_dir, exchanged, com
     resumed = command("train", *arguments(trained, exchanged), check=False)
     assert resumed.returncode == 1
     assert "dataset.digest" in resumed.stderr
-    assert "may now stand in its validation or test split" in resumed.stderr
+    assert "may now be in its validation or test split" in resumed.stderr
     words = ("evaluate", f"--workdir={trained}", "--split=test", f"--data_dir={exchanged}")
     refused = command(*words, check=False)
     assert refused.returncode == 1

@@ -154,7 +154,7 @@ def test_commands_without_a_home_say_what_they_need(tmp_path):
     assert "there is no home folder: set HOME, or" in process.stderr
     assert "--data_dir=DIR" in process.stderr
     assert "Traceback" not in process.stderr
-    process = call("train", "--config=configs/quickstart.py", "--workdir=w")
+    process = call("train", "--config=configs/default.py", "--workdir=w")
     assert process.returncode == 1
     assert "Compiled programs are not kept (there is no home folder" in process.stderr
     assert "--data_dir=DIR" in process.stderr
