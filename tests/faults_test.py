@@ -300,7 +300,7 @@ class TestTwoProcesses:
         first = heartbeat.read(tmp_path / "w")
         os.kill(first[1].pid, signal.SIGKILL)
         release(process)
-        wait(lambda: not pathlib.Path(f"/proc/{first[0]['pid']}").exists(), process)
+        wait(lambda: not pathlib.Path(f"/proc/{first[0].pid}").exists(), process)
         status, log = ended(process)
         assert status == 0, log
         assert "a process ended with status" in log
