@@ -48,6 +48,7 @@ def test_network(mode, devices, command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_growth_times_small_shapes_and_compiles_large_ones(tmp_path, capsys):
     rows = network_speed.time_growth(
         network_speed.Workload("train", devices=1),
