@@ -30,10 +30,17 @@ from jaxcovid.workdir.run import Run, RunDataset
 
 @dataclass(frozen=True)
 class Split:
-    """Records and what makes their targets."""
+    """Records of a data set, as the network is to see them.
+
+    Attributes:
+      source: the records.
+      encode: makes their targets.
+      ablation: alters their images; None alters nothing.
+    """
 
     source: Source
     encode: Encoder
+    ablation: Ablation | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,6 @@ class Experiment:
       batch_norm: see `step.train_step`.
       training: the split that is trained on.
       validation: that which ranks checkpoints.
-      ablation: alters the images of both.
       preprocess_on: see `pipeline.train_batches`, as are the next two.
       bad_records: likewise.
       workers: likewise.
@@ -70,7 +76,6 @@ class Experiment:
     batch_norm: str
     training: Split
     validation: Split
-    ablation: Ablation | None
     preprocess_on: str
     bad_records: str
     workers: int
@@ -128,7 +133,6 @@ def make_experiment(
         batch_norm=config.batch_norm,
         training=_split(dataset, task, "train", config),
         validation=_split(dataset, task, "validation", config),
-        ablation=trained_ablation(config.ablation),
         preprocess_on=config.preprocess_on,
         bad_records=config.bad_records,
         workers=config.workers,
@@ -218,7 +222,7 @@ def _split(dataset: Dataset, task: Task, name: str, config: ml_collections.Confi
     source, encode = dataset.source(name), task.encoder(dataset.class_names)
     if config.ablation == "shuffled_labels":
         encode = shuffled(encode, source, seed=config.seed)
-    return Split(source, encode)
+    return Split(source, encode, trained_ablation(config.ablation))
 
 
 def _class_counts(dataset: Dataset, task: Task, split: str) -> np.ndarray:

@@ -22,7 +22,7 @@ from jaxcovid.training.loop import Result
 from jaxcovid.training.preemption import Termination
 from jaxcovid.training.progress import Progress
 from jaxcovid.training.state import TrainState, jit_init_state
-from jaxcovid.training.validation import ValidationSplit, Validator
+from jaxcovid.training.validation import Validator
 from jaxcovid.workdir.checkpoints import Checkpoints
 from jaxcovid.workdir.lock import lock
 
@@ -156,9 +156,8 @@ def _make_initializer(experiment: Experiment) -> Any:
 
 
 def _make_validator(experiment: Experiment) -> Validator:
-    split = experiment.validation
     return Validator(
-        ValidationSplit(split.source, split.encode, experiment.ablation),
+        experiment.validation,
         task=experiment.run.task,
         model=experiment.model,
         preprocessing=experiment.run.preprocessing,
@@ -172,20 +171,21 @@ def _make_validator(experiment: Experiment) -> Validator:
 def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     """The batches from that of step `start + 1` on."""
     preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
+    split = experiment.training
     if experiment.preprocess_on == "device":
         unpack = device_preprocessing.jit_unpack(mesh, preprocessing=preprocessing)
     loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=experiment.plan.batch_size,
-        ablation=experiment.ablation,
+        ablation=split.ablation,
         workers=experiment.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     batches = pipeline.train_batches(
-        experiment.training.source,
+        split.source,
         loading,
-        target=experiment.training.encode,
+        target=split.encode,
         seed=experiment.run.seed,
         start_step=start,
         preprocess_on=experiment.preprocess_on,

@@ -1,7 +1,6 @@
 """Validation: probabilities of the validation split, and the scores that rank a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -11,8 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcovid.data.decoding import decode_gray
-from jaxcovid.data.labels import Encoder, Record, Task
-from jaxcovid.data.pipeline import Ablation
+from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference.forward import jit_forward, predict_source
 from jaxcovid.inference.grad_cam import grad_cam
@@ -21,6 +19,7 @@ from jaxcovid.metrics import calibration, scores
 from jaxcovid.metrics.thresholds import choose_thresholds
 from jaxcovid.runtime import distributed
 from jaxcovid.runtime.sharding import replicated_sharding
+from jaxcovid.training.experiment import Split
 from jaxcovid.training.progress import Progress
 from jaxcovid.training.state import TrainState
 from jaxcovid.workdir.checkpoint_facts import History, Validation
@@ -30,27 +29,12 @@ _HEATMAPS = 4  # that are drawn at each validation
 _LEAST_IMAGES = 2000  # of a split for which worker processes are started
 
 
-@dataclass(frozen=True)
-class ValidationSplit:
-    """The records that rank checkpoints and give the thresholds.
-
-    Attributes:
-      source: the records.
-      encode: makes their targets.
-      ablation: alters their images, see `pipeline.eval_batches`.
-    """
-
-    source: Sequence[Record]
-    encode: Encoder
-    ablation: Ablation | None = None
-
-
 class Validator:
     """Validates a state and adds the scores to its checkpoint."""
 
     def __init__(
         self,
-        split: ValidationSplit,
+        split: Split,
         *,
         task: Task,
         model: nn.Module,
@@ -63,7 +47,7 @@ class Validator:
         """Reads the targets of all records.
 
         Args:
-          split: the records.
+          split: the records that rank checkpoints and give the thresholds.
           task: what the network is asked.
           model: the network.
           preprocessing: the paper's steps.
@@ -126,7 +110,7 @@ class _HeatmapDrawer:
 
     def __init__(
         self,
-        split: ValidationSplit,
+        split: Split,
         positives: Sequence[int],
         model: nn.Module,
         preprocessing: Preprocessing,
