@@ -8,7 +8,7 @@ directory is written last, so a directory without it was not prepared to its end
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ _STORED = (
     "crossing_patients",
 )
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]  # see `Source`
 
 
 class Source(Sequence[Record]):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxcovid.data.datasets import Record
+
 # binary: the positive class against the rest, one sigmoid. one_vs_rest: a sigmoid for each of three
 # classes. multiclass: a softmax over two classes. multilabel: a sigmoid for each finding of a film.
 KINDS = ("binary", "one_vs_rest", "multiclass", "multilabel")
@@ -14,7 +16,6 @@ _CLASSES = {"one_vs_rest": 3, "multiclass": 2}  # that a data set needs
 UNKNOWN = -1.0  # a target that is left out of the loss and of scores
 _UNCERTAIN, _NOT_MENTIONED = -1, -2  # in a record's findings, beside 0 and 1
 
-Record = Mapping[str, Any]  # see `datasets.Source`
 Encoder = Callable[[Record], np.ndarray]  # float32 [outputs] in {0, 1, UNKNOWN}
 
 

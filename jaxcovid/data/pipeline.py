@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,16 @@ import numpy as np
 from absl import logging
 
 from jaxcovid.data import device_preprocessing
+from jaxcovid.data.ablations import Ablation
+from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.image_error import ImageError
+from jaxcovid.data.labels import Encoder
 from jaxcovid.data.preprocessing import Preprocessing
 
 _EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
 PREPROCESS_ON = ("host", "device")
 BAD_RECORDS = ("stop", "skip")
-Record = Mapping[str, Any]  # see `datasets.Source`
-Target = Callable[[Record], np.ndarray]  # float32 [outputs] of a record
-Ablation = Callable[[np.ndarray, Record], np.ndarray]  # see `ablations`
 Batch = dict[str, np.ndarray]
 
 
@@ -75,7 +75,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
     """
 
     source: Sequence[Record]
-    target: Target
+    target: Encoder
     preprocessing: Preprocessing
     ablation: Ablation | None
     on_device: bool
@@ -202,7 +202,7 @@ def train_batches(
     source: Sequence[Record],
     loading: Loading,
     *,
-    target: Target,
+    target: Encoder,
     seed: int,
     start_step: int = 0,
     preprocess_on: str = "host",

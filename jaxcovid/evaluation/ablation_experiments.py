@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcovid.data.ablations import ABLATIONS, Ablation
-from jaxcovid.data.labels import Record
+from jaxcovid.data.datasets import Record
 from jaxcovid.evaluation.result import AblationScore
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.metrics import bootstrap

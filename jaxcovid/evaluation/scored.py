@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxcovid.data.ablations import mask_of
-from jaxcovid.data.datasets import Dataset, open_dataset
+from jaxcovid.data.datasets import Dataset, Record, open_dataset
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.identity import Overlap
-from jaxcovid.data.labels import Record, shuffled
+from jaxcovid.data.labels import shuffled
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor

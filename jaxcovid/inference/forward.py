@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxcovid.data import pipeline
+from jaxcovid.data.ablations import Ablation
+from jaxcovid.data.datasets import Record
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.sharding import BATCH_AXIS, batch_sharding, place_batch, replicated_sharding
@@ -42,13 +44,13 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
 
 def predict_source(
     variables: Mapping[str, Any],
-    source: Sequence[pipeline.Record],
+    source: Sequence[Record],
     *,
     forward: Any,
     preprocessing: Preprocessing,
     batch_size: int,
     mesh: Mesh,
-    ablation: pipeline.Ablation | None = None,
+    ablation: Ablation | None = None,
     workers: int = 0,
 ) -> np.ndarray:
     """Probabilities float32 [n, outputs] of all records, in the order of `source`.

@@ -21,8 +21,9 @@ from jax.sharding import Mesh
 
 from jaxcovid.data import identity
 from jaxcovid.data.ablations import Ablation, trained_ablation
+from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import as_gray, decode_gray, read_file
-from jaxcovid.data.labels import Record, Task
+from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts
 from jaxcovid.inference.forward import jit_forward, predict_source
