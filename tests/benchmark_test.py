@@ -33,7 +33,6 @@ def test_contestant_that_fails_is_an_error():
         rounds.contest({"a": [sys.executable, "-c", "exit(3)"]}, rounds=1, seconds=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "devices"), [("train", 1), ("infer", 2)])
 def test_network(mode, devices, command, tmp_path):
     options = ("--batch=2", "--size=32", f"--devices={devices}", "--rounds=2", "--seconds=0.1")
@@ -47,7 +46,6 @@ def test_network(mode, devices, command, tmp_path):
     assert "images/s" in process.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_growth_times_small_shapes_and_compiles_large_ones(tmp_path, capsys):
     rows = network_speed.time_growth(

@@ -99,3 +99,15 @@ with user_errors():
 """
     process = runs.run([sys.executable, "-c", code], cwd=tmp_path)
     assert process.stderr.startswith("error: nowhere is not a workdir"), process.stderr
+
+
+@pytest.mark.parametrize("network", ["jax_network", "linen_network"])
+def test_contestants_import_no_more_than_jax_flax_optax_and_numpy(network):
+    code = """
+import runpy, sys
+for name in ("clu", "cv2", "grain", "ml_collections", "orbax", "sklearn", "tensorflow_datasets"):
+    sys.modules[name] = None  # to import it is an ImportError
+runpy.run_module("jaxcovid.benchmarks.contestants." + sys.argv.pop(1), run_name="__main__")
+"""
+    process = runs.run([sys.executable, "-c", code, network, "--help"], cwd=REPOSITORY)
+    assert "--compile_only" in process.stdout, process.stderr

@@ -26,10 +26,11 @@ from jaxcovid.data.decoding import as_gray, decode_gray, read_file
 from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts
-from jaxcovid.inference.forward import jit_forward, predict_source
+from jaxcovid.inference.forward import jit_forward
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
+from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.metrics import calibration
 from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
 from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint

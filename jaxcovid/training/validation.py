@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.inference.forward import jit_forward, predict_source
+from jaxcovid.inference.forward import jit_forward
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.overlay import overlay
+from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.metrics import calibration, scores
 from jaxcovid.metrics.thresholds import choose_thresholds
 from jaxcovid.runtime import distributed

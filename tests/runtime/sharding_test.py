@@ -12,7 +12,7 @@ import pytest
 import two_processes
 
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.inference.forward import predict_source
+from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.runtime import sharding
 
 TOPOLOGIES = {"v5e:4x4": 4, "v5e:4x8": 8, "v5p:2x2x4": 4, "v5p:4x4x4": 16}  # and their processes
