@@ -535,7 +535,7 @@ def workdir_reader(folder):
         elif b'"checksums"' in data:
             metadata.write_bytes(data)
             _ = checkpoint_facts.read_facts(folder, 3).validation
-            checkpoint_facts.best_step(folder)
+            checkpoint_facts.open_checkpoint(folder)
         else:
             (folder / run.FILE).write_bytes(data)
             predictor.open_network(folder, run.Run.load(folder))

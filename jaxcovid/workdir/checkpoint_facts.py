@@ -8,7 +8,7 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Validation:
     auc: float
     loss: float
     temperature: float = 1.0
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 History = tuple[Validation, ...]  # all validations of a run, in order
@@ -146,7 +146,7 @@ def read_facts(workdir: Path, step: int) -> CheckpointFacts:
             f"checkpoint {step} of {workdir} is damaged: its facts are those of step "
             f"{content['step']}"
         )
-    names = [name.name for name in dataclasses.fields(Validation)]
+    names = [field.name for field in dataclasses.fields(Validation)]
     history = tuple(
         Validation(**{"loss": float("nan"), **{k: entry[k] for k in names if k in entry}})
         for entry in content["history"]
@@ -175,8 +175,8 @@ def _malformed(content: Mapping[str, Any]) -> str:
     return ""
 
 
-def best_step(workdir: Path) -> int:
-    """The validated step of highest validation AUC; the later one of a tie.
+def _best(workdir: Path) -> Checkpoint:
+    """The validated checkpoint of highest validation AUC; the later one of a tie.
 
     Damaged checkpoints do not count: a run that is killed may leave an old one half deleted.
 
@@ -186,17 +186,17 @@ def best_step(workdir: Path) -> int:
     ranked = []
     for step in steps(workdir):
         try:
-            validation = read_facts(workdir, step).validation
+            facts = read_facts(workdir, step)
         except DamagedError as error:
             logging.warning("%s; it does not count", error)
             continue
-        if validation:
-            ranked.append((validation.auc, step))
+        if facts.validation:
+            ranked.append((facts.validation.auc, step, facts))
     if not ranked:
         raise CheckpointError(
             f"no validated checkpoint in {workdir}; train until the first validation"
         )
-    return max(ranked)[1]
+    return Checkpoint(workdir, max(ranked)[-1])
 
 
 def open_checkpoint(workdir: Path, step: int | None = None) -> Checkpoint:
@@ -204,15 +204,15 @@ def open_checkpoint(workdir: Path, step: int | None = None) -> Checkpoint:
 
     Args:
       workdir: of a training run.
-      step: one of `steps`; None is the best one, see `best_step`.
+      step: one of `steps`; None is the validated one of highest AUC, the later one of a tie.
 
     Raises:
       DamagedError: its facts are missing or malformed.
       CheckpointError: there is none, or it cannot be read.
     """
     if step is None:
-        step = best_step(workdir)
-    elif step not in steps(workdir):
+        return _best(workdir)
+    if step not in steps(workdir):
         raise CheckpointError(f"no checkpoint {step} in {workdir}; there are {steps(workdir)}")
     return Checkpoint(workdir, read_facts(workdir, step))
 

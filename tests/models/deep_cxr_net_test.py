@@ -262,7 +262,7 @@ def test_stages_evaluate_and_predict_from_the_last_workdir_alone(
     shutil.copytree(stages / "deep_cxr_net", workdir)
     command("evaluate", f"--workdir={workdir}", f"--data_dir={xray_data}", "--split=validation")
     metrics = json.loads((workdir / "evaluation/validation/metrics.json").read_text())
-    history = checkpoint_facts.read_facts(workdir, checkpoint_facts.best_step(workdir)).history
+    history = checkpoint_facts.open_checkpoint(workdir).facts.history
     assert metrics["auc"]["value"] == pytest.approx(history[-1].auc, abs=1e-6)
 
     # A series of two slices is refused as CT, taken as X-ray, and gets a row of its own.

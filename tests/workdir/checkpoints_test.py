@@ -95,18 +95,18 @@ def test_a_state_comes_back_bit_for_bit_with_its_history(tmp_path):
 def test_the_latest_two_and_the_best_are_kept(tmp_path):
     save(tmp_path, [0.5, 0.9, 0.6, None, 0.7, None, None])
     assert checkpoint_facts.steps(tmp_path) == [2, 6, 7]
-    assert checkpoint_facts.best_step(tmp_path) == 2
+    assert checkpoint_facts.open_checkpoint(tmp_path).step == 2
 
 
 def test_the_later_of_two_equal_validations_is_the_best(tmp_path):
     save(tmp_path, [0.9, 0.9])
-    assert checkpoint_facts.best_step(tmp_path) == 2
+    assert checkpoint_facts.open_checkpoint(tmp_path).step == 2
 
 
 def test_a_half_deleted_checkpoint_is_never_the_best(tmp_path, caplog):
     save(tmp_path, [0.9, 0.6])
     (tmp_path / "checkpoints" / "1" / "facts" / "metadata").unlink()
-    assert checkpoint_facts.best_step(tmp_path) == 2
+    assert checkpoint_facts.open_checkpoint(tmp_path).step == 2
     assert "checkpoint 1 of" in caplog.text
     assert "does not count" in caplog.text
 
@@ -114,7 +114,7 @@ def test_a_half_deleted_checkpoint_is_never_the_best(tmp_path, caplog):
 def test_an_empty_workdir(tmp_path):
     assert restore_latest(tmp_path) is None
     with pytest.raises(CheckpointError, match="no validated checkpoint"):
-        checkpoint_facts.best_step(tmp_path)
+        checkpoint_facts.open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("item", ["weights", "optimizer"])
@@ -251,7 +251,7 @@ def test_the_best_is_kept_by_the_runs_that_resume(tmp_path):
                 history = (*history, validation(step, 0.6))
                 saver.save(step, state_at(step).items, history)
     assert checkpoint_facts.steps(tmp_path) == [1, 5, 6]
-    assert checkpoint_facts.best_step(tmp_path) == 1
+    assert checkpoint_facts.open_checkpoint(tmp_path).step == 1
 
 
 def test_a_validation_is_added_to_the_checkpoint_that_was_saved_before_it(tmp_path):
@@ -262,7 +262,7 @@ def test_a_validation_is_added_to_the_checkpoint_that_was_saved_before_it(tmp_pa
             history = (*history, validation(step, auc))
             saver.add_validation(history)
     assert checkpoint_facts.steps(tmp_path) == [2, 4, 5]
-    assert checkpoint_facts.best_step(tmp_path) == 2
+    assert checkpoint_facts.open_checkpoint(tmp_path).step == 2
     for step in (2, 4, 5):
         assert checkpoint_facts.read_facts(tmp_path, step).history == history[:step]
     found, found_history = restore_latest(tmp_path)
