@@ -46,8 +46,7 @@ class Part:
     @property
     def model(self) -> nn.Module:
         """Its network."""
-        task = self.run.task
-        return make_model(self.run.config, outputs=len(task.outputs), exclusive=task.exclusive)
+        return model_with_parts(self.run, {})
 
     @property
     def summary(self) -> PartSummary:

@@ -49,7 +49,7 @@ class Progress:
     Attributes:
       writer: of scalars and pictures.
       heartbeat: of this process.
-      clock: of the train steps.
+      clock: of the train steps, from `begin` on.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Progress:
         main = distributed.is_main()
         self.writer = Writer(workdir, start_step=start, enabled=main, revalidates=revalidates)
         self.heartbeat = Heartbeat(workdir, total_steps=plan.total_steps)
-        self.clock = StepClock()
         self._trace = contextlib.ExitStack()
         self._start = start
 
