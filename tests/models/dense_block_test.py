@@ -75,18 +75,6 @@ def loss(block, x, layers):
     return (out * w).sum() + (jnp.sin(slope) * outer.mean + jnp.cos(slope) * outer.var).sum()
 
 
-EXECUTIONS = {
-    "cpu, whole": Execution("cpu"),
-    "cpu, image by image": Execution("cpu", chunk_bytes=1),
-    "gpu": Execution("gpu"),
-}
-
-
-@pytest.fixture(params=EXECUTIONS)
-def execution(request):
-    return EXECUTIONS[request.param]
-
-
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 7, 5), (4, 2, 3)])
 def test_training_and_its_gradients_are_those_of_the_usual_block(execution, shape):
     x, layers = image_map(*shape, CHANNELS), weights()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxcovid.models.fused import downsampling
-from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.normalization import Moments
 
 
@@ -71,18 +70,6 @@ def _gradients(function, operands):
         return sum(jax.tree.leaves(products))
 
     return jax.jit(jax.grad(loss, argnums=tuple(range(len(operands)))))(*operands)
-
-
-EXECUTIONS = {
-    "cpu, whole": Execution("cpu"),
-    "cpu, image by image": Execution("cpu", chunk_bytes=1),
-    "gpu": Execution("gpu"),
-}
-
-
-@pytest.fixture(params=EXECUTIONS)
-def execution(request):
-    return EXECUTIONS[request.param]
 
 
 @pytest.mark.parametrize("shape", [(4, 16, 16, 1), (3, 13, 10, 3)])
