@@ -10,11 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcovid.benchmarks.contestants.program import Program, parse_flags, random_batch, serve
+from jaxcovid.benchmarks.contestants.program import (
+    Program,
+    initial_variables,
+    parse_flags,
+    random_batch,
+    serve,
+)
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.models.build import backbone_form
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.runtime import sharding
 from jaxcovid.training.compilation import jit_train_step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
@@ -57,9 +62,7 @@ def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
     """The forward pass that evaluation and prediction use, on random images."""
     model = _network(dtype)
     image = random_batch(mesh, batch=batch, size=size)["image"]
-    variables = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))(
-        jax.random.key(0), image[:1]
-    )
+    variables = initial_variables(mesh, model, image)
 
     def lower(model: DeepCTNet) -> Any:
         return jit_forward(mesh, model=model).lower(variables, image)

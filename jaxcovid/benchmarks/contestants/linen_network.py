@@ -12,9 +12,14 @@ from typing import Any
 import jax
 import optax
 
-from jaxcovid.benchmarks.contestants.program import Program, parse_flags, random_batch, serve
+from jaxcovid.benchmarks.contestants.program import (
+    Program,
+    initial_variables,
+    parse_flags,
+    random_batch,
+    serve,
+)
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.runtime import sharding
 
 
 def train_step(
@@ -44,9 +49,7 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
     model = DeepCTNet(dtype=dtype, form="plain")
     optimizer = optax.adam(1e-5)
     images = random_batch(mesh, batch=batch, size=size)
-    variables = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))(
-        jax.random.key(0), images["image"][:1]
-    )
+    variables = initial_variables(mesh, model, images["image"])
     state = variables, optimizer.init(variables["params"])
 
     def lower(model: DeepCTNet) -> Any:

@@ -43,6 +43,12 @@ def random_batch(mesh: jax.sharding.Mesh, *, batch: int, size: int) -> dict[str,
     return sharding.place_batch({"image": images, "target": target}, mesh)
 
 
+def initial_variables(mesh: jax.sharding.Mesh, model: DeepCTNet, image: jax.Array) -> Any:
+    """The variables of a network for images [b, size, size, 1], replicated over the mesh."""
+    initialise = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))
+    return initialise(jax.random.key(0), image[:1])
+
+
 def parse_flags(description: str, modes: tuple[str, ...]) -> argparse.Namespace:
     """The flags of a contestant that runs a network on JAX; sets the number of CPU devices."""
     parser = argparse.ArgumentParser(description=description)
