@@ -13,10 +13,9 @@ def grad_cam(
 ) -> jax.Array:
     """Where a logit comes from: positive part of the gradient-weighted sum of a layer's maps.
 
-    The layer is the third dense block, at a sixteenth of the image's size. The last one, at half of
-    that, sees so much around each of its points that its maps do not show where a lesion is: on the
-    phantom, for a network that separates its classes, 4.1 times as much of the heatmap as of the
-    area lay in the lesion with the third block, 2.5 times with the last.
+    The layer is the third dense block after normalisation and ReLU, at a sixteenth of the image's
+    size. The last one, at half of that, sees so much around each of its points that its maps do not
+    show where a lesion is: docs/evaluation_and_report.md has the figures.
 
     Args:
       weights: the network's variables.
@@ -27,6 +26,7 @@ def grad_cam(
     Returns:
       float32 [b, h / 16, w / 16], each image's maximum 1; all 0 where nothing speaks for the logit.
     """
+    model = model.clone(form="plain")  # the form that can show its maps
 
     def logit(change: Any) -> tuple[jax.Array, Any]:
         variables = {**weights, "perturbations": change} if change else weights

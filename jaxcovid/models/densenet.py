@@ -77,15 +77,23 @@ class Transition(nn.Module):
     """BN, ReLU, 1x1 to half the channels, 2x2 average at stride 2.
 
     Shapes: [b, h, w, c] -> [b, h // 2, w // 2, c // 2].
+
+    Attributes:
+      explained: Grad-CAM reads the map after the ReLU; it is kept where a caller asks for it.
     """
 
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    explained: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         norm = _BatchNorm(not train, dtype=self.dtype, axis_name=self.axis_name, name="norm")
-        x = _conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(nn.relu(norm(x)))
+        x = nn.relu(norm(x))
+        if self.explained and not self.is_initializing():
+            self.sow("maps", "explained", x)
+            x = self.perturb("explained", x)
+        x = _conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
@@ -119,10 +127,7 @@ class DenseNet(nn.Module):
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i, depth in enumerate(self.depths, start=1):
             x = DenseBlock(depth, self.growth_rate, **shared, name=f"block{i}")(x, train=train)
-            # The map that Grad-CAM reads; kept only where a caller asks for it.
-            if i == len(self.depths) - 1 and not self.is_initializing():
-                self.sow("maps", "explained", x)
-                x = self.perturb("explained", x)
             if i < len(self.depths):
-                x = Transition(**shared, name=f"transition{i}")(x, train=train)
+                last = i == len(self.depths) - 1
+                x = Transition(**shared, explained=last, name=f"transition{i}")(x, train=train)
         return nn.relu(norm(name="final_norm")(x))

@@ -126,10 +126,6 @@ class FusedDenseNet(nn.Module):
         for i, depth in enumerate(self.depths, start=1):
             block = DenseBlock(depth, self.growth_rate, execution, name=f"block{i}")
             x, moments = block(x, train=train)
-            # The map that Grad-CAM reads; kept only where a caller asks for it.
-            if i == len(self.depths) - 1 and not self.is_initializing():
-                self.sow("maps", "explained", x)
-                x = self.perturb("explained", x)
             if i < len(self.depths):
                 x = Transition(execution, name=f"transition{i}")(x, moments, train=train)
         return nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))
