@@ -10,7 +10,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxcovid.runtime.compiler import compiler_options
-from jaxcovid.runtime.sharding import BATCH_AXIS, batch_sharding, replicated_sharding
+from jaxcovid.runtime.sharding import (
+    BATCH_AXIS,
+    batch_sharding,
+    platform_of,
+    replicated_sharding,
+)
 
 
 def forward(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module) -> jax.Array:
@@ -22,7 +27,7 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
     """`forward` compiled over `mesh`, rows of the batch sharded in and out."""
     replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
     sharded = jax.shard_map(
-        partial(forward, model=model),
+        partial(forward, model=model.on(platform_of(mesh))),
         mesh=mesh,
         in_specs=(P(), P(BATCH_AXIS)),
         out_specs=P(BATCH_AXIS),
@@ -32,5 +37,5 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
         sharded,
         in_shardings=(replicated, rows),
         out_shardings=rows,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(platform_of(mesh)),
     )

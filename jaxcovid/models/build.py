@@ -9,22 +9,12 @@ from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 NETWORKS = ("deep_ct_net", "deep_cxr_net")
 
 
-def backbone_form(platform: str) -> str:
-    """The form of the backbone that runs on a platform; see `deep_ct_net.FORMS`.
-
-    The fused one needs less memory on all of them, and on a CPU less time.
-    """
-    del platform
-    return "fused"
-
-
 def make_model(
     config: Mapping[str, Any],
     *,
     outputs: int,
     exclusive: bool,
     parts: Mapping[str, DeepCTNet] | None = None,
-    platform: str | None = None,
 ) -> DeepCTNet:
     """The network of a configuration.
 
@@ -34,20 +24,15 @@ def make_model(
       outputs: number of logits.
       exclusive: the outputs are one softmax; else independent sigmoids.
       parts: deep_cxr_net: its frozen networks by name.
-      platform: of the devices, `cpu`, `gpu` or `tpu`; None is JAX's default.
 
     Raises:
       ValueError: an option does not exist or is out of its range.
     """
     options = {**config["model"], "depths": tuple(config["model"]["depths"])}
     options |= {"outputs": outputs, "exclusive": exclusive}
-    if platform:
-        options["platform"] = platform
     if config["network"] == "deep_ct_net":
-        model = DeepCTNet(**options)
-    elif config["network"] == "deep_cxr_net":
+        return DeepCTNet(**options)
+    if config["network"] == "deep_cxr_net":
         frozen = tuple(FrozenPart(name, part) for name, part in sorted((parts or {}).items()))
-        model = DeepCXRNet(parts=frozen, **config["fusion"], **options)
-    else:
-        raise ValueError(f"network is {config['network']!r}; use one of {', '.join(NETWORKS)}")
-    return model.clone(form=backbone_form(model.platform))
+        return DeepCXRNet(parts=frozen, **config["fusion"], **options)
+    raise ValueError(f"network is {config['network']!r}; use one of {', '.join(NETWORKS)}")

@@ -35,9 +35,9 @@ class DeepCTNet(nn.Module):
       axis_name: mesh axis over which batch normalisation is synchronised, inside `shard_map`; None
         normalises the rows of each device by themselves.
       form: of the backbone: `plain` (`densenet`) or `fused` (`fused.densenet`); one function of the
-        same variables. `build.backbone_form` chooses it for a platform.
-      platform: `cpu`, `gpu` or `tpu`: for which devices the fused form computes; the default is
-        that of JAX.
+        same variables.
+      platform: `cpu`, `gpu` or `tpu`: for which devices the fused form computes. Programs over a
+        mesh take that of its devices, see `on`; the default is JAX's.
       chunk_bytes: see `fused.execution.Execution`.
 
     Raises:
@@ -114,6 +114,10 @@ class DeepCTNet(nn.Module):
         """
         del image
         return self.classifier(self.vector(attended, train=train))
+
+    def on(self, platform: str) -> "DeepCTNet":
+        """The same network, computed for the devices of a platform: `cpu`, `gpu` or `tpu`."""
+        return self.clone(platform=platform)
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Probabilities float32 [b, outputs] of logits."""

@@ -76,6 +76,11 @@ class DeepCXRNet(DeepCTNet):
             return super().__call__(image, train=train)
         return self.fuse(self.likelihoods(image))
 
+    def on(self, platform: str) -> "DeepCXRNet":
+        """See `DeepCTNet.on`; its frozen parts too."""
+        parts = tuple(FrozenPart(part.name, part.model.on(platform)) for part in self.parts)
+        return self.clone(platform=platform, parts=parts)
+
     @property
     def has_gradcam(self) -> bool:
         """True if part 3 is on: heatmaps are made of its maps."""

@@ -29,6 +29,11 @@ def make_mesh(count: int | None = None, *, devices: Sequence[jax.Device] | None 
     return Mesh(np.array(ordered[:count]), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """The platform of the mesh's devices: `cpu`, `gpu` or `tpu`; not always JAX's default."""
+    return mesh.devices.flat[0].platform
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch spread over the mesh."""
     return NamedSharding(mesh, P(BATCH_AXIS))

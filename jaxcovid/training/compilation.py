@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 import jaxcovid
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.files import write_atomically
-from jaxcovid.runtime.sharding import batch_sharding, replicated_sharding
+from jaxcovid.runtime.sharding import batch_sharding, platform_of, replicated_sharding
 from jaxcovid.training.step import check_batch_norm, train_step
 
 MAX_BYTES = 2**28  # of all kept programs together
@@ -52,7 +52,7 @@ def jit_over_mesh(mesh: Mesh, step: Any, state_sharding: Any = None) -> Any:
         in_shardings=(state_sharding, batch_sharding(mesh)),
         out_shardings=(state_sharding, replicated),
         donate_argnums=0,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(platform_of(mesh)),
     )
 
 

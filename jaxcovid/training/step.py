@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.runtime.sharding import BATCH_AXIS
+from jaxcovid.runtime.sharding import BATCH_AXIS, platform_of
 from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.state import TrainState
 
@@ -119,6 +119,7 @@ def train_step(
     Returns:
       The next state and scalar metrics.
     """
+    model = model.on(platform_of(mesh))
     compute = jax.shard_map(
         partial(shared_gradients, model=model, weights=weights, batch_norm=batch_norm),
         mesh=mesh,

@@ -27,15 +27,7 @@ def test_the_options_reach_the_network():
         growth_rate=8,
         depths=(2, 2, 2, 2),
         dtype="bfloat16",
-        form="fused",
-        platform="cpu",
     )
-
-
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-def test_the_platform_chooses_the_form(platform):
-    model = build.make_model(config_of(), outputs=1, exclusive=False, platform=platform)
-    assert (model.platform, model.form) == (platform, build.backbone_form(platform))
 
 
 def test_parts_are_frozen_in_the_order_of_their_names():
@@ -50,6 +42,9 @@ def test_parts_are_frozen_in_the_order_of_their_names():
         FrozenPart("part2", parts["part2"]),
     )
     assert (model.part3, model.reduced, model.width) == (True, 128, 64)
+    on_tpu = model.on("tpu")
+    assert on_tpu.platform == "tpu"
+    assert [part.model.platform for part in on_tpu.parts] == ["tpu", "tpu"]
 
 
 def test_an_unknown_network_names_the_known_ones():

@@ -8,6 +8,7 @@ EXECUTIONS = {
     "cpu, whole": Execution("cpu"),
     "cpu, image by image": Execution("cpu", chunk_bytes=1),
     "gpu": Execution("gpu"),
+    "tpu": Execution("tpu"),
 }
 
 

@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcovid.models.fused import dense_block
+from jaxcovid.models.fused import dense_block, dense_block_accelerator
 from jaxcovid.models.fused.chunks import Chunks
 from jaxcovid.models.fused.execution import CHUNK_BYTES, Execution
 from jaxcovid.models.normalization import Moments, batch_moments
 
 GROWTH, DEPTH, CHANNELS = 6, 3, 10
+
+
+def training_block(execution):
+    """The block of a platform, as `fused.densenet` chooses it."""
+    form = dense_block if execution.platform == "cpu" else dense_block_accelerator
+    return partial(form.train, execution=execution)
 
 
 def weights():
@@ -78,7 +84,7 @@ def loss(block, x, layers):
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 7, 5), (4, 2, 3)])
 def test_training_and_its_gradients_are_those_of_the_usual_block(execution, shape):
     x, layers = image_map(*shape, CHANNELS), weights()
-    train = partial(dense_block.train, execution=execution)
+    train = training_block(execution)
     for actual, expected in zip(
         jax.tree.leaves(jax.jit(train)(x, layers)),
         jax.tree.leaves(jax.jit(usual)(x, layers)),
@@ -134,7 +140,7 @@ def test_an_image_larger_than_a_chunk_is_taken_alone_and_none_takes_the_batch_wh
 
 def test_bfloat16_keeps_float32_moments_and_gradients(execution):
     x, layers = image_map(4, 8, 8, CHANNELS).astype(jnp.bfloat16), weights()
-    train = partial(dense_block.train, execution=execution)
+    train = training_block(execution)
     out, outer, inner = jax.jit(train)(x, layers)
     assert out.dtype == jnp.bfloat16
     assert {m.dtype for m in jax.tree.leaves((outer, inner))} == {jnp.dtype("float32")}

@@ -29,7 +29,7 @@ def _usual_pool(x):
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5), (6, 9), (1, 1), (2, 1)])
 def test_max_pool_gradient_without_ties(height, width):
     x = _random(2, height, width, 4)
-    for pool in (max_pool_cpu, partial(max_pool, platform="gpu")):
+    for pool in (max_pool_cpu, partial(max_pool, platform="tpu")):
         np.testing.assert_array_equal(pool(x), _usual_pool(x))
     np.testing.assert_allclose(
         _gradient(max_pool_cpu, x), _gradient(_usual_pool, x), rtol=1e-6, atol=1e-6
@@ -48,4 +48,6 @@ def test_max_pool_gradient_of_ties_goes_to_the_first():
 def test_average_pool_drops_an_odd_edge(height, width):
     x = _random(2, height, width, 3)
     expected = nn.avg_pool(x, (2, 2), strides=(2, 2))
-    np.testing.assert_allclose(average_pool(x), expected, rtol=1e-6, atol=1e-6)
+    for platform in ("cpu", "tpu"):
+        actual = average_pool(x, platform=platform)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)

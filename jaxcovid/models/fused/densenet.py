@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.fused import dense_block, downsampling
+from jaxcovid.models.fused import dense_block, dense_block_accelerator, downsampling
 from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import CHUNK_BYTES, Execution
 from jaxcovid.models.layers import he_normal
@@ -78,7 +78,8 @@ class DenseBlock(nn.Module):
         if not train:
             moments = [(norm1.moments, norm2.moments) for norm1, norm2 in running]
             return dense_block.infer(x, weights, moments, self.execution), None
-        x, outer, inner = dense_block.train(x, weights, self.execution)
+        form = dense_block if self.execution.platform == "cpu" else dense_block_accelerator
+        x, outer, inner = form.train(x, weights, self.execution)
         for c, (norm1, norm2), moments in zip(channels, running, inner, strict=True):
             norm1.update(outer.channels(0, c))
             norm2.update(moments)

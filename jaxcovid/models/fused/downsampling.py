@@ -17,6 +17,7 @@ from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.fused.normalization import (
     NormSums,
     moments_backward,
+    one_pass_moments,
     pixel_count,
     pool_moments,
     share_gradient,
@@ -80,7 +81,8 @@ def _stem_forward(
 
     def convolve_chunk(index: Any, whole: jax.Array) -> tuple[jax.Array, Moments]:
         part = convolve(chunks.read(image, index), w.astype(image.dtype), stride=2)
-        return chunks.write(whole, part, index), batch_moments(part)
+        moments = batch_moments(part) if execution.platform == "cpu" else one_pass_moments(part)
+        return chunks.write(whole, part, index), moments
 
     x, moments = chunks.each(convolve_chunk, x)
     moments = share_moments(pool_moments(moments), execution.axis_name)
@@ -91,12 +93,18 @@ def _stem_forward(
         return chunks.write(whole, part, index), None
 
     out, _ = chunks.each(pool_chunk, _zeros(image, w, 4))
-    return (out, moments), (image, w, gamma, beta, x, moments)
+    # An accelerator convolves again: kept, the largest map of the network would be an eighth of all
+    # temporaries.
+    kept = x if execution.platform == "cpu" else None
+    return (out, moments), (image, w, gamma, beta, kept, moments)
 
 
 def _stem_backward(execution: Execution, residuals: Any, cotangents: Any) -> Any:
     image, w, gamma, beta, x, moments = residuals
     dout, _ = cotangents
+    if x is None:
+        image, dout = jax.lax.optimization_barrier((image, dout))
+        x = convolve(image, w.astype(image.dtype), stride=2)
     chunks = Chunks(x, execution)
     norm = fold_norm(gamma, beta, moments)
     pool = partial(max_pool, platform=execution.platform)
@@ -168,7 +176,7 @@ def transition(
     norm = fold_norm(gamma, beta, moments)
 
     def run(index: Any, whole: jax.Array) -> tuple[jax.Array, None]:
-        part = average_pool(norm.relu(chunks.read(x, index)))
+        part = average_pool(norm.relu(chunks.read(x, index)), platform=execution.platform)
         return chunks.write(whole, convolve(part, w.astype(x.dtype)), index), None
 
     rows, height, width, _ = x.shape
@@ -188,7 +196,8 @@ def _transition_backward(execution: Execution, residuals: Any, dout: jax.Array) 
         dx, dw = carry
         part = chunks.read(x, index)
         y = norm.relu(part)
-        averages, average_backward = jax.vjp(average_pool, y)
+        pool = partial(average_pool, platform=execution.platform)
+        averages, average_backward = jax.vjp(pool, y)
         dpart = chunks.read(dout, index)
         daverages, more = convolve_backward(
             averages, w.astype(x.dtype), dpart, platform=execution.platform

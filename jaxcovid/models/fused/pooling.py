@@ -1,7 +1,8 @@
-"""Pooling, with a gradient of the maximum that XLA compiles well for a CPU.
+"""Pooling as each platform computes it best.
 
-XLA derives a scatter, which does not vectorise on a CPU; here the gradient is made of comparisons.
-GPUs and TPUs keep what XLA derives.
+XLA derives a scatter as the gradient of the maximum. A TPU has an instruction for it; on a CPU it
+does not vectorise, and on a GPU it adds atomically. There the gradient is made of comparisons. The
+average is one over a window on a TPU, and one over two axes more elsewhere.
 """
 
 import flax.linen as nn
@@ -14,11 +15,13 @@ def max_pool(x: jax.Array, *, platform: str) -> jax.Array:
 
     Of equal values in a window the first, row by row, gets the gradient, as in PyTorch.
     """
-    return _max_pool_cpu(x) if platform == "cpu" else _max_pool(x)
+    return _max_pool(x) if platform == "tpu" else _max_pool_by_comparisons(x)
 
 
-def average_pool(x: jax.Array) -> jax.Array:
+def average_pool(x: jax.Array, *, platform: str) -> jax.Array:
     """Mean over 2x2 windows at stride 2, [b, h, w, c] -> [b, h // 2, w // 2, c]."""
+    if platform == "tpu":
+        return nn.avg_pool(x, (2, 2), strides=(2, 2))
     b, h, w, c = x.shape
     cropped = x[:, : h // 2 * 2, : w // 2 * 2]
     return cropped.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -28,7 +31,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-_max_pool_cpu = jax.custom_vjp(_max_pool)
+_max_pool_by_comparisons = jax.custom_vjp(_max_pool)
 
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -73,4 +76,4 @@ def _max_pool_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
     return (dx[:, :rows, :columns],)
 
 
-_max_pool_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool_by_comparisons.defvjp(_max_pool_forward, _max_pool_backward)

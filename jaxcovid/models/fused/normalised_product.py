@@ -1,0 +1,143 @@
+"""Batch normalisation, ReLU and 1x1 convolution on GPUs and TPUs, with the sums that others need.
+
+Both functions have a form by XLA, and for a GPU one by kernels of our own. What a program compiles
+for decides, so that the other one can be computed on a CPU.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.fused import product_kernels
+from jaxcovid.models.fused.execution import Execution
+from jaxcovid.models.fused.normalization import NormSums, one_pass_moments, pool_in_one_pass
+from jaxcovid.models.layers import accumulation_dtype
+from jaxcovid.models.normalization import EPSILON, Affine, Moments
+
+
+def multiply(
+    x: jax.Array, norm: Affine, w: jax.Array, execution: Execution
+) -> tuple[jax.Array, Moments]:
+    """relu(norm(x[..., :c])) w, and its moments.
+
+    Args:
+      x: [b, h, w, c or more].
+      norm: of the first c channels.
+      w: [c, m], float32; the product runs in the dtype of `x`.
+      execution: how it runs.
+
+    Returns:
+      The product [b, h, w, m], dtype of `x`, and the moments of the rows of this device.
+    """
+    return _by_kernel_on_gpu(_multiply_by_kernel, _multiply_by_xla, x, w, execution)(x, norm, w)
+
+
+def _multiply_by_xla(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Array, Moments]:
+    y = jnp.dot(norm.relu(x[..., : w.shape[0]]), w.astype(x.dtype))
+    return y, one_pass_moments(y)
+
+
+def _multiply_by_kernel(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Array, Moments]:
+    y, parts = product_kernels.normalised_product(_rows(x), norm, w)
+    return y.reshape(*x.shape[:-1], w.shape[1]), pool_in_one_pass(parts)
+
+
+class ProductSums(NamedTuple):
+    """Sums over pixels that give all gradients by the parameters of `multiply`.
+
+    With a = gamma / sqrt(var + epsilon), y = relu(a (x - mean) + beta) and dp the gradient by the
+    product y w: y is `on` (a (x - mean) + beta) with `on` = 1 where y > 0, so that y^T dp is a
+    combination of the two sums below; and the gradient by the normalised map is `on` (dp w^T), so
+    that its sums over pixels are those of rows of `w` times theirs. So the backward pass of the
+    normalisation needs no pass over the map, beside the product that `w` needs in any case.
+
+    Attributes:
+      positive: on^T dp, float32 [c, m].
+      deviations: (on (x - mean))^T dp, float32 [c, m].
+    """
+
+    positive: jax.Array
+    deviations: jax.Array
+
+    def backward(
+        self, w: jax.Array, gamma: jax.Array, beta: jax.Array, moments: Moments
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Moments]:
+        """Dw [c, m], dgamma, dbeta and dmoments, as `NormSums.backward`."""
+        slope = gamma * jax.lax.rsqrt(moments.var + EPSILON)
+        dw = slope[:, None] * self.deviations + beta[:, None] * self.positive
+        sums = NormSums((w * self.positive).sum(1)[None], (w * self.deviations).sum(1)[None])
+        return dw, *sums.backward(gamma, moments)
+
+
+def multiply_backward(
+    x: jax.Array,
+    norm: Affine,
+    mean: jax.Array,
+    w: jax.Array,
+    dproduct: jax.Array,
+    execution: Execution,
+) -> tuple[jax.Array, ProductSums]:
+    """The backward pass of `multiply`.
+
+    Args:
+      x: [b, h, w, c or more].
+      norm: of the first c channels.
+      mean: of the channels, float32 [c or more].
+      w: [c, m], float32; the product runs in the dtype of `x`.
+      dproduct: gradient by the product [b, h, w, m], dtype of `x`.
+      execution: how it runs.
+
+    Returns:
+      The gradient by the map after ReLU, [b, h, w, c], dtype of `x`, and the sums.
+    """
+    form = _by_kernel_on_gpu(_backward_by_kernel, _backward_by_xla, x, w, execution)
+    return form(x, norm, mean, w, dproduct)
+
+
+def _backward_by_xla(
+    x: jax.Array, norm: Affine, mean: jax.Array, w: jax.Array, dproduct: jax.Array
+) -> tuple[jax.Array, ProductSums]:
+    c = w.shape[0]
+    part = x[..., :c]
+    on = norm(part) > 0
+    deviations = jnp.where(on, part - mean[:c].reshape(1, 1, 1, -1), 0)
+
+    def over_pixels(values: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(
+            values.astype(x.dtype),
+            dproduct,
+            (((0, 1, 2), (0, 1, 2)), ((), ())),
+            preferred_element_type=accumulation_dtype(x.dtype),
+        )
+
+    dy = jnp.dot(dproduct, w.astype(x.dtype).T)
+    return dy, ProductSums(over_pixels(on), over_pixels(deviations))
+
+
+def _backward_by_kernel(
+    x: jax.Array, norm: Affine, mean: jax.Array, w: jax.Array, dproduct: jax.Array
+) -> tuple[jax.Array, ProductSums]:
+    dy, sums = product_kernels.product_backward(_rows(x), norm, mean, w, _rows(dproduct))
+    return dy.reshape(*x.shape[:-1], w.shape[0]), ProductSums(*sums)
+
+
+def _by_kernel_on_gpu(
+    by_kernel: Callable[..., Any],
+    by_xla: Callable[..., Any],
+    x: jax.Array,
+    w: jax.Array,
+    execution: Execution,
+) -> Callable[..., Any]:
+    """The form of a function: by kernel in a program for a GPU, if the kernel can take it."""
+    pixels = x[..., 0].size
+    if execution.platform != "gpu" or not product_kernels.fits(pixels, *w.shape, x.dtype):
+        return by_xla
+    return partial(jax.lax.platform_dependent, cuda=by_kernel, default=by_xla)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """A map [b, h, w, c] as [pixels, c]."""
+    return x.reshape(-1, x.shape[-1])
