@@ -5,12 +5,14 @@ python -m jaxcovid.benchmark train --batch=16 --peer=linen
 python -m jaxcovid.benchmark infer --batch=16 --dtype=bfloat16 --json=infer.json
 python -m jaxcovid.benchmark input --source=COVID-CT/Images-processed --workers=2 --peer=torch
 python -m jaxcovid.benchmark start
+python -m jaxcovid.benchmark compile --target=tpu:v5e:4x4 --peer=linen
 python -m jaxcovid.benchmark growth --peer=torch --plot=growth.png
 
 With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `linen`
 is the same network with its backbone in plain Flax (`models.densenet`). `start` types the train
 command on the prepared data set `phantom`, with an empty and a filled compilation cache. `growth`
-times the train step over batches and sizes of images.
+times the train step over batches and sizes of images. `compile` needs no accelerator: it compiles
+the train step for one and calculates from the program what a step costs there at least.
 """
 
 import argparse
@@ -24,17 +26,35 @@ from typing import Any
 from absl import app
 
 from jaxcovid.benchmarks import growth_figures, input_speed, network_speed, start_time, tables
+from jaxcovid.benchmarks.compiled.targets import Target, parse_target
 from jaxcovid.benchmarks.rounds import Turns
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.user_errors import user_errors
 
+_MODES = ("train", "infer", "input", "start", "growth", "compile")
+
+
+def _target(text: str) -> Target:
+    """A target that argparse refuses with its own message."""
+    try:
+        return parse_target(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("benchmark", __doc__)
-    parser.add_argument("mode", choices=("train", "infer", "input", "start", "growth"))
-    parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
+    parser.add_argument("mode", choices=_MODES)
+    parser.add_argument(
+        "--batch", type=int, help="images of a global batch (default 16; compile: 64 a device)"
+    )
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of activations (default float32; compile: bfloat16)",
+    )
+    parser.add_argument("--target", type=_target, help="compile: such as gpu:h100:8 or tpu:v5e:4x4")
     parser.add_argument("--devices", type=int, help="default: all; on a CPU, virtual ones")
     parser.add_argument("--peer", choices=network_speed.PEERS, help="what to time beside it")
     parser.add_argument(
@@ -48,8 +68,15 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--plot", metavar="FILE", help="growth: gets a figure")
     parser.add_argument("--json", metavar="FILE", help="gets every number")
     arguments = parser.parse_args(argv[1:])
-    if arguments.peer == "linen" and arguments.mode not in ("train", "growth"):
+    compiles = arguments.mode == "compile"
+    if compiles and not arguments.target:
+        parser.error("compile needs --target, such as --target=gpu:h100:8")
+    if compiles and arguments.peer not in (None, "linen"):
+        parser.error("compile knows the peer linen alone")
+    if arguments.peer == "linen" and arguments.mode not in ("train", "growth", "compile"):
         parser.error("the peer linen only trains")
+    arguments.dtype = arguments.dtype or ("bfloat16" if compiles else "float32")
+    arguments.batch = arguments.batch or (64 * arguments.target.size if compiles else 16)
     if arguments.mode == "input" and not arguments.source:
         parser.error("input needs --source=DIR, a folder of images")
     return arguments
@@ -78,6 +105,10 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     workload = network_speed.Workload(
         arguments.mode, **shape, dtype=arguments.dtype, devices=arguments.devices
     )
+    if arguments.mode == "compile":
+        result = network_speed.compile_network(workload, peer, arguments.target)
+        print(tables.compile_table(result))
+        return result
     if arguments.mode == "growth":
         result = network_speed.time_growth(workload, peer, turns)
         if arguments.plot:

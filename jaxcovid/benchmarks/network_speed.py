@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from jaxcovid.benchmarks import rounds, tables
+from jaxcovid.benchmarks.compiled import targets
 
 PEERS = ("torch", "torch_compile", "linen")
 _CONTESTANTS = "jaxcovid.benchmarks.contestants"
@@ -105,6 +107,38 @@ def time_growth(
             rows.append(json.loads(done.stdout))
         print(tables.growth_line(rows[-1]), flush=True)
     return {"mode": "growth", "rows": rows}
+
+
+def compile_network(
+    workload: Workload, peer: Peer | None, target: targets.Target
+) -> dict[str, Any]:
+    """Compiles the train step for a target that need not be there.
+
+    Args:
+      workload: its mode and devices are ignored.
+      peer: None or `linen`.
+      target: that it is compiled for.
+
+    Returns:
+      What `compiled.report.compile_for` returns; with a peer also `peer`, the same of it.
+
+    Raises:
+      RuntimeError: a contestant failed.
+    """
+    workload = dataclasses.replace(workload, mode="train", devices=None)
+    results = {}
+    for name, command in _commands(workload, peer).items():
+        process = subprocess.run(
+            [*command, f"--target={target}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=targets.environment(os.environ),
+        )
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(process.args)} failed; see its message above")
+        results[name] = json.loads(process.stdout.splitlines()[-1])
+    ours = results.pop("jaxcovid")
+    return ours | results
 
 
 def _commands(workload: Workload, peer: Peer | None) -> dict[str, list[str]]:

@@ -19,6 +19,61 @@ _ROWS = (  # title, key, factor, unit
 )
 
 
+_COMPILED_ROWS = (  # title, key, factor, unit
+    ("device memory", "device_bytes", 2**-30, "GiB"),
+    ("- temporaries", "temporary_bytes", 2**-30, "GiB"),
+    ("memory traffic of a step", "bytes_moved", 1e-9, "GB"),
+    ("kernels of a step", "kernels", 1, ""),
+    ("all-reduces", "all_reduces", 1, ""),
+    ("collectives' bytes", "collective_bytes", 1e-6, "MB"),
+    ("arithmetic of a step", "flops", 1e-12, "TFLOP"),
+    ("step, at least", "bound_s", 1e3, "ms"),
+    ("images/s, at most", "images_per_s_bound", 1, ""),
+    ("trace and lower", "trace_s", 1, "s"),
+    ("compile", "compile_s", 1, "s"),
+)
+
+
+def compile_table(result: Mapping[str, Any]) -> str:
+    """A result of `compile_network`: costs of a device, kernels by kind, speed by chips."""
+    contestants = [result, *([result["peer"]] if "peer" in result else [])]
+    names = [facts["framework"] for facts in contestants]
+    rows = [
+        (title, *(f"{facts[key] * factor:,.4g} {unit}".strip() for facts in contestants))
+        for title, key, factor, unit in _COMPILED_ROWS
+    ]
+    kinds = dict.fromkeys(kind for facts in contestants for kind in facts["by_kind"])
+    for kind in kinds:
+        cells = []
+        for facts in contestants:
+            of_kind = facts["by_kind"].get(kind, {"kernels": 0, "bytes": 0})
+            cells.append(f"{of_kind['kernels']:,}, {of_kind['bytes'] / 1e9:.2f} GB")
+        rows.append((kind, *cells))
+    heading = "train, batch {batch}, {size}x{size}, {dtype}, on {devices} x {device}".format(
+        **result
+    )
+    alignment = ("left", *["right"] * len(names))
+    parts = [
+        f"{heading}, calculated for each device",
+        tabulate(rows, ("", *names), tablefmt="simple", colalign=alignment, disable_numparse=True),
+    ]
+    if not result["fits"]:
+        parts.append("It does not fit into the memory of the device.")
+    if result["scaling"]:
+        scaling = [
+            (
+                row["devices"],
+                f"{row['images_per_s']:,.0f}",
+                f"{row['exchange_s'] * 1e3:.2f} ms",
+                f"{row['efficiency']:.0%}",
+            )
+            for row in result["scaling"]
+        ]
+        headers = ("chips", "images/s, at most", "exchange", "efficiency")
+        parts.append(tabulate(scaling, headers, tablefmt="simple", stralign="right"))
+    return "\n".join(parts)
+
+
 def speed_table(result: Mapping[str, Any]) -> str:
     """A result of `time_network` or `time_input`: a heading, a table, the ratios."""
     others = {name: result[name] for name in ("opencv", "peer") if name in result}

@@ -12,37 +12,34 @@ import numpy as np
 
 from jaxcovid.benchmarks.contestants.program import (
     Program,
-    initial_variables,
+    batch_shapes,
+    jit_initial_variables,
+    lower_for,
     parse_flags,
     random_batch,
+    replicated_shapes,
     serve,
 )
 from jaxcovid.inference.forward import jit_forward
-from jaxcovid.models.build import backbone_form
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training.compilation import jit_train_step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
 
 
-def _network(dtype: str) -> DeepCTNet:
-    model = DeepCTNet(dtype=dtype)
-    return model.clone(form=backbone_form(model.platform))
-
-
 def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
     """The train step of `configs/default.py`, on random images."""
-    model = _network(dtype)
+    model = DeepCTNet(dtype=dtype)
     optimizer = make_optimizer(
         make_schedule(learning_rate=1e-5, schedule="constant", updates=1),
         weight_decay=0.0,
         head_lr_multiplier=1.0,
         accumulate_steps=1,
     )
-    images = random_batch(mesh, batch=batch, size=size)
-    state = jit_init_state(mesh, model=model, optimizer=optimizer, image_size=size, seed=0)()
+    initialise = jit_init_state(mesh, model=model, optimizer=optimizer, image_size=size, seed=0)
+    shape = {"batch": batch, "size": size}
 
-    def lower(model: DeepCTNet) -> Any:
+    def lower(model: DeepCTNet) -> jax.stages.Lowered:
         step = jit_train_step(
             mesh,
             model=model,
@@ -50,27 +47,39 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
             weights=np.ones((2, 1), np.float32),
             batch_norm="global",
         )
-        return step.lower(state, images)
+        return lower_for(
+            mesh, step, replicated_shapes(mesh, initialise), batch_shapes(mesh, **shape)
+        )
 
-    def run(compiled: Any, state: Any) -> tuple[Any, Any]:
-        return compiled(state, images)
+    def start() -> tuple[Any, Any]:
+        return initialise(), random_batch(mesh, **shape)
 
-    return Program(model, lower, run, state)
+    def run(compiled: Any, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, images = arguments
+        state, metrics = compiled(state, images)
+        return (state, images), metrics
+
+    return Program(model, lower, start, run)
 
 
 def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
     """The forward pass that evaluation and prediction use, on random images."""
-    model = _network(dtype)
-    image = random_batch(mesh, batch=batch, size=size)["image"]
-    variables = initial_variables(mesh, model, image)
+    model = DeepCTNet(dtype=dtype)
+    initialise = jit_initial_variables(mesh, model, size)
+    shape = {"batch": batch, "size": size}
 
-    def lower(model: DeepCTNet) -> Any:
-        return jit_forward(mesh, model=model).lower(variables, image)
+    def lower(model: DeepCTNet) -> jax.stages.Lowered:
+        images = batch_shapes(mesh, **shape)["image"]
+        forward = jit_forward(mesh, model=model)
+        return lower_for(mesh, forward, replicated_shapes(mesh, initialise), images)
 
-    def run(compiled: Any, variables: Any) -> tuple[Any, Any]:
-        return variables, compiled(variables, image)
+    def start() -> tuple[Any, Any]:
+        return initialise(), random_batch(mesh, **shape)["image"]
 
-    return Program(model, lower, run, variables)
+    def run(compiled: Any, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
+        return arguments, compiled(*arguments)
+
+    return Program(model, lower, start, run)
 
 
 _PROGRAMS = {"train": train_program, "infer": infer_program}

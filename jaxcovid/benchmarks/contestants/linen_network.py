@@ -14,9 +14,12 @@ import optax
 
 from jaxcovid.benchmarks.contestants.program import (
     Program,
-    initial_variables,
+    batch_shapes,
+    jit_initial_variables,
+    lower_for,
     parse_flags,
     random_batch,
+    replicated_shapes,
     serve,
 )
 from jaxcovid.models.deep_ct_net import DeepCTNet
@@ -48,19 +51,26 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
     """The train step on random images."""
     model = DeepCTNet(dtype=dtype, form="plain")
     optimizer = optax.adam(1e-5)
-    images = random_batch(mesh, batch=batch, size=size)
-    variables = initial_variables(mesh, model, images["image"])
-    state = variables, optimizer.init(variables["params"])
+    shape = {"batch": batch, "size": size}
 
-    def lower(model: DeepCTNet) -> Any:
-        step = partial(train_step, model=model, optimizer=optimizer)
-        return jax.jit(step, donate_argnums=(0, 1)).lower(*state, images)
+    def initialise() -> tuple[Any, Any]:
+        variables = jit_initial_variables(mesh, model, size)()
+        return variables, optimizer.init(variables["params"])
 
-    def run(compiled: Any, state: Any) -> tuple[Any, Any]:
+    def lower(model: DeepCTNet) -> jax.stages.Lowered:
+        step = jax.jit(partial(train_step, model=model, optimizer=optimizer), donate_argnums=(0, 1))
+        state = replicated_shapes(mesh, initialise)
+        return lower_for(mesh, step, *state, batch_shapes(mesh, **shape))
+
+    def start() -> tuple[Any, Any]:
+        return initialise(), random_batch(mesh, **shape)
+
+    def run(compiled: Any, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, images = arguments
         *state, loss = compiled(*state, images)
-        return state, loss
+        return (state, images), loss
 
-    return Program(model, lower, run, state)
+    return Program(model, lower, start, run)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcovid.benchmarks import rounds
+from jaxcovid.benchmarks.compiled import targets
+from jaxcovid.benchmarks.compiled.report import compile_for
 from jaxcovid.models.deep_ct_net import DTYPES, DeepCTNet
 from jaxcovid.runtime import sharding
 
@@ -24,15 +26,15 @@ class Program:
 
     Attributes:
       model: the network.
-      lower: a network -> the function, lowered for its arguments.
+      lower: a network -> the function, lowered for the shapes of its arguments.
+      start: makes the arguments of the first call.
       run: the compiled function and its arguments -> the arguments of the next call, and a result.
-      arguments: of the next call.
     """
 
     model: DeepCTNet
-    lower: Callable[[DeepCTNet], Any]
+    lower: Callable[[DeepCTNet], jax.stages.Lowered]
+    start: Callable[[], Any]
     run: Callable[[Any, Any], tuple[Any, Any]]
-    arguments: Any
 
 
 def random_batch(mesh: jax.sharding.Mesh, *, batch: int, size: int) -> dict[str, jax.Array]:
@@ -43,10 +45,40 @@ def random_batch(mesh: jax.sharding.Mesh, *, batch: int, size: int) -> dict[str,
     return sharding.place_batch({"image": images, "target": target}, mesh)
 
 
-def initial_variables(mesh: jax.sharding.Mesh, model: DeepCTNet, image: jax.Array) -> Any:
-    """The variables of a network for images [b, size, size, 1], replicated over the mesh."""
-    initialise = jax.jit(model.init, out_shardings=sharding.replicated_sharding(mesh))
-    return initialise(jax.random.key(0), image[:1])
+def batch_shapes(
+    mesh: jax.sharding.Mesh, *, batch: int, size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of `random_batch`."""
+    rows = sharding.batch_sharding(mesh)
+    shapes = {"image": (batch, size, size, 1), "target": (batch, 1)}
+    return {
+        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=rows)
+        for name, shape in shapes.items()
+    }
+
+
+def replicated_shapes(mesh: jax.sharding.Mesh, make: Callable[[], Any]) -> Any:
+    """The shapes of what a function makes, replicated over the mesh."""
+    replicated = sharding.replicated_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(make)
+    )
+
+
+def jit_initial_variables(mesh: jax.sharding.Mesh, model: DeepCTNet, size: int) -> Any:
+    """() -> the variables of a network for images [b, size, size, 1], replicated over the mesh."""
+
+    def initialise() -> Any:
+        return model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))
+
+    return jax.jit(initialise, out_shardings=sharding.replicated_sharding(mesh))
+
+
+def lower_for(mesh: jax.sharding.Mesh, function: Any, *shapes: Any) -> jax.stages.Lowered:
+    """A jitted function lowered for the devices of a mesh, which need not exist."""
+    platform = sharding.platform_of(mesh)
+    platforms = ({"gpu": "cuda"}.get(platform, platform),)
+    return function.trace(*shapes).lower(lowering_platforms=platforms)
 
 
 def parse_flags(description: str, modes: tuple[str, ...]) -> argparse.Namespace:
@@ -58,8 +90,9 @@ def parse_flags(description: str, modes: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of activations")
     parser.add_argument("--compile_only", action="store_true", help="print the facts and leave")
+    parser.add_argument("--target", type=targets.parse_target, help="compile for it")
     arguments = parser.parse_args()
-    if arguments.devices:
+    if arguments.devices and not arguments.target:
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     return arguments
 
@@ -72,17 +105,23 @@ def serve(make: Callable[..., Program], arguments: argparse.Namespace, *, framew
       arguments: see `parse_flags`.
       framework: the name of the contestant.
     """
+    shape = {"batch": arguments.batch, "size": arguments.size, "dtype": arguments.dtype}
+    if arguments.target:
+        try:
+            facts = compile_for(make, arguments.target, **shape)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        print(json.dumps({"framework": f"{framework} {jax.__version__}", **facts}))
+        return
     mesh = sharding.make_mesh(arguments.devices)
-    program = make(mesh, batch=arguments.batch, size=arguments.size, dtype=arguments.dtype)
+    program = make(mesh, **shape)
     facts: dict[str, Any] = {
         "framework": f"{framework} {jax.__version__}",
         "device": jax.devices()[0].device_kind,
         "devices": mesh.size,
         "mode": arguments.mode,
-        "batch": arguments.batch,
+        **shape,
         "images_per_step": arguments.batch,
-        "size": arguments.size,
-        "dtype": arguments.dtype,
         **machine_rates(arguments.dtype),
     }
     compiled, costs = _compile(program)
@@ -91,9 +130,12 @@ def serve(make: Callable[..., Program], arguments: argparse.Namespace, *, framew
         print(json.dumps(facts | work(program)))
         return
 
+    values = program.start()
+
     def run(steps: int) -> None:
+        nonlocal values
         for _ in range(steps):
-            program.arguments, result = program.run(compiled, program.arguments)
+            values, result = program.run(compiled, values)
             jax.block_until_ready(result)
 
     def finish() -> dict[str, Any]:

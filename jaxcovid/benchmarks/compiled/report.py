@@ -1,0 +1,92 @@
+"""What a program would cost on a target, from its compiled form."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jaxcovid.benchmarks.compiled import forecast
+from jaxcovid.benchmarks.compiled.hlo import parse_module
+from jaxcovid.benchmarks.compiled.targets import Target, devices_of
+from jaxcovid.benchmarks.compiled.traffic import measure_traffic
+from jaxcovid.runtime.sharding import check_batch_size, make_mesh
+
+if TYPE_CHECKING:
+    from jaxcovid.benchmarks.contestants.program import Program
+
+
+def compile_for(
+    make: Callable[..., "Program"], target: Target, *, batch: int, size: int, dtype: str
+) -> dict[str, Any]:
+    """Compiles a program for a target and says what it costs on each device.
+
+    Args:
+      make: (mesh, batch=, size=, dtype=) -> the program.
+      target: that it is compiled for.
+      batch: images of all devices.
+      size: side of an image, px.
+      dtype: of the activations.
+
+    Returns:
+      Seconds, bytes, counts and images a second, named in docs/performance.md.
+
+    Raises:
+      ValueError: the batch does not divide, or see `targets.devices_of`.
+    """
+    mesh = make_mesh(devices=devices_of(target))
+    check_batch_size(batch, mesh)
+    images, shape = batch // mesh.size, {"size": size, "dtype": dtype}
+    program = make(mesh, batch=batch, **shape)
+    start = time.perf_counter()
+    lowered = program.lower(program.model)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - traced
+    traffic = measure_traffic(parse_module(compiled.as_text()))
+    memory = compiled.memory_analysis()
+    chip, flops = target.chip, count_flops(make(make_mesh(1), batch=images, **shape))
+    bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)
+    device_bytes = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    return {
+        "mode": "compile",
+        "target": str(target),
+        "device": chip.name,
+        "devices": mesh.size,
+        "batch": batch,
+        "size": size,
+        "dtype": dtype,
+        "trace_s": traced - start,
+        "compile_s": compile_s,
+        "flops": flops,
+        "bytes_moved": traffic.bytes_moved,
+        "kernels": traffic.launches,
+        "by_kind": {
+            kind: {"kernels": launches, "bytes": moved}
+            for kind, (launches, moved) in traffic.by_kind().items()
+        },
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "device_bytes": device_bytes,
+        "fits": device_bytes <= chip.memory_bytes,
+        "all_reduces": sum(c.runs for c in traffic.collectives if c.kind == "all-reduce"),
+        "collectives": sum(c.runs for c in traffic.collectives),
+        "collective_bytes": sum(c.runs * c.size for c in traffic.collectives),
+        "bound_s": bound,
+        "images_per_s_bound": batch / bound,
+        "scaling": forecast.scaling(traffic, chip, target.platform, bound=bound, images=images)
+        if mesh.size > 1
+        else [],  # the program of a single chip exchanges nothing
+    }
+
+
+def count_flops(program: "Program") -> float:
+    """Floating-point operations of a call, by XLA's count before it optimises.
+
+    Of the program that takes the batch as a whole: XLA counts the body of a loop once.
+    """
+    whole = program.model.clone(chunk_bytes=sys.maxsize)
+    return program.lower(whole).cost_analysis()["flops"]
