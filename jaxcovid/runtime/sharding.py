@@ -34,6 +34,14 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def in_groups(mesh: Mesh, size: int, names: tuple[str, str]) -> Mesh:
+    """A mesh of two axes, over groups of neighbours and over the `size` devices of each.
+
+    The devices and their order are the same, so that one program can use both meshes.
+    """
+    return Mesh(mesh.devices.reshape(-1, size), names, axis_types=(AxisType.Auto,) * 2)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch spread over the mesh."""
     return NamedSharding(mesh, P(BATCH_AXIS))
@@ -63,8 +71,7 @@ def shard_state(state: Any, mesh: Mesh, fsdp: int) -> Any:
       ValueError: see `check_fsdp`.
     """
     check_fsdp(fsdp, mesh)
-    # The same devices in the same order, so that one program can use both meshes.
-    groups = Mesh(mesh.devices.reshape(-1, fsdp), ("copy", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    groups = in_groups(mesh, fsdp, ("copy", "fsdp"))
 
     def sharding_of(x: Any) -> NamedSharding:
         lengths = [n if n % fsdp == 0 else 0 for n in x.shape]

@@ -22,7 +22,7 @@ import jaxcovid
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.runtime.sharding import batch_sharding, platform_of, replicated_sharding
-from jaxcovid.training.step import check_batch_norm, train_step
+from jaxcovid.training.step import devices_together, train_step
 
 MAX_BYTES = 2**28  # of all kept programs together
 
@@ -31,9 +31,9 @@ def jit_train_step(mesh: Mesh, state_sharding: Any = None, **kwargs: Any) -> Any
     """`train_step` of these arguments compiled over `mesh`, see `jit_over_mesh`.
 
     Raises:
-      ValueError: see `step.check_batch_norm`.
+      ValueError: see `step.devices_together`.
     """
-    check_batch_norm(kwargs["batch_norm"])
+    devices_together(kwargs["batch_norm"], mesh.size)
     return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs), state_sharding)
 
 

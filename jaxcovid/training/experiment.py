@@ -24,7 +24,7 @@ from jaxcovid.runtime import sharding
 from jaxcovid.training import losses
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.plan import Plan
-from jaxcovid.training.step import check_batch_norm
+from jaxcovid.training.step import devices_together
 from jaxcovid.workdir.run import Run, RunDataset
 
 
@@ -149,7 +149,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     sharding.check_fsdp(config.fsdp, mesh)
-    check_batch_norm(config.batch_norm)
+    devices_together(config.batch_norm, mesh.size)
     pipeline.check_options(config.preprocess_on, config.bad_records)
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")

@@ -22,6 +22,7 @@ from jaxcovid.training.loop import Result
 from jaxcovid.training.preemption import Termination
 from jaxcovid.training.progress import Progress
 from jaxcovid.training.state import TrainState, jit_init_state
+from jaxcovid.training.step import devices_together
 from jaxcovid.training.validation import Validator
 from jaxcovid.workdir.checkpoints import Checkpoints
 from jaxcovid.workdir.lock import lock
@@ -133,12 +134,14 @@ def _train_claimed(
 
 
 def _warn_of_few_rows(experiment: Experiment) -> None:
-    rows = experiment.plan.batch_size // experiment.mesh.size
-    if experiment.batch_norm == "per_device" and rows < _FEW_ROWS:
+    devices = experiment.mesh.size
+    together = devices_together(experiment.batch_norm, devices)
+    images = experiment.plan.batch_size // devices * together
+    if experiment.batch_norm != "global" and images < _FEW_ROWS:
         logging.warning(
-            "Only %d images a device: at 256x256 the top of the attention pyramid is 1x1, so its "
-            "batch normalisation sees only that many numbers. Use at least %d.",
-            rows,
+            "Only %d images are normalised together: at 256x256 the top of the attention pyramid "
+            "is 1x1, so its batch normalisation sees only that many numbers. Use at least %d.",
+            images,
             _FEW_ROWS,
         )
 

@@ -17,11 +17,12 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.runtime.sharding import BATCH_AXIS, platform_of
+from jaxcovid.runtime.sharding import BATCH_AXIS, in_groups, platform_of
 from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.state import TrainState
 
-BATCH_NORMS = ("global", "per_device")
+BATCH_NORMS = ("global", "per_device", "groups:N")
+_GROUPS = "groups"  # mesh axis over groups of devices that normalise together
 # image: float32 [b, h, w, 1]; target: float32 [b, outputs], below 0 if unknown
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]  # scalars
@@ -79,19 +80,20 @@ def over_known(metrics: Metrics) -> Metrics:
 
 
 def shared_gradients(
-    variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, batch_norm: str, **kwargs: Any
+    variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, **kwargs: Any
 ) -> tuple[Any, Any, Metrics]:
     """`gradients` of a global batch from each device's rows; runs under `shard_map`.
 
     Beside what synchronised batch normalisation shares, everything goes into one all-reduce.
     """
-    if batch_norm == "global":
+    axes = (_GROUPS, BATCH_AXIS)
+    if jax.lax.axis_size(BATCH_AXIS) > 1:
         model = model.clone(axis_name=BATCH_AXIS)
     own = gradients(variables, batch, model=model, **kwargs)
-    if jax.lax.axis_size(BATCH_AXIS) == 1:
+    if jax.lax.axis_size(axes) == 1:
         return own
     vector, unravel = ravel_pytree(own)
-    return unravel(jax.lax.pmean(vector, BATCH_AXIS))
+    return unravel(jax.lax.pmean(vector, axes))
 
 
 def train_step(
@@ -114,16 +116,18 @@ def train_step(
       weights: float32 [2, outputs], see `losses.class_weights`.
       mesh: one axis, `BATCH_AXIS`.
       batch_norm: `global` normalises with the moments of the whole batch; `per_device` with
-        those of each device's rows, and averages the running moments.
+        those of each device's rows, and averages the running moments; `groups:N` with those of N
+        neighbouring devices, such as the chips of a host.
 
     Returns:
       The next state and scalar metrics.
     """
     model = model.on(platform_of(mesh))
+    groups = in_groups(mesh, devices_together(batch_norm, mesh.size), (_GROUPS, BATCH_AXIS))
     compute = jax.shard_map(
-        partial(shared_gradients, model=model, weights=weights, batch_norm=batch_norm),
-        mesh=mesh,
-        in_specs=(P(), P(BATCH_AXIS)),
+        partial(shared_gradients, model=model, weights=weights),
+        mesh=groups,
+        in_specs=(P(), P((_GROUPS, BATCH_AXIS))),
         out_specs=P(),
         check_vma=False,
     )
@@ -138,11 +142,23 @@ def train_step(
     return state, metrics
 
 
-def check_batch_norm(batch_norm: str) -> None:
-    """Refuses a kind of batch normalisation that does not exist.
+def devices_together(batch_norm: str, devices: int) -> int:
+    """How many of so many devices normalise together, by the option `batch_norm`.
 
     Raises:
-      ValueError: naming those that do.
+      ValueError: there is no such option, or the devices do not divide into its groups.
     """
-    if batch_norm not in BATCH_NORMS:
+    if batch_norm == "global":
+        return devices
+    if batch_norm == "per_device":
+        return 1
+    word, _, size = batch_norm.partition(":")
+    if word != "groups" or not size.isdigit():
         raise ValueError(f"batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORMS)}")
+    if int(size) < 1 or devices % int(size):
+        allowed = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
+        raise ValueError(
+            f"batch_norm is {batch_norm!r}: {devices} devices do not divide into groups of {size}; "
+            f"N is one of {allowed}"
+        )
+    return int(size)

@@ -168,10 +168,10 @@ def test_a_forward_pass_goes_through_every_devices_rows_in_chunks():
 @pytest.mark.parametrize(
     ("model", "batch_norm"),
     [
-        *((MODEL, batch_norm) for batch_norm in step.BATCH_NORMS),
+        *((MODEL, batch_norm) for batch_norm in ("global", "per_device", "groups:4")),
         pytest.param(DeepCTNet(), "global", marks=pytest.mark.long),
     ],
-    ids=[*step.BATCH_NORMS, "DenseNet-121"],
+    ids=["global", "per_device", "groups:4", "DenseNet-121"],
 )
 def test_what_eight_devices_tell_each_other(model, batch_norm):
     """Counted in the compiled step: all-reduces, their bytes, and nothing else."""
@@ -208,6 +208,37 @@ def test_per_device_batch_norm_differs_and_equals_global_on_one_device():
     assert np.isfinite(eight).all()
     assert not np.allclose(eight[:, 0], reference[:, 0], rtol=1e-3)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.batch_stats))
+
+
+def test_a_group_normalises_as_two_devices_do():
+    """Eight devices in groups of four that see the rows of a batch twice, and all eight of them."""
+    rows = batch(0, 16)
+    twice = {name: np.concatenate([v, v]) for name, v in rows.items()}
+
+    def trained(batch_norm, rows):
+        mesh, opt = sharding.make_mesh(8), optimizer()
+        step_fn = jit_train_step(
+            mesh,
+            model=MODEL,
+            optimizer=opt,
+            weights=np.ones((2, 1), np.float32),
+            batch_norm=batch_norm,
+        )
+        state, numbers = step_fn(initial(mesh, opt), sharding.place_batch(rows, mesh))
+        moments = ravel_pytree(state.batch_stats)[0]
+        return np.asarray(moments), np.asarray(optax.tree.get(state.opt_state, "mu")), numbers
+
+    def difference(one, other):
+        return np.linalg.norm(one - other) / np.linalg.norm(other)
+
+    whole, grouped, apart = (
+        trained("global", rows),
+        trained("groups:4", twice),
+        trained("per_device", twice),
+    )
+    assert float(grouped[2]["loss"]) == pytest.approx(float(whole[2]["loss"]), abs=1e-5)
+    for i in range(2):  # running moments and gradients
+        assert difference(grouped[i], whole[i]) < 5e-3 < 1e-2 < difference(apart[i], whole[i])
 
 
 def test_per_device_batch_norm_is_that_of_pmap():
@@ -423,9 +454,16 @@ def test_a_batch_that_does_not_divide_names_the_fix():
     sharding.check_batch_size(16, mesh)
 
 
-def test_an_unknown_batch_norm_is_refused():
-    with pytest.raises(ValueError, match="batch_norm"):
-        step.check_batch_norm("local")
+def test_how_many_devices_normalise_together():
+    assert step.devices_together("global", 8) == 8
+    assert step.devices_together("per_device", 8) == 1
+    assert step.devices_together("groups:4", 8) == 4
+    for batch_norm in ("local", "groups", "groups:", "groups:x"):
+        with pytest.raises(ValueError, match="use one of global, per_device, groups:N"):
+            step.devices_together(batch_norm, 8)
+    for batch_norm in ("groups:3", "groups:0", "groups:16"):
+        with pytest.raises(ValueError, match="N is one of 1, 2, 4, 8"):
+            step.devices_together(batch_norm, 8)
 
 
 def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):
