@@ -97,7 +97,7 @@ def compile_train_step(
             return jax.tree.leaves(state), metrics
 
         of_leaves = jit_over_mesh(mesh, of_leaves, jax.tree.leaves(shardings))
-        program = export.export(of_leaves)(*shapes)
+        program = export_program(of_leaves, *shapes)
         if path:
             with contextlib.suppress(OSError):  # to do without the file is no error
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,16 @@ def compile_train_step(
         return jax.tree.unflatten(tree, leaves), metrics
 
     return jit_over_mesh(mesh, step, shardings).lower(state, batch).compile()
+
+
+def export_program(function: Any, *shapes: Any, **options: Any) -> export.Exported:
+    """A jitted function for arguments of some shapes, as a program that can be kept.
+
+    JAX does not promise that kernels of our own, written for Triton, work with another version of
+    it; a program is kept for one version alone.
+    """
+    kernels = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+    return export.export(function, disabled_checks=[kernels], **options)(*shapes)
 
 
 def _key(fingerprint: str, mesh: Mesh, shardings: Any, shapes: Any) -> str:
