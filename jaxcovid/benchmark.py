@@ -55,6 +55,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="of activations (default float32; compile: bfloat16)",
     )
     parser.add_argument("--target", type=_target, help="compile: such as gpu:h100:8 or tpu:v5e:4x4")
+    parser.add_argument(
+        "--batch_norm",
+        default="global",
+        metavar="KIND",
+        help="train, compile: global (default), groups:N or per_device",
+    )
     parser.add_argument("--devices", type=int, help="default: all; on a CPU, virtual ones")
     parser.add_argument("--peer", choices=network_speed.PEERS, help="what to time beside it")
     parser.add_argument(
@@ -103,7 +109,11 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.peer:
         peer = network_speed.Peer(arguments.peer, arguments.peer_python)
     workload = network_speed.Workload(
-        arguments.mode, **shape, dtype=arguments.dtype, devices=arguments.devices
+        arguments.mode,
+        **shape,
+        dtype=arguments.dtype,
+        devices=arguments.devices,
+        batch_norm=arguments.batch_norm,
     )
     if arguments.mode == "compile":
         result = network_speed.compile_network(workload, peer, arguments.target)

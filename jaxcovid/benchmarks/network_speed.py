@@ -25,6 +25,7 @@ class Workload:
       size: side of an image, px.
       dtype: of activations, `float32` or `bfloat16`.
       devices: on a CPU, virtual ones; None is all.
+      batch_norm: of the train step; the peers know `global` alone.
     """
 
     mode: str
@@ -32,6 +33,7 @@ class Workload:
     size: int = 256
     dtype: str = "float32"
     devices: int | None = None
+    batch_norm: str = "global"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,8 @@ def _commands(workload: Workload, peer: Peer | None) -> dict[str, list[str]]:
     def contestant(python: str, module: str) -> list[str]:
         return [python, "-m", f"{_CONTESTANTS}.{module}", workload.mode]
 
-    commands = {"jaxcovid": [*contestant(sys.executable, "jax_network"), *on_jax]}
+    own = contestant(sys.executable, "jax_network")
+    commands = {"jaxcovid": [*own, *on_jax, f"--batch_norm={workload.batch_norm}"]}
     if peer and peer.name == "linen":
         commands["peer"] = [*contestant(sys.executable, "linen_network"), *on_jax]
     elif peer:

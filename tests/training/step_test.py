@@ -238,7 +238,8 @@ def test_a_group_normalises_as_two_devices_do():
     )
     assert float(grouped[2]["loss"]) == pytest.approx(float(whole[2]["loss"]), abs=1e-5)
     for i in range(2):  # running moments and gradients
-        assert difference(grouped[i], whole[i]) < 5e-3 < 1e-2 < difference(apart[i], whole[i])
+        assert difference(grouped[i], whole[i]) < 5e-3
+        assert difference(apart[i], whole[i]) > 3 * difference(grouped[i], whole[i])
 
 
 def test_per_device_batch_norm_is_that_of_pmap():

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcovid.benchmarks.compiled import forecast
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def compile_for(
-    make: Callable[..., "Program"], target: Target, *, batch: int, size: int, dtype: str
+    make: Callable[..., "Program"],
+    target: Target,
+    *,
+    batch: int,
+    size: int,
+    dtype: str,
+    program_file: Path | None = None,
 ) -> dict[str, Any]:
     """Compiles a program for a target and says what it costs on each device.
 
@@ -26,6 +33,7 @@ def compile_for(
       batch: images of all devices.
       size: side of an image, px.
       dtype: of the activations.
+      program_file: gets the compiled program, if given.
 
     Returns:
       Seconds, bytes, counts and images a second, named in docs/performance.md.
@@ -42,7 +50,10 @@ def compile_for(
     traced = time.perf_counter()
     compiled = lowered.compile()
     compile_s = time.perf_counter() - traced
-    traffic = measure_traffic(parse_module(compiled.as_text()))
+    text = compiled.as_text()
+    if program_file:
+        program_file.write_text(text)
+    traffic = measure_traffic(parse_module(text))
     memory = compiled.memory_analysis()
     chip, flops = target.chip, count_flops(make(make_mesh(1), batch=images, **shape))
     bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)

@@ -5,6 +5,7 @@
 Runs with jax, flax, optax and numpy alone.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +28,9 @@ from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
 
 
-def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
+def train_program(
+    mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str, batch_norm: str = "global"
+) -> Program:
     """The train step of `configs/default.py`, on random images."""
     model = DeepCTNet(dtype=dtype)
     optimizer = make_optimizer(
@@ -45,7 +48,7 @@ def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str)
             model=model,
             optimizer=optimizer,
             weights=np.ones((2, 1), np.float32),
-            batch_norm="global",
+            batch_norm=batch_norm,
         )
         return lower_for(
             mesh, step, replicated_shapes(mesh, initialise), batch_shapes(mesh, **shape)
@@ -88,7 +91,10 @@ _PROGRAMS = {"train": train_program, "infer": infer_program}
 def main() -> None:
     """Warms up and serves rounds."""
     arguments = parse_flags(__doc__, tuple(_PROGRAMS))
-    serve(_PROGRAMS[arguments.mode], arguments, framework="jax")
+    make = _PROGRAMS[arguments.mode]
+    if arguments.mode == "train":
+        make = partial(train_program, batch_norm=arguments.batch_norm)
+    serve(make, arguments, framework="jax")
 
 
 if __name__ == "__main__":

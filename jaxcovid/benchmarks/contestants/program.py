@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -89,7 +90,9 @@ def parse_flags(description: str, modes: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
     parser.add_argument("--size", type=int, default=256, help="side of an image, px")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of activations")
+    parser.add_argument("--batch_norm", default="global", help="see `training.step.train_step`")
     parser.add_argument("--compile_only", action="store_true", help="print the facts and leave")
+    parser.add_argument("--program", type=Path, help="gets the compiled program, XLA's text")
     parser.add_argument("--target", type=targets.parse_target, help="compile for it")
     arguments = parser.parse_args()
     if arguments.devices and not arguments.target:
@@ -108,7 +111,7 @@ def serve(make: Callable[..., Program], arguments: argparse.Namespace, *, framew
     shape = {"batch": arguments.batch, "size": arguments.size, "dtype": arguments.dtype}
     if arguments.target:
         try:
-            facts = compile_for(make, arguments.target, **shape)
+            facts = compile_for(make, arguments.target, program_file=arguments.program, **shape)
         except ValueError as error:
             sys.exit(f"error: {error}")
         print(json.dumps({"framework": f"{framework} {jax.__version__}", **facts}))
@@ -126,6 +129,8 @@ def serve(make: Callable[..., Program], arguments: argparse.Namespace, *, framew
     }
     compiled, costs = _compile(program)
     facts |= costs
+    if arguments.program:
+        arguments.program.write_text(compiled.as_text())
     if arguments.compile_only:
         print(json.dumps(facts | work(program)))
         return
