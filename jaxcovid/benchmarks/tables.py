@@ -39,7 +39,7 @@ def compile_table(result: Mapping[str, Any]) -> str:
     contestants = [result, *([result["peer"]] if "peer" in result else [])]
     names = [facts["framework"] for facts in contestants]
     rows = [
-        (title, *(f"{facts[key] * factor:,.4g} {unit}".strip() for facts in contestants))
+        (title, *(f"{_rounded(facts[key] * factor)} {unit}".strip() for facts in contestants))
         for title, key, factor, unit in _COMPILED_ROWS
     ]
     kinds = dict.fromkeys(kind for facts in contestants for kind in facts["by_kind"])
@@ -72,6 +72,11 @@ def compile_table(result: Mapping[str, Any]) -> str:
         headers = ("chips", "images/s, at most", "exchange", "efficiency")
         parts.append(tabulate(scaling, headers, tablefmt="simple", stralign="right"))
     return "\n".join(parts)
+
+
+def _rounded(value: float) -> str:
+    """Four digits, all of those before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def speed_table(result: Mapping[str, Any]) -> str:
