@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcovid.benchmarks.compiled import forecast
 from jaxcovid.benchmarks.compiled.hlo import parse_module
-from jaxcovid.benchmarks.compiled.targets import Target, devices_of
-from jaxcovid.benchmarks.compiled.traffic import measure_traffic
+from jaxcovid.benchmarks.compiled.targets import Chip, Target, devices_of
+from jaxcovid.benchmarks.compiled.traffic import Traffic, measure_traffic
 from jaxcovid.runtime.sharding import check_batch_size, make_mesh
 
 if TYPE_CHECKING:
@@ -54,43 +54,51 @@ def compile_for(
     if program_file:
         program_file.write_text(text)
     traffic = measure_traffic(parse_module(text))
-    memory = compiled.memory_analysis()
     chip, flops = target.chip, count_flops(make(make_mesh(1), batch=images, **shape))
     bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)
-    device_bytes = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
+    scaling = forecast.scaling(traffic, chip, target.platform, bound=bound, images=images)
     return {
         "mode": "compile",
         "target": str(target),
         "device": chip.name,
         "devices": mesh.size,
         "batch": batch,
-        "size": size,
-        "dtype": dtype,
+        **shape,
         "trace_s": traced - start,
         "compile_s": compile_s,
         "flops": flops,
+        **_traffic_facts(traffic),
+        **_memory_facts(compiled.memory_analysis(), chip),
+        "bound_s": bound,
+        "images_per_s_bound": batch / bound,
+        # The program of a single chip exchanges nothing.
+        "scaling": scaling if mesh.size > 1 else [],
+    }
+
+
+def _traffic_facts(traffic: Traffic) -> dict[str, Any]:
+    """Kernels, bytes through device memory and what devices exchange."""
+    return {
         "bytes_moved": traffic.bytes_moved,
         "kernels": traffic.launches,
         "by_kind": {
             kind: {"kernels": launches, "bytes": moved}
             for kind, (launches, moved) in traffic.by_kind().items()
         },
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "device_bytes": device_bytes,
-        "fits": device_bytes <= chip.memory_bytes,
         "all_reduces": sum(c.runs for c in traffic.collectives if c.kind == "all-reduce"),
         "collectives": sum(c.runs for c in traffic.collectives),
         "collective_bytes": sum(c.runs * c.size for c in traffic.collectives),
-        "bound_s": bound,
-        "images_per_s_bound": batch / bound,
-        "scaling": forecast.scaling(traffic, chip, target.platform, bound=bound, images=images)
-        if mesh.size > 1
-        else [],  # the program of a single chip exchanges nothing
+    }
+
+
+def _memory_facts(memory: Any, chip: Chip) -> dict[str, Any]:
+    """Bytes of device memory that a program takes, by XLA's analysis."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    device_bytes = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+    return {
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "device_bytes": device_bytes,
+        "fits": device_bytes <= chip.memory_bytes,
     }
 
 
