@@ -12,7 +12,8 @@ a CPU that takes as long as the products. Here
   - a CPU takes the batch a few images at a time, so that what one operation writes is still in the
     cache when the next one reads it.
 
-The function is `densenet.DenseBlock`.
+The function is `densenet.DenseBlock`. GPUs and TPUs train with `dense_block_accelerator`; `infer`
+serves all.
 """
 
 from collections.abc import Sequence

@@ -10,8 +10,8 @@ class Execution:
     """How and where a fused function runs.
 
     Attributes:
-      platform: of the devices, `cpu`, `gpu` or `tpu`. A CPU gets gradients of convolutions and
-        pooling that suit it; all others keep those that XLA derives.
+      platform: of the devices, `cpu`, `gpu` or `tpu`: chooses the dense block in training, pooling,
+        gradients of convolutions, and on a GPU kernels of our own.
       axis_name: see `models.normalization`.
       chunk_bytes: the batch is taken a few images at a time, so many that their largest map has at
         most as many bytes (at least one image); None takes the whole batch, as accelerators want.
