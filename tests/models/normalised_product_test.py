@@ -99,8 +99,8 @@ def test_the_sums_give_all_gradients():
 
 
 def test_kernels_take_what_fits_their_tiles():
-    assert product_kernels.fits(128, 96, 128, jnp.bfloat16)
-    assert not product_kernels.fits(100, 96, 128, jnp.bfloat16)
-    assert not product_kernels.fits(128, 90, 128, jnp.bfloat16)
-    assert not product_kernels.fits(128, 96, 24, jnp.bfloat16)
-    assert not product_kernels.fits(128, 96, 128, jnp.float64)
+    assert normalised_product.kernels_take(128, 96, 128, jnp.bfloat16)
+    assert not normalised_product.kernels_take(100, 96, 128, jnp.bfloat16)
+    assert not normalised_product.kernels_take(128, 90, 128, jnp.bfloat16)
+    assert not normalised_product.kernels_take(128, 96, 24, jnp.bfloat16)
+    assert not normalised_product.kernels_take(128, 96, 128, jnp.float64)

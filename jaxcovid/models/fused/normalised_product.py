@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.fused import product_kernels
 from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.fused.normalization import NormSums, one_pass_moments, pool_in_one_pass
 from jaxcovid.models.layers import accumulation_dtype
@@ -41,6 +40,8 @@ def _multiply_by_xla(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Arra
 
 
 def _multiply_by_kernel(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Array, Moments]:
+    from jaxcovid.models.fused import product_kernels  # Pallas would make every start slower
+
     y, parts = product_kernels.normalised_product(_rows(x), norm, w)
     return y.reshape(*x.shape[:-1], w.shape[1]), pool_in_one_pass(parts)
 
@@ -120,6 +121,8 @@ def _backward_by_xla(
 def _backward_by_kernel(
     x: jax.Array, norm: Affine, mean: jax.Array, w: jax.Array, dproduct: jax.Array
 ) -> tuple[jax.Array, ProductSums]:
+    from jaxcovid.models.fused import product_kernels
+
     dy, sums = product_kernels.product_backward(_rows(x), norm, mean, w, _rows(dproduct))
     return dy.reshape(*x.shape[:-1], w.shape[0]), ProductSums(*sums)
 
@@ -132,10 +135,15 @@ def _by_kernel_on_gpu(
     execution: Execution,
 ) -> Callable[..., Any]:
     """The form of a function: by kernel in a program for a GPU, if the kernel can take it."""
-    pixels = x[..., 0].size
-    if execution.platform != "gpu" or not product_kernels.fits(pixels, *w.shape, x.dtype):
+    if execution.platform != "gpu" or not kernels_take(x[..., 0].size, *w.shape, x.dtype):
         return by_xla
     return partial(jax.lax.platform_dependent, cuda=by_kernel, default=by_xla)
+
+
+def kernels_take(pixels: int, channels: int, width: int, dtype: Any) -> bool:
+    """True if the kernels can take a product [pixels, channels] x [channels, width] in a dtype."""
+    fits_tiles = pixels % 128 == 0 and channels % 32 == 0 and width in (32, 64, 128)
+    return fits_tiles and dtype == jnp.bfloat16
 
 
 def _rows(x: jax.Array) -> jax.Array:

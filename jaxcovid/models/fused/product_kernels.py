@@ -16,17 +16,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxcovid.models.normalization import Affine, Moments
 
-_ROWS = 128  # of a tile; each program of `normalised_product` makes one
-_CHANNELS = 32  # of a step through the channels that are read
+_ROWS = 128  # of a tile; each program of `normalised_product` makes one. It divides all rows.
+_CHANNELS = 32  # of a step through the channels that are read; it divides them
 _GROUP = 64  # channels of a program of `product_backward`
 _GROUP_ROWS = 64  # of a tile of it
 _PROGRAMS = 264  # of `product_backward`: two for each multiprocessor of an H100
-
-
-def fits(rows: int, channels: int, width: int, dtype: Any) -> bool:
-    """True if the kernels can take a product [rows, channels] x [channels, width] in a dtype."""
-    sizes_fit = rows % _ROWS == 0 and channels % _CHANNELS == 0 and width in (32, 64, 128)
-    return sizes_fit and dtype == jnp.bfloat16
 
 
 def normalised_product(
