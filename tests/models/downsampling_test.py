@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcovid.models.fused import downsampling
+from jaxcovid.models.fused import downsampling, stem_accelerator
 from jaxcovid.models.normalization import Moments
 
 
@@ -76,7 +76,8 @@ def _gradients(function, operands):
 def test_stem(execution, shape):
     gamma, beta = _random(8, mean=1.0), _random(8)
     operands = _random(*shape), _random(7, 7, shape[-1], 8), gamma, beta
-    stem = partial(downsampling.stem, execution=execution)
+    form = downsampling if execution.platform == "cpu" else stem_accelerator
+    stem = partial(form.stem, execution=execution)
     _close(jax.jit(stem)(*operands), jax.jit(_usual_stem)(*operands))
     moments = Moments(_random(8), jnp.abs(_random(8)) + 0.5)
     infer_stem = partial(downsampling.infer_stem, execution=execution)

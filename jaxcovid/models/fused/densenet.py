@@ -13,7 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.fused import dense_block, dense_block_accelerator, downsampling
+from jaxcovid.models.fused import (
+    dense_block,
+    dense_block_accelerator,
+    downsampling,
+    stem_accelerator,
+)
 from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import CHUNK_BYTES, Execution
 from jaxcovid.models.layers import he_normal
@@ -140,6 +145,7 @@ class FusedDenseNet(nn.Module):
         arguments = image.astype(self.dtype), kernel, norm.gamma, norm.beta
         if not train:
             return downsampling.infer_stem(*arguments, norm.running.moments, execution)
-        x, moments = downsampling.stem(*arguments, execution)
+        form = downsampling if execution.platform == "cpu" else stem_accelerator
+        x, moments = form.stem(*arguments, execution)
         norm.running.update(moments)
         return x

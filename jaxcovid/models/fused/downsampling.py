@@ -2,7 +2,8 @@
 
 They hold the largest maps of the network. Between their pixels and their smaller result there are
 only elementwise operations, so that an image passes through all of them while it is in the cache
-(see `chunks`); the normalised maps are not kept for the backward pass but computed again.
+(see `chunks`); the normalised maps are not kept for the backward pass but computed again. GPUs and
+TPUs train with `stem_accelerator`; the other functions serve all.
 """
 
 from functools import partial
@@ -17,7 +18,6 @@ from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.fused.normalization import (
     NormSums,
     moments_backward,
-    one_pass_moments,
     pixel_count,
     pool_moments,
     share_gradient,
@@ -81,8 +81,7 @@ def _stem_forward(
 
     def convolve_chunk(index: Any, whole: jax.Array) -> tuple[jax.Array, Moments]:
         part = convolve(chunks.read(image, index), w.astype(image.dtype), stride=2)
-        moments = batch_moments(part) if execution.platform == "cpu" else one_pass_moments(part)
-        return chunks.write(whole, part, index), moments
+        return chunks.write(whole, part, index), batch_moments(part)
 
     x, moments = chunks.each(convolve_chunk, x)
     moments = share_moments(pool_moments(moments), execution.axis_name)
@@ -93,18 +92,12 @@ def _stem_forward(
         return chunks.write(whole, part, index), None
 
     out, _ = chunks.each(pool_chunk, _zeros(image, w, 4))
-    # An accelerator convolves again: kept, the largest map of the network would be an eighth of all
-    # temporaries.
-    kept = x if execution.platform == "cpu" else None
-    return (out, moments), (image, w, gamma, beta, kept, moments)
+    return (out, moments), (image, w, gamma, beta, x, moments)
 
 
 def _stem_backward(execution: Execution, residuals: Any, cotangents: Any) -> Any:
     image, w, gamma, beta, x, moments = residuals
     dout, _ = cotangents
-    if x is None:
-        image, dout = jax.lax.optimization_barrier((image, dout))
-        x = convolve(image, w.astype(image.dtype), stride=2)
     chunks = Chunks(x, execution)
     norm = fold_norm(gamma, beta, moments)
     pool = partial(max_pool, platform=execution.platform)
