@@ -49,6 +49,8 @@ def _stem_forward(
     of_map, of_ones = (
         _kernel_gradient(image, d, w, execution) for d in (x, jnp.ones_like(x[..., :1]))
     )
+    # All that reads the map does so before anything reads `out`, so that it is not kept.
+    out, of_map, of_ones = jax.lax.optimization_barrier((out, of_map, of_ones))
     return (out, moments), (image, w, gamma, moments, norm, out, of_map, of_ones)
 
 
