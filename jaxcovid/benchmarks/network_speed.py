@@ -53,7 +53,7 @@ def time_network(workload: Workload, peer: Peer | None, turns: rounds.Turns) -> 
     """Times the train step or the forward pass.
 
     Returns:
-      The facts of the contestant (see `contestants.program`), its speed, shares of the rates of the
+      The facts of the contestant (see `contestants.serving`), its speed, shares of the rates of the
       machine; with a peer also `peer` and `ratio`.
 
     Raises:

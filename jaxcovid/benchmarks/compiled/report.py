@@ -1,23 +1,19 @@
 """What a program would cost on a target, from its compiled form."""
 
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxcovid.benchmarks.compiled import forecast
 from jaxcovid.benchmarks.compiled.hlo import parse_module
 from jaxcovid.benchmarks.compiled.targets import Chip, Target, devices_of
 from jaxcovid.benchmarks.compiled.traffic import Traffic, measure_traffic
+from jaxcovid.benchmarks.contestants.program import Program, compile_timed
 from jaxcovid.runtime.sharding import check_batch_size, make_mesh
-
-if TYPE_CHECKING:
-    from jaxcovid.benchmarks.contestants.program import Program
 
 
 def compile_for(
-    make: Callable[..., "Program"],
+    make: Callable[..., Program],
     target: Target,
     *,
     batch: int,
@@ -44,17 +40,14 @@ def compile_for(
     mesh = make_mesh(devices=devices_of(target))
     check_batch_size(batch, mesh)
     images, shape = batch // mesh.size, {"size": size, "dtype": dtype}
-    program = make(mesh, batch=batch, **shape)
-    start = time.perf_counter()
-    lowered = program.lower(program.model)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    compile_s = time.perf_counter() - traced
+    compiled, seconds = compile_timed(make(mesh, batch=batch, **shape))
     text = compiled.as_text()
     if program_file:
         program_file.write_text(text)
     traffic = measure_traffic(parse_module(text))
-    chip, flops = target.chip, count_flops(make(make_mesh(1), batch=images, **shape))
+    # Before XLA optimises: of a program for a GPU that is not there it counts nothing.
+    of_a_device = make(make_mesh(1), batch=images, **shape).whole()
+    chip, flops = target.chip, of_a_device.cost_analysis()["flops"]
     bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)
     scaling = forecast.scaling(traffic, chip, target.platform, bound=bound, images=images)
     return {
@@ -64,8 +57,7 @@ def compile_for(
         "devices": mesh.size,
         "batch": batch,
         **shape,
-        "trace_s": traced - start,
-        "compile_s": compile_s,
+        **seconds,
         "flops": flops,
         **_traffic_facts(traffic),
         **_memory_facts(compiled.memory_analysis(), chip),
@@ -100,12 +92,3 @@ def _memory_facts(memory: Any, chip: Chip) -> dict[str, Any]:
         "device_bytes": device_bytes,
         "fits": device_bytes <= chip.memory_bytes,
     }
-
-
-def count_flops(program: "Program") -> float:
-    """Floating-point operations of a call, by XLA's count before it optimises.
-
-    Of the program that takes the batch as a whole: XLA counts the body of a loop once.
-    """
-    whole = program.model.clone(chunk_bytes=sys.maxsize)
-    return program.lower(whole).cost_analysis()["flops"]

@@ -11,16 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcovid.benchmarks.contestants.program import (
-    Program,
-    batch_shapes,
-    jit_initial_variables,
-    lower_for,
-    parse_flags,
-    random_batch,
-    replicated_shapes,
-    serve,
-)
+from jaxcovid.benchmarks.contestants.program import Program, jit_initial_variables
+from jaxcovid.benchmarks.contestants.serving import parse_flags, serve
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.training.compilation import jit_train_step
@@ -39,50 +31,29 @@ def train_program(
         head_lr_multiplier=1.0,
         accumulate_steps=1,
     )
-    initialise = jit_init_state(mesh, model=model, optimizer=optimizer, image_size=size, seed=0)
-    shape = {"batch": batch, "size": size}
 
-    def lower(model: DeepCTNet) -> jax.stages.Lowered:
-        step = jit_train_step(
+    def jit(model: DeepCTNet) -> Any:
+        return jit_train_step(
             mesh,
             model=model,
             optimizer=optimizer,
             weights=np.ones((2, 1), np.float32),
             batch_norm=batch_norm,
         )
-        return lower_for(
-            mesh, step, replicated_shapes(mesh, initialise), batch_shapes(mesh, **shape)
-        )
 
-    def start() -> tuple[Any, Any]:
-        return initialise(), random_batch(mesh, **shape)
-
-    def run(compiled: Any, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
-        state, images = arguments
-        state, metrics = compiled(state, images)
-        return (state, images), metrics
-
-    return Program(model, lower, start, run)
+    initialise = jit_init_state(mesh, model=model, optimizer=optimizer, image_size=size, seed=0)
+    return Program(mesh, model, jit, initialise, batch, size, trains=True)
 
 
 def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
     """The forward pass that evaluation and prediction use, on random images."""
     model = DeepCTNet(dtype=dtype)
     initialise = jit_initial_variables(mesh, model, size)
-    shape = {"batch": batch, "size": size}
 
-    def lower(model: DeepCTNet) -> jax.stages.Lowered:
-        images = batch_shapes(mesh, **shape)["image"]
-        forward = jit_forward(mesh, model=model)
-        return lower_for(mesh, forward, replicated_shapes(mesh, initialise), images)
+    def jit(model: DeepCTNet) -> Any:
+        return jit_forward(mesh, model=model)
 
-    def start() -> tuple[Any, Any]:
-        return initialise(), random_batch(mesh, **shape)["image"]
-
-    def run(compiled: Any, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
-        return arguments, compiled(*arguments)
-
-    return Program(model, lower, start, run)
+    return Program(mesh, model, jit, initialise, batch, size, trains=False)
 
 
 _PROGRAMS = {"train": train_program, "infer": infer_program}

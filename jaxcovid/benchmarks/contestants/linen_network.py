@@ -12,28 +12,20 @@ from typing import Any
 import jax
 import optax
 
-from jaxcovid.benchmarks.contestants.program import (
-    Program,
-    batch_shapes,
-    jit_initial_variables,
-    lower_for,
-    parse_flags,
-    random_batch,
-    replicated_shapes,
-    serve,
-)
+from jaxcovid.benchmarks.contestants.program import Program, jit_initial_variables
+from jaxcovid.benchmarks.contestants.serving import parse_flags, serve
 from jaxcovid.models.deep_ct_net import DeepCTNet
 
 
 def train_step(
-    variables: Any,
-    opt_state: Any,
+    state: tuple[Any, Any],
     batch: dict[str, jax.Array],
     *,
     model: DeepCTNet,
     optimizer: optax.GradientTransformation,
-) -> tuple[Any, Any, jax.Array]:
-    """The next variables and state of the optimizer, and the loss."""
+) -> tuple[tuple[Any, Any], jax.Array]:
+    """The next state (variables, and the state of the optimizer), and the loss."""
+    variables, opt_state = state
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updates = model.apply(
@@ -44,33 +36,22 @@ def train_step(
     (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
     updates, opt_state = optimizer.update(grads, opt_state)
     params = optax.apply_updates(variables["params"], updates)
-    return {"params": params, **batch_stats}, opt_state, loss
+    return ({"params": params, **batch_stats}, opt_state), loss
 
 
 def train_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
     """The train step on random images."""
     model = DeepCTNet(dtype=dtype, form="plain")
     optimizer = optax.adam(1e-5)
-    shape = {"batch": batch, "size": size}
 
     def initialise() -> tuple[Any, Any]:
         variables = jit_initial_variables(mesh, model, size)()
         return variables, optimizer.init(variables["params"])
 
-    def lower(model: DeepCTNet) -> jax.stages.Lowered:
-        step = jax.jit(partial(train_step, model=model, optimizer=optimizer), donate_argnums=(0, 1))
-        state = replicated_shapes(mesh, initialise)
-        return lower_for(mesh, step, *state, batch_shapes(mesh, **shape))
+    def jit(model: DeepCTNet) -> Any:
+        return jax.jit(partial(train_step, model=model, optimizer=optimizer), donate_argnums=0)
 
-    def start() -> tuple[Any, Any]:
-        return initialise(), random_batch(mesh, **shape)
-
-    def run(compiled: Any, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
-        state, images = arguments
-        *state, loss = compiled(*state, images)
-        return (state, images), loss
-
-    return Program(model, lower, start, run)
+    return Program(mesh, model, jit, initialise, batch, size, trains=True)
 
 
 def main() -> None:
