@@ -85,6 +85,30 @@ def test_bytes_of_each_kernel():
     }
 
 
+DOUBLE = """%double (p: f32[1024,512]) -> f32[1024,512] {
+  %p = f32[1024,512]{1,0} parameter(0)
+  ROOT %twice = f32[1024,512]{1,0} add(%p, %p)
+}
+
+%body ("""
+
+
+@pytest.mark.parametrize(
+    ("call", "runs"),
+    [
+        ("call(%second), to_apply=%double", 1),
+        ("conditional(%d, %second, %second), branch_computations={%double, %double}", 2),
+        ("conditional(%d, %second), true_computation=%double, false_computation=%double", 2),
+    ],
+)
+def test_computations_that_are_called_run_too(call, runs):
+    called = f"  %called = f32[1024,512]{{1,0}} {call}\n  %start ="
+    text = PROGRAM.replace("  %start =", called).replace("%body (", DOUBLE, 1)
+    measured = traffic.measure_traffic(hlo.parse_module(text))
+    twice = [kernel for kernel in measured.kernels if kernel.name == "twice"]
+    assert [kernel.read for kernel in twice] == [2 * MAP] * runs
+
+
 def test_a_kernel_of_our_own_says_what_it_reads():
     line = '  %k = f32[1024,512]{1,0} custom-call(%first), custom_call_target="triton", '
     line += 'frontend_attributes={read_bytes="1000"}\n  %start ='

@@ -97,9 +97,16 @@ class Instruction:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Names of the computations that it runs, but for the scalar ones of reductions."""
-        pattern = r"\b(?:calls|body|called_computations=\{|branch_computations=\{)=?%?([\w.\-]+)"
-        return tuple(re.findall(pattern, self.attributes))
+        """Names of the computations that it runs, all branches of a conditional among them.
+
+        Not the condition of a loop, nor the scalar computation of a reduction.
+        """
+        key = "calls|body|true_computation|false_computation"
+        key = "to_apply" if self.opcode == "call" else key
+        names = re.findall(rf"\b(?:{key})=%?([\w.\-]+)", self.attributes)
+        for several in re.findall(r"\b\w+_computations=\{([^}]*)\}", self.attributes):
+            names += [name.strip(" %") for name in several.split(",")]
+        return tuple(names)
 
     @property
     def elements(self) -> int:

@@ -30,12 +30,18 @@ _COLLECTIVES = (
     "collective-permute",
 )
 _CALLS = ("while", "call", "conditional", "async-start")
-# Through these an element of the result needs that element of the operand alone.
-_CHANGES_NOTHING = frozenset(("bitcast", "reshape", "copy", "transpose", "convert"))
+_MOVES = _FREE | {  # operations that compute nothing
+    *("fusion", "reshape", "copy", "transpose", "convert", "slice", "dynamic-slice", "pad"),
+    *("dynamic-update-slice", "broadcast", "concatenate", "copy-start", "slice-start"),
+}
 _KINDS = (
-    ("products and convolutions", ("dot", "convolution")),
-    ("scatters", ("scatter", "select-and-scatter")),
-    ("reductions", ("reduce", "reduce-window")),
+    ("products and convolutions", {"dot", "convolution"}),
+    ("scatters", {"scatter", "select-and-scatter"}),
+    ("reductions", {"reduce", "reduce-window"}),
+)
+_CUSTOM_CALLS = (  # by a part of their target's name
+    ("products and convolutions", ("cudnn", "cublas")),
+    ("kernels of our own", ("triton", "mosaic", "tpu_custom_call")),
 )
 
 
@@ -138,16 +144,15 @@ def _kind(module: Module, instruction: Instruction) -> str:
         return "collectives"
     if instruction.opcode == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
-        library = target and re.search(r"cudnn|cublas", target[1])
-        return "products and convolutions" if library else "kernels of our own"
+        for kind, names in _CUSTOM_CALLS:
+            if target and any(name in target[1] for name in names):
+                return kind
+        return "calls of the compiler"
     opcodes = set(_opcodes(module, instruction))
     for kind, of_kind in _KINDS:
-        if opcodes & set(of_kind):
+        if opcodes & of_kind:
             return kind
-    moves = _FREE | _CHANGES_NOTHING
-    moves |= {"fusion", "slice", "dynamic-slice", "dynamic-update-slice", "pad", "broadcast"}
-    moves |= {"concatenate", "copy-start", "slice-start"}
-    return "copies" if opcodes <= moves else "elementwise"
+    return "copies" if opcodes <= _MOVES else "elementwise"
 
 
 def _opcodes(module: Module, instruction: Instruction) -> Iterator[str]:
