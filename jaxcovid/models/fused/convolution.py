@@ -1,33 +1,27 @@
-"""Gradients of convolutions that XLA compiles well for a CPU.
+"""Gradients of convolutions as matrix products.
 
-On a CPU, XLA computes the weight gradient of a convolution through slow layouts; here it is a
-matrix product. GPUs and TPUs keep what XLA derives.
+On a CPU, XLA computes the weight gradient of a convolution through slow layouts. GPUs and TPUs keep
+what XLA derives, but for 1x1 convolutions, which are products anyway.
 """
 
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import accumulation_dtype, convolve
+from jaxcovid.models.layers import accumulation_dtype
 
 
-def convolve_backward(
-    x: jax.Array, w: jax.Array, dy: jax.Array, *, platform: str
-) -> tuple[jax.Array, jax.Array]:
+def convolve_backward(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gradients of a convolution at stride 1 by its input and its kernel.
 
     Args:
       x: the input [b, h, w, c].
       w: the kernel [k, k, c, d].
       dy: gradient by the output [b, h, w, d].
-      platform: see `Execution`.
 
     Returns:
       dx, shape and dtype of `x`, and dw, shape of `w`, float32.
     """
     size, _, c, d = w.shape
-    if size > 1 and platform != "cpu":
-        dx, dw = jax.vjp(convolve, x, w)[1](dy)
-        return dx, dw.astype(accumulation_dtype(dw.dtype))
     # Both are products with the same shifted copies of dy, which in a dense layer is far thinner
     # than x.
     if size > 1:
@@ -41,9 +35,7 @@ def convolve_backward(
     return dx, dw.reshape(c, size, size, d).transpose(1, 2, 0, 3)
 
 
-def strided_weight_gradient(
-    x: jax.Array, dy: jax.Array, size: int, *, stride: int, platform: str
-) -> jax.Array:
+def strided_weight_gradient(x: jax.Array, dy: jax.Array, size: int, *, stride: int) -> jax.Array:
     """Gradient of a strided convolution by its kernel, dw float32 [size, size, c, d].
 
     Args:
@@ -51,13 +43,8 @@ def strided_weight_gradient(
       dy: gradient by the output [b, h / stride, w / stride, d].
       size: of the kernel.
       stride: of the convolution.
-      platform: see `Execution`.
     """
     c, d = x.shape[-1], dy.shape[-1]
-    if platform != "cpu":
-        w = jax.ShapeDtypeStruct((size, size, c, d), x.dtype)
-        transpose = jax.linear_transpose(lambda w: convolve(x, w, stride=stride), w)
-        return transpose(dy)[0].astype(accumulation_dtype(x.dtype))
     rows, columns = (stride * n for n in dy.shape[1:3])
     padded = jnp.pad(x, _margin(size))
     patches = jnp.stack(

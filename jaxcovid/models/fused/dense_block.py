@@ -261,9 +261,7 @@ class _LayerBackward:
             dnew = dnew + through_moments(chunks.read(x, index, *self.new))
             product = chunks.read(self.layer.product, index)
             y = self.norm2.relu(product)
-            dy, more = convolve_backward(
-                y, w2.astype(x.dtype), dnew.astype(x.dtype), platform=self.execution.platform
-            )
+            dy, more = convolve_backward(y, w2.astype(x.dtype), dnew.astype(x.dtype))
             dn = jnp.where(y > 0, dy, 0)
             carry = chunks.write(scratch, dn, index), dw2 + more
             return carry, NormSums.over_pixels(dn, product, self.layer.inner)
@@ -287,9 +285,7 @@ class _LayerBackward:
             dproduct += through_inner(chunks.read(self.layer.product, index))
             part = chunks.read(x, index, 0, self.channels)
             y = self.norm1.relu(part)
-            dy, more = convolve_backward(
-                y, w1.astype(x.dtype), dproduct.astype(x.dtype), platform=self.execution.platform
-            )
+            dy, more = convolve_backward(y, w1.astype(x.dtype), dproduct.astype(x.dtype))
             dn = jnp.where(y > 0, dy, 0)
             dpart = chunks.read(dx, index, 0, self.channels) + self.norm1.backward(dn)
             carry = chunks.write(dx, dpart.astype(x.dtype), index), dw1 + more

@@ -120,9 +120,7 @@ def _stem_backward(execution: Execution, residuals: Any, cotangents: Any) -> Any
 
     def add_to_dw(index: Any, dw: jax.Array) -> tuple[jax.Array, None]:
         part = chunks.read(image, index)
-        more = strided_weight_gradient(
-            part, dx_of_chunk(index), w.shape[0], stride=2, platform=execution.platform
-        )
+        more = strided_weight_gradient(part, dx_of_chunk(index), w.shape[0], stride=2)
         return dw + more, None
 
     def write_dimage(index: Any, dimage: jax.Array) -> tuple[jax.Array, None]:
@@ -192,9 +190,7 @@ def _transition_backward(execution: Execution, residuals: Any, dout: jax.Array) 
         pool = partial(average_pool, platform=execution.platform)
         averages, average_backward = jax.vjp(pool, y)
         dpart = chunks.read(dout, index)
-        daverages, more = convolve_backward(
-            averages, w.astype(x.dtype), dpart, platform=execution.platform
-        )
+        daverages, more = convolve_backward(averages, w.astype(x.dtype), dpart)
         dn = jnp.where(y > 0, average_backward(daverages)[0], 0)
         carry = chunks.write(dx, norm.backward(dn).astype(x.dtype), index), dw + more
         return carry, NormSums.over_pixels(dn, part, moments)

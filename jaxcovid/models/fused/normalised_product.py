@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.fused.execution import Execution
+from jaxcovid.models.fused.execution import TILE_CHANNELS, TILE_PIXELS, Execution
 from jaxcovid.models.fused.normalization import NormSums, one_pass_moments, pool_in_one_pass
 from jaxcovid.models.layers import accumulation_dtype
 from jaxcovid.models.normalization import EPSILON, Affine, Moments
@@ -142,8 +142,8 @@ def _by_kernel_on_gpu(
 
 def kernels_take(pixels: int, channels: int, width: int, dtype: Any) -> bool:
     """True if the kernels can take a product [pixels, channels] x [channels, width] in a dtype."""
-    fits_tiles = pixels % 128 == 0 and channels % 32 == 0 and width in (32, 64, 128)
-    return fits_tiles and dtype == jnp.bfloat16
+    divides = pixels % TILE_PIXELS == channels % TILE_CHANNELS == 0
+    return divides and width in (32, 64, 128) and dtype == jnp.bfloat16
 
 
 def _rows(x: jax.Array) -> jax.Array:

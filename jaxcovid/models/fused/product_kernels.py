@@ -6,6 +6,7 @@ Pallas for Triton, read each channel that a layer needs once. Rows are the pixel
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -14,10 +15,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from jaxcovid.models.fused.execution import TILE_CHANNELS, TILE_PIXELS
 from jaxcovid.models.normalization import Affine, Moments
 
-_ROWS = 128  # of a tile; each program of `normalised_product` makes one. It divides all rows.
-_CHANNELS = 32  # of a step through the channels that are read; it divides them
 _GROUP = 64  # channels of a program of `product_backward`
 _GROUP_ROWS = 64  # of a tile of it
 _PROGRAMS = 264  # of `product_backward`: two for each multiprocessor of an H100
@@ -39,18 +39,18 @@ def normalised_product(
     """
     rows, channels = x.shape
     c, width = w.shape
-    tiles = rows // _ROWS
+    tiles = rows // TILE_PIXELS
     moments = pl.BlockSpec((None, width), lambda i: (i, 0))
     multiply = pl.pallas_call(
-        functools.partial(_product_kernel, steps=c // _CHANNELS),
+        functools.partial(_product_kernel, steps=c // TILE_CHANNELS),
         grid=(tiles,),
         in_specs=[
-            pl.BlockSpec((_ROWS, channels), lambda i: (i, 0)),
+            pl.BlockSpec((TILE_PIXELS, channels), lambda i: (i, 0)),
             _whole(c),
             _whole(c),
             _whole(c, width),
         ],
-        out_specs=[pl.BlockSpec((_ROWS, width), lambda i: (i, 0)), moments, moments],
+        out_specs=[pl.BlockSpec((TILE_PIXELS, width), lambda i: (i, 0)), moments, moments],
         out_shape=[
             jax.ShapeDtypeStruct((rows, width), x.dtype),
             jax.ShapeDtypeStruct((tiles, width), jnp.float32),
@@ -71,7 +71,7 @@ def _product_kernel(
     """A tile of `normalised_product`."""
 
     def add(step: jax.Array, total: jax.Array) -> jax.Array:
-        part = pl.ds(step * _CHANNELS, _CHANNELS)
+        part = pl.ds(step * TILE_CHANNELS, TILE_CHANNELS)
         y = jnp.maximum(x[:, part] * multiplier[part][None] + shift[part][None], 0)
         return total + pl.dot(y.astype(x.dtype), w[part, :].astype(x.dtype))
 
@@ -80,9 +80,9 @@ def _product_kernel(
     product[...] = rounded
     # Of what is stored, as all others see it.
     stored = rounded.astype(jnp.float32)
-    own_mean = stored.sum(0) / _ROWS
+    own_mean = stored.sum(0) / TILE_PIXELS
     mean[...] = own_mean
-    var[...] = jnp.square(stored - own_mean[None]).sum(0) / _ROWS
+    var[...] = jnp.square(stored - own_mean[None]).sum(0) / TILE_PIXELS
 
 
 def product_backward(
@@ -111,9 +111,8 @@ def product_backward(
     rows, channels = x.shape
     c, width = w.shape
     groups = -(-c // _GROUP)
-    splits = min(1 << max(0, (_PROGRAMS // groups).bit_length() - 1), rows // _GROUP_ROWS)
-    while rows % (splits * _GROUP_ROWS):
-        splits //= 2
+    # A power of two that divides the rows into tiles.
+    splits = math.gcd(rows // _GROUP_ROWS, 1 << max(0, (_PROGRAMS // groups).bit_length() - 1))
     multiply = pl.pallas_call(
         functools.partial(_backward_kernel, rows=rows // splits),
         # Programs that read the same rows follow each other, so that they meet them in the cache.

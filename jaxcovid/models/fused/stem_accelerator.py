@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.fused.convolution import strided_weight_gradient
 from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.fused.normalization import (
     NormSums,
@@ -28,7 +27,7 @@ from jaxcovid.models.fused.normalization import (
 )
 from jaxcovid.models.fused.pooling import max_pool
 from jaxcovid.models.layers import accumulation_dtype, convolve
-from jaxcovid.models.normalization import Affine, Moments, fold_norm, share_moments
+from jaxcovid.models.normalization import Moments, fold_norm, share_moments
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -46,19 +45,17 @@ def _stem_forward(
     moments = share_moments(one_pass_moments(x), execution.axis_name)
     norm = fold_norm(gamma, beta, moments)
     out = max_pool(norm.relu(x), platform=execution.platform)
-    of_map, of_ones = (
-        _kernel_gradient(image, d, w, execution) for d in (x, jnp.ones_like(x[..., :1]))
-    )
+    of_map, of_ones = (_kernel_gradient(image, d, w) for d in (x, jnp.ones_like(x[..., :1])))
     # All that reads the map does so before anything reads `out`, so that it is not kept.
     out, of_map, of_ones = jax.lax.optimization_barrier((out, of_map, of_ones))
     return (out, moments), (image, w, gamma, moments, norm, out, of_map, of_ones)
 
 
-def _kernel_gradient(
-    image: jax.Array, d: jax.Array, w: jax.Array, execution: Execution
-) -> jax.Array:
-    """The gradient of the kernel, float32 [k, k, c, d], of a gradient by the convolution."""
-    return strided_weight_gradient(image, d, w.shape[0], stride=2, platform=execution.platform)
+def _kernel_gradient(image: jax.Array, d: jax.Array, w: jax.Array) -> jax.Array:
+    """The gradient of the kernel, float32 [k, k, c, d], of a gradient d by the convolution."""
+    kernel = jax.ShapeDtypeStruct((*w.shape[:3], d.shape[-1]), image.dtype)
+    transpose = jax.linear_transpose(lambda kernel: convolve(image, kernel, stride=2), kernel)
+    return transpose(d)[0].astype(accumulation_dtype(image.dtype))
 
 
 def _stem_backward(execution: Execution, residuals: Any, cotangents: Any) -> Any:
@@ -71,7 +68,7 @@ def _stem_backward(execution: Execution, residuals: Any, cotangents: Any) -> Any
     pool = partial(max_pool, platform=execution.platform)
     (dn,) = jax.vjp(pool, norm.relu(x))[1](dout)
 
-    of_dn = _kernel_gradient(image, dn, w, execution)
+    of_dn = _kernel_gradient(image, dn, w)
     dy = dout.sum((0, 1, 2), dtype=accumulation_dtype(dout.dtype))
     dy_deviation = (w * of_dn).sum((0, 1, 2)) - moments.mean * dy
     dgamma, dbeta, dmoments = NormSums(dy[None], dy_deviation[None]).backward(gamma, moments)
@@ -80,18 +77,14 @@ def _stem_backward(execution: Execution, residuals: Any, cotangents: Any) -> Any
         share_gradient(dmoments, execution.axis_name),
         pixel_count(x, execution.axis_name),
     )
-    dw = norm.backward(of_dn) + _through(through_moments, of_map, of_ones)
+    dw = norm.backward(of_dn) + through_moments.backward(of_map)
+    dw += of_ones * through_moments.shift.reshape(1, 1, 1, -1)
     # Training does not use it, and XLA does not compute what is not used.
     dx = (norm.backward(dn) + through_moments(x)).astype(x.dtype)
     (dimage,) = jax.linear_transpose(
         lambda image: convolve(image, w.astype(x.dtype), stride=2), image
     )(dx)
     return dimage, dw, dgamma, dbeta
-
-
-def _through(through_moments: Affine, of_map: jax.Array, of_ones: jax.Array) -> jax.Array:
-    """The part of the kernel's gradient that goes through the moments."""
-    return through_moments.backward(of_map) + of_ones * through_moments.shift.reshape(1, 1, 1, -1)
 
 
 stem.defvjp(_stem_forward, _stem_backward)
