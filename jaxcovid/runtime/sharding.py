@@ -89,10 +89,19 @@ def check_fsdp(fsdp: int, mesh: Mesh) -> None:
     Raises:
       ValueError: with the sizes that they do.
     """
-    if fsdp < 1 or mesh.size % fsdp:
-        allowed = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0]
+    check_groups("fsdp", fsdp, mesh.size)
+
+
+def check_groups(option: str, size: int, devices: int) -> None:
+    """Refuses a size of groups that does not divide the devices.
+
+    Raises:
+      ValueError: naming the option, and the sizes that do.
+    """
+    if size < 1 or devices % size:
+        allowed = [n for n in range(1, devices + 1) if devices % n == 0]
         raise ValueError(
-            f"fsdp is {fsdp}, which does not divide {mesh.size} devices; use one of "
+            f"{option} is {size}, which does not divide {devices} devices; use one of "
             + ", ".join(map(str, allowed))
         )
 

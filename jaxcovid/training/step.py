@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.runtime.sharding import BATCH_AXIS, in_groups, platform_of
+from jaxcovid.runtime.sharding import BATCH_AXIS, check_groups, in_groups, platform_of
 from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.state import TrainState
 
@@ -155,10 +155,5 @@ def devices_together(batch_norm: str, devices: int) -> int:
     word, _, size = batch_norm.partition(":")
     if word != "groups" or not size.isdigit():
         raise ValueError(f"batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORMS)}")
-    if int(size) < 1 or devices % int(size):
-        allowed = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
-        raise ValueError(
-            f"batch_norm is {batch_norm!r}: {devices} devices do not divide into groups of {size}; "
-            f"N is one of {allowed}"
-        )
+    check_groups("N of batch_norm=groups:N", int(size), devices)
     return int(size)

@@ -462,9 +462,10 @@ def test_how_many_devices_normalise_together():
     for batch_norm in ("local", "groups", "groups:", "groups:x"):
         with pytest.raises(ValueError, match="use one of global, per_device, groups:N"):
             step.devices_together(batch_norm, 8)
-    for batch_norm in ("groups:3", "groups:0", "groups:16"):
-        with pytest.raises(ValueError, match="N is one of 1, 2, 4, 8"):
-            step.devices_together(batch_norm, 8)
+    for size in (3, 0, 16):
+        message = f"groups:N is {size}, which does not divide 8 devices; use one of 1, 2, 4, 8"
+        with pytest.raises(ValueError, match=message):
+            step.devices_together(f"groups:{size}", 8)
 
 
 def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):
