@@ -109,12 +109,12 @@ def test_computations_that_are_called_run_too(call, runs):
     assert [kernel.read for kernel in twice] == [2 * MAP] * runs
 
 
-def test_a_kernel_of_our_own_says_what_it_reads():
+def test_a_kernel_of_our_own_says_what_it_moves():
     line = '  %k = f32[1024,512]{1,0} custom-call(%first), custom_call_target="triton", '
-    line += 'frontend_attributes={read_bytes="1000"}\n  %start ='
+    line += 'frontend_attributes={read_bytes="1000",written_bytes="200"}\n  %start ='
     module = hlo.parse_module(PROGRAM.replace("  %start =", line))
     kernel = next(k for k in traffic.measure_traffic(module).kernels if k.name == "k")
-    assert (kernel.kind, kernel.read, kernel.written) == ("kernels of our own", 1000, MAP)
+    assert (kernel.kind, kernel.read, kernel.written) == ("kernels of our own", 1000, 200)
 
 
 def test_a_tpu_fills_tiles_up():

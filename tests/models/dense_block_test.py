@@ -61,16 +61,17 @@ def normalise(x, gamma, beta, moments=None):
 
 
 def usual(x, layers, moments=None):
-    """Concatenation layer by layer; also the moments of each layer's product."""
-    inner = []
+    """Concatenation layer by layer; also the moments of both normalisations of each layer."""
+    used = []
     for i, layer in enumerate(layers):
         one, two = moments[i] if moments else (None, None)
+        outer = Moments(x.mean((0, 1, 2)), x.var((0, 1, 2)))
         y = jax.nn.relu(normalise(x, layer.gamma1, layer.beta1, one))
         y = conv(y, layer.w1)
-        inner.append(Moments(y.mean((0, 1, 2)), y.var((0, 1, 2))))
+        used.append((outer, Moments(y.mean((0, 1, 2)), y.var((0, 1, 2)))))
         y = jax.nn.relu(normalise(y, layer.gamma2, layer.beta2, two))
         x = jnp.concatenate([x, conv(y, layer.w2)], -1)
-    return x, Moments(x.mean((0, 1, 2)), x.var((0, 1, 2))), tuple(inner)
+    return x, Moments(x.mean((0, 1, 2)), x.var((0, 1, 2))), tuple(used)
 
 
 def loss(block, x, layers):
@@ -141,9 +142,9 @@ def test_an_image_larger_than_a_chunk_is_taken_alone_and_none_takes_the_batch_wh
 def test_bfloat16_keeps_float32_moments_and_gradients(execution):
     x, layers = image_map(4, 8, 8, CHANNELS).astype(jnp.bfloat16), weights()
     train = training_block(execution)
-    out, outer, inner = jax.jit(train)(x, layers)
+    out, outer, used = jax.jit(train)(x, layers)
     assert out.dtype == jnp.bfloat16
-    assert {m.dtype for m in jax.tree.leaves((outer, inner))} == {jnp.dtype("float32")}
+    assert {m.dtype for m in jax.tree.leaves((outer, used))} == {jnp.dtype("float32")}
     expected = batch_moments(out)
     # XLA may leave out the rounding of a product whose moments it computes in the same loop.
     np.testing.assert_allclose(outer.mean, expected.mean, rtol=1e-3, atol=1e-3)

@@ -2,8 +2,8 @@
 
 An estimate of leading order, without caches: each kernel reads its operands once and writes its
 results once. Of an operand that a kernel only slices, the slices count; of a result that replaces a
-part of an operand in place, that part. Kernels of our own say what they read in an attribute
-`read_bytes`. What lies in the memory on the chip costs nothing.
+part of an operand in place, that part. Kernels of our own say in the attributes `read_bytes` and
+`written_bytes` what they move. What lies in the memory on the chip costs nothing.
 """
 
 import re
@@ -186,8 +186,8 @@ def _moved(module: Module, computation: Computation, instruction: Instruction) -
         return round(sizes[0] * share), result
     if opcode == "dynamic-update-slice":
         return sizes[1], sizes[1]
-    if stated := re.search(r'read_bytes="(\d+)"', instruction.attributes):
-        return int(stated[1]), result
+    if stated := re.search(r'read_bytes="(\d+)",written_bytes="(\d+)"', instruction.attributes):
+        return int(stated[1]), int(stated[2])
     if opcode.endswith("-start"):
         return sum(sizes), sum(sizes)
     return sum(sizes), result

@@ -61,7 +61,7 @@ class LayerWeights(NamedTuple):
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def train(
     x: jax.Array, layers: Sequence[LayerWeights], execution: Execution
-) -> tuple[jax.Array, Moments, tuple[Moments, ...]]:
+) -> tuple[jax.Array, Moments, tuple[tuple[Moments, Moments], ...]]:
     """The block in training mode: every channel is normalised with its moments in the batch.
 
     Args:
@@ -70,8 +70,8 @@ def train(
       execution: how it runs.
 
     Returns:
-      The map [b, h, w, c + added], the moments of all its channels, and the moments of the product
-      of each layer, which carry no gradient.
+      The map [b, h, w, c + added], the moments of all its channels, and those for both
+      normalisations of every layer, which carry no gradient.
     """
     return _train_forward(x, layers, execution)[0]
 
@@ -156,15 +156,16 @@ def _train_forward(
     x: jax.Array, layers: Sequence[LayerWeights], execution: Execution
 ) -> tuple[Any, Any]:
     axis_name = execution.axis_name
-    outer, saved = batch_moments(x, axis_name), []
+    outer, moments, saved = batch_moments(x, axis_name), [], []
     x = _add_room(x, layers)
     for layer in layers:
-        product, moments = _conv1_forward(x, layer, outer, execution)
-        moments = share_moments(moments, axis_name)
-        x, new = _conv2_forward(x, product, layer, moments, execution)
+        product, inner = _conv1_forward(x, layer, outer, execution)
+        inner = share_moments(inner, axis_name)
+        x, new = _conv2_forward(x, product, layer, inner, execution)
+        moments.append((outer, inner))
+        saved.append(_SavedLayer(layer, product, inner))
         outer = join_moments(outer, share_moments(new, axis_name))
-        saved.append(_SavedLayer(layer, product, moments))
-    return (x, outer, tuple(layer.inner for layer in saved)), (layers, x, outer, saved)
+    return (x, outer, tuple(moments)), (layers, x, outer, saved)
 
 
 class _Gradients(NamedTuple):

@@ -2,7 +2,7 @@
 
 There a step takes as long as its maps travel to memory and back. Of each layer
 
-  - the moments of a map are taken in one pass, or by the kernel that makes the map;
+  - the moments of a map are taken in one pass;
   - the gradient by the channels that the layer adds is written once, summed over all later layers,
     instead of a growing map of gradients that each layer reads and writes;
   - the gradients of its first normalisation are made of two products that its 1x1 convolution needs
@@ -10,9 +10,10 @@ There a step takes as long as its maps travel to memory and back. Of each layer
     `normalised_product`);
   - only the map and the products before the 3x3 convolutions are kept for the backward pass.
 
-On a GPU the 1x1 convolutions are kernels of our own, see `product_kernels`.
+In bfloat16 a GPU runs the same by kernels of our own, see `gpu.dense_block`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxcovid.models.fused import normalised_product
 from jaxcovid.models.fused.dense_block import LayerWeights
-from jaxcovid.models.fused.execution import Execution
+from jaxcovid.models.fused.execution import TILE_CHANNELS, TILE_PIXELS, Execution
 from jaxcovid.models.fused.normalization import (
     NormSums,
     join_moments,
@@ -43,7 +44,7 @@ from jaxcovid.models.normalization import (
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def train(
     x: jax.Array, layers: tuple[LayerWeights, ...], execution: Execution
-) -> tuple[jax.Array, Moments, tuple[Moments, ...]]:
+) -> tuple[jax.Array, Moments, tuple[tuple[Moments, Moments], ...]]:
     """The block in training mode; see `dense_block.train`."""
     return _train_forward(x, layers, execution)[0]
 
@@ -51,26 +52,67 @@ def train(
 def _train_forward(
     x: jax.Array, layers: tuple[LayerWeights, ...], execution: Execution
 ) -> tuple[Any, Any]:
+    if not runs_by_kernels(x, layers, execution):
+        return train_forward(x, layers, execution)
+    from jaxcovid.models.fused.gpu import dense_block  # Pallas would make every start slower
+
+    return jax.lax.platform_dependent(
+        *(x, layers),
+        cuda=partial(dense_block.train_forward, execution=execution),
+        default=partial(train_forward, execution=execution),
+    )
+
+
+def _train_backward(
+    execution: Execution, residuals: Any, cotangents: Any
+) -> tuple[jax.Array, tuple[LayerWeights, ...]]:
+    x, _, saved = residuals
+    if not runs_by_kernels(x, [layer.weights for layer in saved], execution):
+        return train_backward(execution, residuals, cotangents)
+    from jaxcovid.models.fused.gpu import dense_block
+
+    return jax.lax.platform_dependent(
+        *(residuals, cotangents),
+        cuda=partial(dense_block.train_backward, execution),
+        default=partial(train_backward, execution),
+    )
+
+
+train.defvjp(_train_forward, _train_backward)
+
+
+def runs_by_kernels(x: jax.Array, layers: Sequence[LayerWeights], execution: Execution) -> bool:
+    """True if the block runs by kernels of our own in a program for a GPU; see `gpu`."""
+    divides = x[..., 0].size % TILE_PIXELS == layers[0].gamma1.size % TILE_CHANNELS == 0
+    usual = layers[0].w2.shape[2:] == (128, 32) and x.dtype == jnp.bfloat16
+    return execution.platform == "gpu" and divides and usual
+
+
+def train_forward(
+    x: jax.Array, layers: tuple[LayerWeights, ...], execution: Execution
+) -> tuple[Any, Any]:
+    """What `train` gives, and what its backward pass needs: the map, its moments, the layers."""
     axis_name = execution.axis_name
-    outer, saved = share_moments(one_pass_moments(x), axis_name), []
+    outer, moments, saved = share_moments(one_pass_moments(x), axis_name), [], []
     added = sum(layer.w2.shape[-1] for layer in layers)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added)))
     for layer in layers:
         channels = layer.gamma1.size
         norm1 = fold_norm(layer.gamma1, layer.beta1, outer)
-        product, inner = normalised_product.multiply(x, norm1, layer.w1[0, 0], execution)
+        product, inner = normalised_product.multiply(x, norm1, layer.w1[0, 0])
         inner = share_moments(inner, axis_name)
         norm2 = fold_norm(layer.gamma2, layer.beta2, inner)
         new = convolve(norm2.relu(product), layer.w2.astype(x.dtype))
-        outer = join_moments(outer, share_moments(one_pass_moments(new), axis_name))
         x = jax.lax.dynamic_update_slice(x, new, (0, 0, 0, channels))
-        saved.append(_SavedLayer(layer, norm1, norm2, product, inner))
+        moments.append((outer, inner))
+        saved.append(SavedLayer(layer, norm1, norm2, product, inner))
+        outer = join_moments(outer, share_moments(one_pass_moments(new), axis_name))
     # Written once: XLA for a GPU would put the last channels in place again in each reader.
     x, outer = jax.lax.optimization_barrier((x, outer))
-    return (x, outer, tuple(layer.inner for layer in saved)), (x, outer, saved)
+    return (x, outer, tuple(moments)), (x, outer, saved)
 
 
-class _SavedLayer(NamedTuple):
+class SavedLayer(NamedTuple):
     """What the backward pass of a layer needs.
 
     Attributes:
@@ -88,42 +130,63 @@ class _SavedLayer(NamedTuple):
     inner: Moments
 
 
-class _Reader(NamedTuple):
-    """What a layer gives the channels that it reads.
+class MapGradient:
+    """The gradient by the growing map, a few channels at a time, the last ones first."""
 
-    Attributes:
-      norm: its first normalisation.
-      dy: gradient by the normalised channels after ReLU, [b, h, w, c].
-      dmoments: gradient by their moments, of the rows of this device.
-    """
+    def __init__(
+        self,
+        x: jax.Array,
+        outer: Moments,
+        dx: jax.Array,
+        dmoments: Moments,
+        execution: Execution,
+    ) -> None:
+        """Starts with what comes from behind the block.
 
-    norm: Affine
-    dy: jax.Array
-    dmoments: Moments
+        Args:
+          x: the map [b, h, w, c].
+          outer: its moments.
+          dx: gradient by the map.
+          dmoments: gradient by its moments, of the rows of this device.
+          execution: how it runs.
+        """
+        self._x, self._outer, self._execution = x, outer, execution
+        self._dx, self._dmoments = dx, dmoments
+        self._readers: list[tuple[Affine, jax.Array, Moments]] = []
 
+    def add(self, norm: Affine, dy: jax.Array, dmoments: Moments) -> None:
+        """Adds what a layer gives the channels that it reads.
 
-def _train_backward(
-    execution: Execution, residuals: Any, cotangents: Any
-) -> tuple[jax.Array, tuple[LayerWeights, ...]]:
-    x, outer, saved = residuals
-    dx, dmoments, _ = cotangents
-    readers: list[_Reader] = []
+        Args:
+          norm: its first normalisation.
+          dy: gradient by the normalised channels after ReLU, [b, h, w, c].
+          dmoments: gradient by their moments, of the rows of this device.
+        """
+        self._readers.append((norm, dy, dmoments))
 
-    def gradient(start: int, stop: int) -> jax.Array:
-        """By some channels of the map, of all that read them."""
-        part = x[..., start:stop]
-        total = dx[..., start:stop].astype(accumulation_dtype(x.dtype))
-        own = dmoments.channels(start, stop)
-        for norm, dy, dread in readers:
+    def __call__(self, start: int, stop: int) -> jax.Array:
+        """The gradient by some channels, of all that read them."""
+        part = self._x[..., start:stop]
+        total = self._dx[..., start:stop].astype(accumulation_dtype(part.dtype))
+        own = self._dmoments.channels(start, stop)
+        for norm, dy, dread in self._readers:
             norm = Affine(norm.multiplier[start:stop], norm.shift[start:stop])
             total += jnp.where(norm(part) > 0, norm.backward(dy[..., start:stop]), 0)
             own = Moments(*map(jnp.add, own, dread.channels(start, stop)))
-        own = share_gradient(own, execution.axis_name)
-        pixels = pixel_count(x, execution.axis_name)
-        total += moments_backward(outer.channels(start, stop), own, pixels)(part)
+        own = share_gradient(own, self._execution.axis_name)
+        pixels = pixel_count(part, self._execution.axis_name)
+        total += moments_backward(self._outer.channels(start, stop), own, pixels)(part)
         # Written once: XLA for a TPU would compute it again in each of its two readers.
-        return jax.lax.optimization_barrier(total.astype(x.dtype))
+        return jax.lax.optimization_barrier(total.astype(part.dtype))
 
+
+def train_backward(
+    execution: Execution, residuals: Any, cotangents: Any
+) -> tuple[jax.Array, tuple[LayerWeights, ...]]:
+    """The gradients by the map and the parameters, from those by the results of `train`."""
+    x, outer, saved = residuals
+    dx, dmoments, _ = cotangents
+    gradient = MapGradient(x, outer, dx, dmoments, execution)
     dlayers = []
     for layer in reversed(saved):
         weights = layer.weights
@@ -131,17 +194,15 @@ def _train_backward(
         dnew = gradient(channels, channels + added)
         dproduct, dgamma2, dbeta2, dw2 = _conv2_backward(layer, dnew, execution)
         w1, read = weights.w1[0, 0], outer.channels(0, channels)
-        dy, sums = normalised_product.multiply_backward(
-            x, layer.norm1, outer.mean, w1, dproduct, execution
-        )
+        dy, sums = normalised_product.multiply_backward(x, layer.norm1, outer.mean, w1, dproduct)
         dw1, dgamma1, dbeta1, dread = sums.backward(w1, weights.gamma1, weights.beta1, read)
-        readers.append(_Reader(layer.norm1, dy, dread))
+        gradient.add(layer.norm1, dy, dread)
         dlayers.insert(0, LayerWeights(dgamma1, dbeta1, dw1[None, None], dgamma2, dbeta2, dw2))
     return gradient(0, saved[0].weights.gamma1.size), tuple(dlayers)
 
 
 def _conv2_backward(
-    layer: _SavedLayer, dnew: jax.Array, execution: Execution
+    layer: SavedLayer, dnew: jax.Array, execution: Execution
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """From the new channels back to the product: dproduct, dgamma2, dbeta2, dw2."""
     norm2, inner = layer.norm2, layer.inner
@@ -172,6 +233,3 @@ def _conv2_backward(
     dproduct = norm2.backward(relu_backward(product, dy)) + through_moments(product)
     dproduct = jax.lax.optimization_barrier(dproduct.astype(product.dtype))
     return dproduct, dgamma2, dbeta2, dw2.astype(accumulation_dtype(dw2.dtype))
-
-
-train.defvjp(_train_forward, _train_backward)

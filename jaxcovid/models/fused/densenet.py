@@ -84,10 +84,10 @@ class DenseBlock(nn.Module):
             moments = [(norm1.moments, norm2.moments) for norm1, norm2 in running]
             return dense_block.infer(x, weights, moments, self.execution), None
         form = dense_block if self.execution.platform == "cpu" else dense_block_accelerator
-        x, outer, inner = form.train(x, weights, self.execution)
-        for c, (norm1, norm2), moments in zip(channels, running, inner, strict=True):
-            norm1.update(outer.channels(0, c))
-            norm2.update(moments)
+        x, outer, moments = form.train(x, weights, self.execution)
+        for (norm1, norm2), (read, inner) in zip(running, moments, strict=True):
+            norm1.update(read)
+            norm2.update(inner)
         return x, outer
 
 

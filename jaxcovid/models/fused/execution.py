@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-# What the kernels for a GPU take at once; pixels and channels of a product must divide by them.
+# What the kernels for a GPU take at once; pixels and channels of a map must divide by them.
 TILE_PIXELS, TILE_CHANNELS = 128, 32
 CHUNK_BYTES = 5 * 2**20  # of the largest map of a chunk; a few such maps fit into a CPU's cache
 

@@ -1,49 +1,28 @@
-"""Batch normalisation, ReLU and 1x1 convolution on GPUs and TPUs, with the sums that others need.
+"""Batch normalisation, ReLU and 1x1 convolution on accelerators, with the sums that others need."""
 
-Both functions have a form by XLA, and for a GPU one by kernels of our own. What a program compiles
-for decides, so that the other one can be computed on a CPU.
-"""
-
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.fused.execution import TILE_CHANNELS, TILE_PIXELS, Execution
-from jaxcovid.models.fused.normalization import NormSums, one_pass_moments, pool_in_one_pass
+from jaxcovid.models.fused.normalization import NormSums, one_pass_moments
 from jaxcovid.models.layers import accumulation_dtype
 from jaxcovid.models.normalization import EPSILON, Affine, Moments
 
 
-def multiply(
-    x: jax.Array, norm: Affine, w: jax.Array, execution: Execution
-) -> tuple[jax.Array, Moments]:
+def multiply(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Array, Moments]:
     """relu(norm(x[..., :c])) w, and its moments.
 
     Args:
       x: [b, h, w, c or more].
       norm: of the first c channels.
       w: [c, m], float32; the product runs in the dtype of `x`.
-      execution: how it runs.
 
     Returns:
       The product [b, h, w, m], dtype of `x`, and the moments of the rows of this device.
     """
-    return _by_kernel_on_gpu(_multiply_by_kernel, _multiply_by_xla, x, w, execution)(x, norm, w)
-
-
-def _multiply_by_xla(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Array, Moments]:
     y = jnp.dot(norm.relu(x[..., : w.shape[0]]), w.astype(x.dtype))
     return y, one_pass_moments(y)
-
-
-def _multiply_by_kernel(x: jax.Array, norm: Affine, w: jax.Array) -> tuple[jax.Array, Moments]:
-    from jaxcovid.models.fused import product_kernels  # Pallas would make every start slower
-
-    y, parts = product_kernels.normalised_product(_rows(x), norm, w)
-    return y.reshape(*x.shape[:-1], w.shape[1]), pool_in_one_pass(parts)
 
 
 class ProductSums(NamedTuple):
@@ -74,12 +53,7 @@ class ProductSums(NamedTuple):
 
 
 def multiply_backward(
-    x: jax.Array,
-    norm: Affine,
-    mean: jax.Array,
-    w: jax.Array,
-    dproduct: jax.Array,
-    execution: Execution,
+    x: jax.Array, norm: Affine, mean: jax.Array, w: jax.Array, dproduct: jax.Array
 ) -> tuple[jax.Array, ProductSums]:
     """The backward pass of `multiply`.
 
@@ -89,18 +63,10 @@ def multiply_backward(
       mean: of the channels, float32 [c or more].
       w: [c, m], float32; the product runs in the dtype of `x`.
       dproduct: gradient by the product [b, h, w, m], dtype of `x`.
-      execution: how it runs.
 
     Returns:
       The gradient by the map after ReLU, [b, h, w, c], dtype of `x`, and the sums.
     """
-    form = _by_kernel_on_gpu(_backward_by_kernel, _backward_by_xla, x, w, execution)
-    return form(x, norm, mean, w, dproduct)
-
-
-def _backward_by_xla(
-    x: jax.Array, norm: Affine, mean: jax.Array, w: jax.Array, dproduct: jax.Array
-) -> tuple[jax.Array, ProductSums]:
     c = w.shape[0]
     part = x[..., :c]
     on = norm(part) > 0
@@ -116,36 +82,3 @@ def _backward_by_xla(
 
     dy = jnp.dot(dproduct, w.astype(x.dtype).T)
     return dy, ProductSums(over_pixels(on), over_pixels(deviations))
-
-
-def _backward_by_kernel(
-    x: jax.Array, norm: Affine, mean: jax.Array, w: jax.Array, dproduct: jax.Array
-) -> tuple[jax.Array, ProductSums]:
-    from jaxcovid.models.fused import product_kernels
-
-    dy, sums = product_kernels.product_backward(_rows(x), norm, mean, w, _rows(dproduct))
-    return dy.reshape(*x.shape[:-1], w.shape[0]), ProductSums(*sums)
-
-
-def _by_kernel_on_gpu(
-    by_kernel: Callable[..., Any],
-    by_xla: Callable[..., Any],
-    x: jax.Array,
-    w: jax.Array,
-    execution: Execution,
-) -> Callable[..., Any]:
-    """The form of a function: by kernel in a program for a GPU, if the kernel can take it."""
-    if execution.platform != "gpu" or not kernels_take(x[..., 0].size, *w.shape, x.dtype):
-        return by_xla
-    return partial(jax.lax.platform_dependent, cuda=by_kernel, default=by_xla)
-
-
-def kernels_take(pixels: int, channels: int, width: int, dtype: Any) -> bool:
-    """True if the kernels can take a product [pixels, channels] x [channels, width] in a dtype."""
-    divides = pixels % TILE_PIXELS == channels % TILE_CHANNELS == 0
-    return divides and width in (32, 64, 128) and dtype == jnp.bfloat16
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    """A map [b, h, w, c] as [pixels, c]."""
-    return x.reshape(-1, x.shape[-1])
