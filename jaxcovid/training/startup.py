@@ -176,7 +176,7 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
     split = experiment.training
     if experiment.preprocess_on == "device":
-        unpack = device_preprocessing.jit_unpack(mesh, preprocessing=preprocessing)
+        unpack = device_preprocessing.Unpacker(mesh, preprocessing=preprocessing)
     loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=experiment.plan.batch_size,
