@@ -2,8 +2,8 @@
 
 The host decodes an image, draws its random numbers and packs both; the rest runs with the batch.
 The result is that of `preprocessing.Preprocessing` for the same numbers, up to rounding: after
-step 4 at most one pixel in 1,000 of an image is off by a gray level of 255, and one in 10,000 by
-more, where step 2 spreads what step 1 rounded the other way.
+step 4 at most one pixel in 200 is off by a gray level of 255, and one in 10,000 by more, where
+step 2 spreads what step 1 rounded the other way.
 
 Images travel without padding. On a device each is laid into the smallest square canvas of
 `SIDES_PX` that holds it, so that a program is compiled for each canvas and not for each shape.

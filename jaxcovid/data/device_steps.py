@@ -106,7 +106,9 @@ def _area_weights(old: jax.Array, new: jax.Array, shape: tuple[int, int]) -> jax
     """
     i, j = jnp.mgrid[: shape[0], : shape[1]]
     overlap = jnp.minimum((i + 1) * old, (j + 1) * new) - jnp.maximum(i * old, j * new)
-    return jnp.where(j < old, jnp.maximum(overlap, 0), 0) / old
+    # As a scalar XLA would take its reciprocal: 219 * (1 / 438) is less than a half.
+    whole = jax.lax.optimization_barrier(jnp.full(shape, old))
+    return jnp.where(j < old, jnp.maximum(overlap, 0), 0) / whole
 
 
 def _enlarge(image: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
