@@ -238,6 +238,7 @@ def test_one_vs_rest_is_refused_and_accumulation_and_balanced_weights(tmp_path, 
             "--config.model.head=gap",
             "--config.optimizer.weight_decay=0.01",
             "--config.preprocess_on=device",
+            "--config.cache=memory",
         ),
     )
     assert np.isfinite(predictor.load(tmp_path / "run").probabilities([np.eye(80, dtype=np.uint8)]))

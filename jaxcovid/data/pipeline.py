@@ -54,9 +54,9 @@ class Loading:
 
 
 def _decode(record: Record, ablation: Ablation | None) -> np.ndarray:
-    """Decodes the gray image uint8 [h, w] of a record; errors name its id."""
+    """The gray image uint8 [h, w] of a record, decoded unless it was; errors name its id."""
     try:
-        gray = decode_gray(record["image"])
+        gray = record["gray"] if "gray" in record else decode_gray(record["image"])
         return ablation(gray, record) if ablation else gray
     except ImageError as error:
         raise ImageError(f"{record['id']}: {error}") from error
@@ -211,7 +211,7 @@ def train_batches(
     """Makes endless training batches, reshuffled every epoch, from step `start_step` on.
 
     Args:
-      source: records of the training split.
+      source: records of the training split, see `datasets.Source` and `image_cache.CachedSource`.
       loading: how they become batches; the random step draws from (seed, position).
       target: what the network should say of a record; worker processes need to pickle it.
       seed: of shuffling and augmentation.
