@@ -179,7 +179,7 @@ def _on_disk(source: Sequence[Record], split: str, path: Path) -> CachedSource:
     with _alone(path.parent):
         if not path.exists():
             try:
-                with temporary.open("xb") as file:
+                with temporary.open("wb") as file:
                     _decode_into(file, source, split)
                     os.fsync(file.fileno())
                 temporary.replace(path)

@@ -165,7 +165,7 @@ def test_images_larger_than_the_sample_promised_are_refused(monkeypatch, tmp_pat
     source = records()
     small = cv2.imencode(".png", np.eye(16, dtype=np.uint8))[1].tobytes()
     source[2] = {**source[2], "image": small}  # the one in the middle
-    monkeypatch.setattr(image_cache, "available_bytes", lambda: 9000)
+    monkeypatch.setattr(image_cache, "available_bytes", lambda: 5000)
     monkeypatch.setattr(image_cache, "_SAMPLE", 1)
     with pytest.raises(ValueError, match="more than"):
         cached(source, "memory", tmp_path)
