@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -54,7 +55,9 @@ class CachedSource(Sequence[Record]):
           ValueError: the file is damaged, or of other records.
           OSError: it cannot be read.
         """
-        self._source, self._path, self._file = source, path, file
+        self._source, self._path = source, path
+        if file is not None:
+            weakref.finalize(self, file.close)
         try:
             with path.open("rb") as content:
                 self._table = np.load(content, allow_pickle=False)
