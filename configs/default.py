@@ -39,8 +39,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.validations_per_epoch = 1.0
     config.save_every_steps = 50  # beside a checkpoint before each validation
     config.log_every_steps = 10
-    # host | device (spares the host's cores; images of at most 320 px, such as covid_ct/gray320)
+    # host | device (spares the host's cores, which only decode)
     config.preprocess_on = "host"
+    # Where images of the training and validation split are kept once they are decoded:
+    # none | memory (of each process) | disk (beside the records, for later runs too)
+    config.cache = "none"
     # Processes that prepare images; 0 uses two threads of the trainer. More than two of them serve
     # the validation too if it has 2,000 images or more: they start anew each time.
     config.workers = 0

@@ -9,7 +9,9 @@ python -m jaxcovid.benchmark compile --target=tpu:v5e:4x4 --peer=linen
 python -m jaxcovid.benchmark growth --peer=torch --plot=growth.png
 
 With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `linen`
-is the same network with its backbone in plain Flax (`models.densenet`). `start` types the train
+is the same network with its backbone in plain Flax (`models.densenet`). `input` times the pipeline
+with all five steps, with those left to the device (`decoding`), then with decoded images in memory
+(`cached`), and a bare loop; for one core type `taskset -c 0` before it. `start` types the train
 command on the prepared data set `phantom`, with an empty and a filled compilation cache. `growth`
 times the train step over batches and sizes of images. `compile` needs no accelerator: it compiles
 the train step for one and calculates from the program what a step costs there at least.

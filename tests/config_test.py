@@ -56,6 +56,7 @@ def test_the_default_is_the_papers_optimizer():
         ({"network": "deep_cxr_net", "fusion.width": 0}, "fusion.width 0"),
         ({"network": "deep_cxr_net", "parts.part1.workdir": "runs/a"}, "runs/a is not a workdir"),
         ({"workers": -1}, "workers"),
+        ({"cache": "ram"}, "cache is 'ram'; use one of none, memory, disk"),
         ({"save_every_steps": 0}, "save_every_steps"),
     ],
 )

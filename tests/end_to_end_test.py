@@ -218,6 +218,17 @@ def test_early_stop_a_profile_and_a_workdir_as_url(tmp_path, data_dir, command):
 
 
 @pytest.mark.long
+def test_preprocessed_on_the_device_it_resumes_with_another_cache(tmp_path, data_dir, command):
+    device = ("--config.preprocess_on=device", "--config.preprocessing.keep_ratio=True")
+    command("train", *arguments(tmp_path / "whole", data_dir, *device))
+    disk = ("--config.cache=disk", *WORKERS)
+    status, _ = end_at(signal.SIGKILL, 20, tmp_path / "killed", data_dir, *device, *disk)
+    assert status == -signal.SIGKILL
+    command("train", *arguments(tmp_path / "killed", data_dir, *device, "--config.cache=memory"))
+    same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.long
 def test_one_vs_rest_is_refused_and_accumulation_and_balanced_weights(tmp_path, data_dir, command):
     process = command(
         "train",
@@ -238,6 +249,7 @@ def test_one_vs_rest_is_refused_and_accumulation_and_balanced_weights(tmp_path, 
             "--config.model.head=gap",
             "--config.optimizer.weight_decay=0.01",
             "--config.preprocess_on=device",
+            "--config.cache=memory",
         ),
     )
     assert np.isfinite(predictor.load(tmp_path / "run").probabilities([np.eye(80, dtype=np.uint8)]))

@@ -1,4 +1,8 @@
-"""Times the input pipeline in turns with a bare loop, and with PyTorch's DataLoader if asked to."""
+"""Times the input pipeline in turns with a bare loop, and with PyTorch's DataLoader if asked to.
+
+It is timed three times: with all five steps, with those left to the device, and with decoded images
+in memory besides, so that nothing is left to the host but to gather them.
+"""
 
 import sys
 from typing import Any
@@ -28,19 +32,24 @@ def time_input(
       torch_python: the interpreter that has PyTorch; None leaves PyTorch out.
 
     Returns:
-      The facts and the speed of the pipeline, those of the bare loop as `opencv`, those of PyTorch
-      as `peer`.
+      The facts and the speed of the pipeline, those with the five steps left to the device as
+      `decoding`, those with decoded images in memory as `cached`, those of the bare loop as
+      `opencv`, those of PyTorch as `peer`.
 
     Raises:
       RuntimeError: a contestant failed.
     """
     options = [f"--source={source}", f"--batch={batch}", f"--size={size}", f"--workers={workers}"]
 
-    def command(python: str, module: str) -> list[str]:
-        return [python, "-m", f"{_CONTESTANTS}.{module}", *options]
+    def command(python: str, module: str, *more: str) -> list[str]:
+        return [python, "-m", f"{_CONTESTANTS}.{module}", *options, *more]
+
+    on_device = "--preprocess_on=device"
 
     commands = {
         "jaxcovid": command(sys.executable, "grain_input"),
+        "decoding": command(sys.executable, "grain_input", on_device),
+        "cached": command(sys.executable, "grain_input", on_device, "--cache=memory"),
         "opencv": command(sys.executable, "opencv_input"),
     }
     if torch_python:

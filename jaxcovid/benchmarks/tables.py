@@ -81,7 +81,8 @@ def _rounded(value: float) -> str:
 
 def speed_table(result: Mapping[str, Any]) -> str:
     """A result of `time_network` or `time_input`: a heading, a table, the ratios."""
-    others = {name: result[name] for name in ("opencv", "peer") if name in result}
+    names = ("decoding", "cached", "opencv", "peer")
+    others = {name: result[name] for name in names if name in result}
     contestants = {"jaxcovid": result, **others}
     heading = "{mode}, batch {batch}, {size}x{size}".format(**result)
     if "dtype" in result:

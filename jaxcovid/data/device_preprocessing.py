@@ -1,16 +1,16 @@
 """The five preprocessing steps on the accelerator, for hosts short of cores.
 
-The host only decodes an image, draws its random numbers and packs both; the rest runs with the
-batch. The result is that of `preprocessing.Preprocessing` for the same numbers, up to rounding.
-After step 4 a tenth of the pixels is off by a gray level of 255 if a side of the image grows (as
-OpenCV's fixed-point weights make it), else a few in a thousand; a lone one is off by more, where
+The host decodes an image, draws its random numbers and packs both; the rest runs with the batch.
+The result is that of `preprocessing.Preprocessing` for the same numbers, up to rounding: after
+step 4 at most one pixel in 200 is off by a gray level of 255, and one in 10,000 by more, where
 step 2 spreads what step 1 rounded the other way.
 
-Images have at most `SIDE_PX` a side, as those of the pre-decoded configuration of a data set have.
+Images travel without padding. On a device each is laid into the smallest square canvas of
+`SIDES_PX` that holds it, so that a program is compiled for each canvas and not for each shape.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import cv2
 import jax
@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcovid.data.decoding import ImageError
+from jaxcovid.data import device_steps
+from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.preprocessing import Preprocessing, random_affine, resized_shape
 from jaxcovid.runtime.sharding import batch_sharding
 
-SIDE_PX = 320
+# Sides of the canvases: a film has up to 4,300 px, and no square image of more is decoded.
+SIDES_PX = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+Packed = dict[str, np.ndarray]  # see `pack` and `pack_batch`
 
 
-def pack(
-    image: np.ndarray, *, preprocessing: Preprocessing, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def pack(image: np.ndarray, *, preprocessing: Preprocessing, rng: np.random.Generator) -> Packed:
     """Packs what the device needs of one image.
 
     Args:
@@ -36,19 +37,17 @@ def pack(
       rng: source of the random rotation and translation.
 
     Returns:
-      `pixels` uint8 [SIDE_PX, SIDE_PX], the image in its upper left corner; `shape` int32 [2], its
-      height and width; `resized` int32 [2], those after step 3; `inverse` float32 [2, 3], from a
-      pixel (x, y) after step 1 to its place before.
+      `pixels` uint8 [h * w]; `shape` int32 [2], the height and width; `resized` int32 [2], those
+      after step 3; `inverse` float32 [2, 3], from a pixel (x, y) after step 1 to its place before.
 
     Raises:
-      ImageError: a side is longer than `SIDE_PX`.
+      ImageError: a side is longer than the largest of `SIDES_PX`.
     """
     height, width = image.shape
-    if max(height, width) > SIDE_PX:
+    if max(height, width) > SIDES_PX[-1]:
         raise ImageError(
-            f"{width} x {height} px: preprocessing on the device takes at most {SIDE_PX} px a "
-            "side; use a pre-decoded configuration such as covid_ct/gray320, or "
-            "--config.preprocess_on=host"
+            f"{width} x {height} px: preprocessing on the device takes at most {SIDES_PX[-1]} px a "
+            "side; shrink the image, or use --config.preprocess_on=host"
         )
     matrix = random_affine(
         (height, width),
@@ -58,88 +57,101 @@ def pack(
     )
     resized = resized_shape(image.shape, preprocessing.size, preprocessing.keep_ratio)
     return {
-        "pixels": np.pad(image, ((0, SIDE_PX - height), (0, SIDE_PX - width))),
+        "pixels": image.ravel(),
         "shape": np.array(image.shape, np.int32),
         "resized": np.array(resized, np.int32),
         "inverse": cv2.invertAffineTransform(matrix).astype(np.float32),
     }
 
 
-def jit_unpack(mesh: Mesh, *, preprocessing: Preprocessing) -> Any:
-    """(what `pack` gives, stacked and sharded by rows) -> images float32 [b, size, size, 1]."""
-    rows = batch_sharding(mesh)
-    one = partial(_unpack, preprocessing=preprocessing)
-    return jax.jit(
-        lambda packed: jax.vmap(one)(packed)[..., None], in_shardings=rows, out_shardings=rows
-    )
+def pack_batch(rows: Sequence[Packed]) -> Packed:
+    """Joins rows to a batch: `pixels` one after another, uint8 [total], all else stacked."""
+    joined = {"pixels": np.concatenate([row["pixels"] for row in rows])}
+    others = rows[0].keys() - joined.keys()
+    return joined | {name: np.stack([row[name] for row in rows]) for name in others}
 
 
-def _unpack(packed: dict[str, jax.Array], *, preprocessing: Preprocessing) -> jax.Array:
-    """The five steps of one image: float32 [size, size]."""
-    shape, resized = packed["shape"], packed["resized"]
-    places = jnp.arange(SIDE_PX)
-    inside = (places[:, None] < shape[0]) & (places[None] < shape[1])
-    image = packed["pixels"].astype(jnp.float32)
-    image = _warp(image, packed["inverse"], inside, preprocessing.fill)
-    image = _equalize(image, inside)
-    image = _resize(image, shape, resized, preprocessing)
-    image = _blur(image)
-    if preprocessing.mean is not None:
-        return (image - preprocessing.mean) / preprocessing.std
-    std = image.std()
-    return (image - image.mean()) / jnp.where(std > 0, std, 1)
+class Unpacker:
+    """Turns packed batches of this process into global batches of images on the devices."""
+
+    def __init__(self, mesh: Mesh, *, preprocessing: Preprocessing) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          mesh: see `sharding.make_mesh`.
+          preprocessing: the five steps.
+        """
+        self._mesh, self._size = mesh, preprocessing.size
+        self._unpack_chunk = jax.jit(
+            partial(_unpack_chunk, preprocessing=preprocessing), donate_argnums=0
+        )
+        self._normalize = jax.jit(partial(device_steps.normalize, preprocessing=preprocessing))
+
+    def __call__(self, packed: Packed) -> jax.Array:
+        """Takes the five steps of a batch.
+
+        Each device works on its own rows, whatever their sizes, so that processes need not agree.
+
+        Args:
+          packed: see `pack_batch`; the rows of this process.
+
+        Returns:
+          float32 [b, size, size, 1], the global batch, sharded by rows.
+        """
+        images = np.split(packed["pixels"], np.cumsum(packed["shape"].prod(axis=1))[:-1])
+        devices = self._mesh.local_devices
+        rows = len(images) // len(devices)
+        parts = []
+        for i, device in enumerate(devices):
+            own = slice(i * rows, (i + 1) * rows)
+            geometry = {name: packed[name][own] for name in ("shape", "resized", "inverse")}
+            parts.append(self._unpack_rows(images[own], geometry, device))
+        shape = (rows * self._mesh.size, *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, batch_sharding(self._mesh), parts)
+
+    def _unpack_rows(
+        self, images: Sequence[np.ndarray], geometry: Packed, device: jax.Device
+    ) -> jax.Array:
+        """The images of one device: float32 [rows, size, size, 1]."""
+        blurred = jnp.zeros((len(images), self._size, self._size), jnp.uint8, device=device)
+        for rows, canvases in _chunks(images, geometry):
+            blurred = self._unpack_chunk(blurred, *jax.device_put((rows, canvases), device))
+        return self._normalize(blurred)
 
 
-def _warp(image: jax.Array, inverse: jax.Array, inside: jax.Array, fill: int) -> jax.Array:
-    """Step 1, linear between pixels as OpenCV's; outside the image `fill`."""
-    image = jnp.where(inside, image, fill)
-    y, x = jnp.mgrid[:SIDE_PX, :SIDE_PX].astype(jnp.float32)
-    at_x = inverse[0, 0] * x + (inverse[0, 1] * y + inverse[0, 2])
-    at_y = inverse[1, 0] * x + (inverse[1, 1] * y + inverse[1, 2])
-    values = jax.scipy.ndimage.map_coordinates(image, [at_y, at_x], order=1, cval=fill)
-    return jnp.round(values)
+def _chunks(
+    images: Sequence[np.ndarray], geometry: Packed
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Lays images into canvases, as many of one size at a time as a device works on.
 
+    Args:
+      images: uint8 [h * w] each.
+      geometry: `shape`, `resized` and `inverse`, see `pack_batch`.
 
-def _equalize(image: jax.Array, inside: jax.Array) -> jax.Array:
-    """Step 2, over the pixels inside."""
-    levels = image.astype(jnp.int32)
-    counts = jnp.zeros(256, jnp.int32).at[levels].add(inside.astype(jnp.int32))
-    first = counts[jnp.argmax(counts > 0)]
-    rest = counts.sum() - first
-    table = jnp.round((jnp.cumsum(counts) - first) * (255 / jnp.maximum(rest, 1)))
-    return jnp.where(rest > 0, table[levels], image)
-
-
-def _resize(
-    image: jax.Array, shape: jax.Array, resized: jax.Array, preprocessing: Preprocessing
-) -> jax.Array:
-    """Step 3: [SIDE_PX, SIDE_PX] -> [size, size], a matrix product along each side."""
-    size = preprocessing.size
-    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    rows, columns = (_weights(shape[i], resized[i], size) for i in range(2))
-    image = jnp.round(product(product(rows, image), columns.T))
-    start = (size - resized) // 2
-    image = jnp.roll(image, start, (0, 1))
-    places = jnp.arange(size)
-    filled = [(places >= start[i]) & (places < start[i] + resized[i]) for i in range(2)]
-    return jnp.where(filled[0][:, None] & filled[1][None], image, preprocessing.fill)
-
-
-def _weights(old: jax.Array, new: jax.Array, size: int) -> jax.Array:
-    """[size, SIDE_PX]: share of each of `old` pixels in each of `new`.
-
-    By area if there are fewer of them, linearly if more.
+    Yields:
+      Their places, int32 [n], and `pixels` uint8 [n, side, side], the image's one after another
+      from the first on, with their geometry. A canvas without image has a place past the last.
     """
-    scale = old / new
-    i, j = jnp.mgrid[:size, :SIDE_PX]
-    overlap = jnp.minimum((i + 1) * scale, j + 1) - jnp.maximum(i * scale, j)
-    centre = jnp.clip((i + 0.5) * scale - 0.5, 0, old - 1)
-    linear = jnp.maximum(1 - jnp.abs(centre - j), 0)
-    return jnp.where(scale >= 1, jnp.maximum(overlap, 0) / scale, linear)
+    canvas = np.searchsorted(SIDES_PX, geometry["shape"].max(axis=1))
+    for index in np.unique(canvas):
+        side, same = SIDES_PX[index], np.flatnonzero(canvas == index)
+        n = max(1, min(len(images), device_steps.PIXELS_AT_ONCE // side**2))
+        for chosen in np.split(same, range(n, len(same), n)):
+            pixels = np.zeros((n, side * side), np.uint8)
+            for i, row in enumerate(chosen):
+                pixels[i, : images[row].size] = images[row]
+            rows = np.pad(chosen, (0, n - len(chosen)), constant_values=len(images))
+            canvases = {name: x.take(rows, axis=0, mode="clip") for name, x in geometry.items()}
+            yield rows.astype(np.int32), canvases | {"pixels": pixels.reshape(n, side, side)}
 
 
-def _blur(image: jax.Array) -> jax.Array:
-    """Step 4; a half rounds up, as OpenCV's does."""
-    padded = jnp.pad(image, 1, mode="reflect")
-    rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    return jnp.floor((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8) / 16)
+def _unpack_chunk(
+    blurred: jax.Array,
+    rows: jax.Array,
+    canvases: dict[str, jax.Array],
+    *,
+    preprocessing: Preprocessing,
+) -> jax.Array:
+    """Takes steps 1 to 4 of some images and puts them into their rows of uint8 [b, size, size]."""
+    done = jax.vmap(partial(device_steps.four_steps, preprocessing=preprocessing))(**canvases)
+    return blurred.at[rows].set(done.astype(jnp.uint8), mode="drop")

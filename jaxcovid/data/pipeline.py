@@ -18,10 +18,10 @@ import grain
 import numpy as np
 from absl import logging
 
-from jaxcovid.data import device_preprocessing
 from jaxcovid.data.ablations import Ablation
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
+from jaxcovid.data.device_preprocessing import pack, pack_batch
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.labels import Encoder
 from jaxcovid.data.preprocessing import Preprocessing
@@ -54,9 +54,9 @@ class Loading:
 
 
 def _decode(record: Record, ablation: Ablation | None) -> np.ndarray:
-    """Decodes the gray image uint8 [h, w] of a record; errors name its id."""
+    """The gray image uint8 [h, w] of a record, decoded unless it was; errors name its id."""
     try:
-        gray = decode_gray(record["image"])
+        gray = record["gray"] if "gray" in record else decode_gray(record["image"])
         return ablation(gray, record) if ablation else gray
     except ImageError as error:
         raise ImageError(f"{record['id']}: {error}") from error
@@ -98,9 +98,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
         if not self.on_device:
             return loaded | {"image": self.preprocessing(image, rng=rng)}
         try:
-            return loaded | device_preprocessing.pack(
-                image, preprocessing=self.preprocessing, rng=rng
-            )
+            return loaded | pack(image, preprocessing=self.preprocessing, rng=rng)
         except ImageError as error:
             raise ImageError(f"{record['id']}: {error}") from error
 
@@ -141,7 +139,9 @@ class _HostRows(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._offset + row]
 
 
-def _batches(dataset: grain.MapDataset, loading: Loading) -> grain.MapDataset:
+def _batches(
+    dataset: grain.MapDataset, loading: Loading, *, packed: bool = False
+) -> grain.MapDataset:
     """Elements of the global order -> this host's rows of each global batch."""
     size, count = loading.batch_size, loading.process_count
     if size % count:
@@ -153,7 +153,7 @@ def _batches(dataset: grain.MapDataset, loading: Loading) -> grain.MapDataset:
     if count > 1:
         offset = loading.process_index * rows
         dataset = _HostRows(dataset, rows=rows, batch_size=size, offset=offset)
-    return dataset.batch(rows)
+    return dataset.batch(rows, batch_fn=pack_batch if packed else None)
 
 
 def _init_worker(worker_index: int, worker_count: int) -> None:
@@ -211,19 +211,19 @@ def train_batches(
     """Makes endless training batches, reshuffled every epoch, from step `start_step` on.
 
     Args:
-      source: records of the training split.
+      source: records of the training split, see `datasets.Source` and `image_cache.CachedSource`.
       loading: how they become batches; the random step draws from (seed, position).
       target: what the network should say of a record; worker processes need to pickle it.
       seed: of shuffling and augmentation.
       start_step: index of the first batch.
-      preprocess_on: `host`, or `device` for batches that `device_preprocessing.jit_unpack` turns
+      preprocess_on: `host`, or `device` for batches that `device_preprocessing.Unpacker` turns
         into images.
       bad_records: `stop` at a record that cannot be used, or `skip` it: the next usable one
         replaces it, the same in every run.
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
-      `device_preprocessing.pack` gives, `target` float32 [rows, outputs], and `replaced` bool
+      `device_preprocessing.pack_batch` gives, `target` float32 [rows, outputs], and `replaced` bool
       [rows], True for a record that replaces another.
 
     Raises:
@@ -236,6 +236,7 @@ def train_batches(
     check_options(preprocess_on, bad_records)
     # The random step comes before the host's rows are taken, so that hosts draw different
     # numbers; repeat too, so that a split that does not divide keeps the hosts together.
+    on_device = preprocess_on == "device"
     dataset = (
         grain.MapDataset.range(len(source))
         .seed(seed)
@@ -247,12 +248,13 @@ def train_batches(
                 target,
                 loading.preprocessing,
                 loading.ablation,
-                on_device=preprocess_on == "device",
+                on_device=on_device,
                 skip=bad_records == "skip",
             )
         )
     )
-    return _iterate(_batches(dataset, loading)[start_step:], loading.workers)
+    batches = _batches(dataset, loading, packed=on_device)
+    return _iterate(batches[start_step:], loading.workers)
 
 
 def eval_batches(source: Sequence[Record], loading: Loading) -> Iterator[Batch]:

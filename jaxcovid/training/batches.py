@@ -1,11 +1,11 @@
 """Training batches on the devices."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from jaxcovid.data.device_preprocessing import Unpacker
 from jaxcovid.data.pipeline import Batch
 from jaxcovid.runtime.sharding import place_batch
 
@@ -17,13 +17,15 @@ class DeviceBatches(Iterator[dict[str, jax.Array]]):
       replaced: how many of this process's rows took the place of a record that cannot be read.
     """
 
-    def __init__(self, batches: Iterator[Batch], mesh: Mesh, unpack: Any = None) -> None:
+    def __init__(
+        self, batches: Iterator[Batch], mesh: Mesh, unpack: Unpacker | None = None
+    ) -> None:
         """Wraps the batches of this process.
 
         Args:
           batches: see `pipeline.train_batches`.
           mesh: the devices.
-          unpack: see `device_preprocessing.jit_unpack`; None where the host preprocesses.
+          unpack: a `device_preprocessing.Unpacker`; None where the host preprocesses.
         """
         self._batches, self._mesh, self._unpack = batches, mesh, unpack
         self._first: dict[str, jax.Array] | None = None
@@ -40,8 +42,7 @@ class DeviceBatches(Iterator[dict[str, jax.Array]]):
             return batch
         rows = next(self._batches)
         self.replaced += int(rows.pop("replaced").sum())
-        batch = place_batch(rows, self._mesh)
         if self._unpack is None:
-            return batch
-        target = batch.pop("target")
-        return {"image": self._unpack(batch), "target": target}
+            return place_batch(rows, self._mesh)
+        target = place_batch({"target": rows.pop("target")}, self._mesh)
+        return {"image": self._unpack(rows), **target}

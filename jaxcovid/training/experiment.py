@@ -4,6 +4,7 @@ The only module below the commands that takes a `ConfigDict`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import optax
 from jax.sharding import Mesh
 
 import jaxcovid
-from jaxcovid.data import pipeline
+from jaxcovid.data import image_cache, pipeline
 from jaxcovid.data.ablations import Ablation, trained_ablation
-from jaxcovid.data.datasets import Dataset, Source
+from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.labels import Encoder, Task, make_task, shuffled
 from jaxcovid.inference import frozen_parts
 from jaxcovid.runtime import sharding
@@ -38,7 +39,7 @@ class Split:
       ablation: alters their images; None alters nothing.
     """
 
-    source: Source
+    source: Sequence[Record]
     encode: Encoder
     ablation: Ablation | None
 
@@ -62,6 +63,7 @@ class Experiment:
       preprocess_on: see `pipeline.train_batches`, as are the next two.
       bad_records: likewise.
       workers: likewise.
+      cache: see `image_cache.cache_images`.
       fsdp: see `sharding.shard_state`.
     """
 
@@ -79,6 +81,7 @@ class Experiment:
     preprocess_on: str
     bad_records: str
     workers: int
+    cache: str
     fsdp: int
 
     @property
@@ -136,6 +139,7 @@ def make_experiment(
         preprocess_on=config.preprocess_on,
         bad_records=config.bad_records,
         workers=config.workers,
+        cache=config.cache,
         fsdp=config.fsdp,
     )
 
@@ -151,6 +155,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     sharding.check_fsdp(config.fsdp, mesh)
     devices_together(config.batch_norm, mesh.size)
     pipeline.check_options(config.preprocess_on, config.bad_records)
+    image_cache.check_cache(config.cache)
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from jaxcovid.data import device_preprocessing, identity, pipeline
+from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.runtime import distributed
@@ -39,10 +40,12 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
       workdir: created if missing; resumed if it belongs to the same run.
 
     Raises:
-      ValueError: a workdir of another run, or a checkpoint that cannot be used.
-      OSError: the workdir cannot be written.
+      ValueError: a workdir of another run, a checkpoint that cannot be used, or too little memory
+        for the decoded images.
+      OSError: the workdir cannot be written, or the decoded images.
       TrainingError: the loss or its gradient is not finite.
     """
+    experiment = _with_cached_images(experiment, dataset)
     validator, initialise = _make_validator(experiment), _make_initializer(experiment)
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
@@ -63,6 +66,21 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
             workdir,
         )
     return result
+
+
+def _with_cached_images(experiment: Experiment, dataset: Dataset) -> Experiment:
+    """The experiment whose images are decoded once, if its configuration asks for that."""
+    splits = {"train": experiment.training, "validation": experiment.validation}
+    sources = image_cache.cache_images(
+        {name: split.source for name, split in splits.items()},
+        cache=experiment.cache,
+        folder=dataset.directory,
+        digest=dataset.digest,
+    )
+    training, validation = (
+        dataclasses.replace(split, source=sources[name]) for name, split in splits.items()
+    )
+    return dataclasses.replace(experiment, training=training, validation=validation)
 
 
 def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
@@ -176,7 +194,7 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
     split = experiment.training
     if experiment.preprocess_on == "device":
-        unpack = device_preprocessing.jit_unpack(mesh, preprocessing=preprocessing)
+        unpack = device_preprocessing.Unpacker(mesh, preprocessing=preprocessing)
     loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=experiment.plan.batch_size,

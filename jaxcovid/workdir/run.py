@@ -29,6 +29,7 @@ FREE_OPTIONS = (
     "fsdp",
     "profile",
     "bad_records",
+    "cache",
 )
 _TYPES = {  # of what is read from run.json
     "config": {

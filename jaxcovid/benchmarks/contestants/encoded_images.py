@@ -49,14 +49,18 @@ def five_steps(encoded: bytes, random: np.random.Generator, *, size: int) -> np.
 MakeBatches = Callable[..., Iterator[Any]]
 
 
-def serve(make: MakeBatches, description: str) -> None:
-    """Warms up and serves rounds of batches; the flags are those of the command line."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of every contestant."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--source", type=Path, required=True, help="a folder of images")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--workers", type=int, default=0)
-    arguments = parser.parse_args()
+    return parser
+
+
+def serve(make: MakeBatches, arguments: argparse.Namespace) -> None:
+    """Warms up and serves rounds of batches; the arguments are those of `make_parser`."""
     cv2.setNumThreads(0)
     images: Sequence[bytes] = read_images(arguments.source)
     batches = make(images, batch=arguments.batch, size=arguments.size, workers=arguments.workers)

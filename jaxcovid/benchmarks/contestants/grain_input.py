@@ -4,22 +4,36 @@ python -m jaxcovid.benchmarks.contestants.grain_input --source=COVID-CT/Images-p
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from jaxcovid.benchmarks.contestants import encoded_images
-from jaxcovid.data.pipeline import Loading, train_batches
+from jaxcovid.data.image_cache import cache_images
+from jaxcovid.data.pipeline import PREPROCESS_ON, Loading, train_batches
 from jaxcovid.data.preprocessing import Preprocessing
 
 
-def batches(images: Sequence[bytes], *, batch: int, size: int, workers: int) -> Iterator[Any]:
-    """The training batches of this project."""
+def batches(
+    images: Sequence[bytes],
+    *,
+    batch: int,
+    size: int,
+    workers: int,
+    preprocess_on: str,
+    cache: str,
+) -> Iterator[Any]:
+    """The training batches of this project, which the device may have yet to preprocess."""
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read theirs
     source = [{"image": image, "id": str(i)} for i, image in enumerate(images)]
+    sources = cache_images({"train": source}, cache=cache, folder=Path(), digest="")
     loading = Loading(preprocessing=Preprocessing(size=size), batch_size=batch, workers=workers)
-    return train_batches(source, loading, target=_target, seed=0)
+    return train_batches(
+        sources["train"], loading, target=_target, seed=0, preprocess_on=preprocess_on
+    )
 
 
 def _target(record: Any) -> np.ndarray:
@@ -29,4 +43,9 @@ def _target(record: Any) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    encoded_images.serve(batches, __doc__)
+    parser = encoded_images.make_parser(__doc__)
+    parser.add_argument("--preprocess_on", choices=PREPROCESS_ON, default="host")
+    parser.add_argument("--cache", choices=("none", "memory"), default="none")
+    arguments = parser.parse_args()
+    options = {"preprocess_on": arguments.preprocess_on, "cache": arguments.cache}
+    encoded_images.serve(partial(batches, **options), arguments)

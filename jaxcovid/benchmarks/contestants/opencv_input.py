@@ -23,4 +23,4 @@ def batches(
 
 
 if __name__ == "__main__":
-    encoded_images.serve(batches, __doc__)
+    encoded_images.serve(batches, encoded_images.make_parser(__doc__).parse_args())

@@ -42,4 +42,4 @@ def batches(images: Sequence[bytes], *, batch: int, size: int, workers: int) -> 
 
 
 if __name__ == "__main__":
-    encoded_images.serve(batches, __doc__)
+    encoded_images.serve(batches, encoded_images.make_parser(__doc__).parse_args())

@@ -1,0 +1,169 @@
+"""The five preprocessing steps in JAX, with the arithmetic of OpenCV's; see `preprocessing`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.data.preprocessing import Preprocessing
+
+PIXELS_AT_ONCE = 2**22  # that are worked on at a time, 16 MiB in float32
+_WEIGHT_ONE = 2**11  # of OpenCV's fixed-point weights between pixels
+
+
+def four_steps(
+    pixels: jax.Array,
+    shape: jax.Array,
+    resized: jax.Array,
+    inverse: jax.Array,
+    *,
+    preprocessing: Preprocessing,
+) -> jax.Array:
+    """Takes steps 1 to 4 of one image, some rows at a time: a large one needs no more memory.
+
+    Args:
+      pixels: uint8 [side, side], those of the image one after another from the first on.
+      shape: height and width of the image, int32 [2].
+      resized: those after step 3, int32 [2].
+      inverse: from a pixel (x, y) after step 1 to its place before, float32 [2, 3].
+      preprocessing: the options of the steps.
+
+    Returns:
+      Gray levels, int32 [size, size].
+    """
+    side, size = len(pixels), preprocessing.size
+    shrunk = jnp.minimum(shape, resized)
+    by_rows = partial(jax.lax.map, batch_size=max(1, PIXELS_AT_ONCE // side))
+
+    def warp(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        levels = _warp_row(pixels.ravel(), y, shape, inverse, side=side, fill=preprocessing.fill)
+        inside = (y < shape[0]) & (jnp.arange(side) < shape[1])
+        counts = jnp.zeros(256, jnp.int32).at[levels].add(inside.astype(jnp.int32))
+        return levels, counts
+
+    image, counts = by_rows(warp, jnp.arange(side))
+    table = _equalizing_table(counts.sum(axis=0))
+    rows, columns = (_area_weights(shape[i], shrunk[i], (size, side)) for i in range(2))
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    image = product(rows, by_rows(lambda levels: product(columns, table[levels]), image))
+    halved = (shape == 2 * shrunk).all()  # OpenCV rounds a half up there, elsewhere to even
+    image = jnp.where(halved, jnp.floor(image + 0.5), jnp.round(image))
+    image = _enlarge(image.astype(jnp.int32), shrunk, resized)
+    return _blur(_centre(image, resized, preprocessing.fill))
+
+
+def _warp_row(
+    pixels: jax.Array, y: jax.Array, shape: jax.Array, inverse: jax.Array, *, side: int, fill: int
+) -> jax.Array:
+    """A row of step 1, linear between pixels as OpenCV's; outside the image `fill`.
+
+    Args:
+      pixels: uint8 [side * side], those of the image first.
+      y: the row, int32.
+      shape: see `four_steps`, as is `inverse`.
+      inverse: likewise.
+      side: pixels of the result.
+      fill: gray level.
+
+    Returns:
+      Gray levels, uint8 [side].
+    """
+    x = jnp.arange(side, dtype=jnp.float32)
+    at_x, at_y = (inverse[i, 0] * x + (inverse[i, 1] * y + inverse[i, 2]) for i in range(2))
+    left, top = jnp.floor(at_x), jnp.floor(at_y)
+    right_share, bottom_share = at_x - left, at_y - top
+
+    def level(row: jax.Array, column: jax.Array) -> jax.Array:
+        row, column = row.astype(jnp.int32), column.astype(jnp.int32)
+        inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+        found = pixels.at[row * shape[1] + column].get(mode="clip")
+        return jnp.where(inside, found, fill).astype(jnp.float32)
+
+    def between(row: jax.Array) -> jax.Array:
+        first, second = level(row, left), level(row, left + 1)
+        return first + right_share * (second - first)
+
+    upper, lower = between(top), between(top + 1)
+    return jnp.round(upper + bottom_share * (lower - upper)).astype(jnp.uint8)
+
+
+def _equalizing_table(counts: jax.Array) -> jax.Array:
+    """Step 2: the new of each gray level, float32 [256], from how many pixels have it."""
+    first = counts[jnp.argmax(counts > 0)]
+    rest = counts.sum() - first
+    table = jnp.round((jnp.cumsum(counts) - first) * (255 / jnp.maximum(rest, 1)))
+    return jnp.where(rest > 0, table, jnp.arange(256, dtype=jnp.float32))
+
+
+def _area_weights(old: jax.Array, new: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Step 3 along a side that shrinks: the share of pixel j of `old` in pixel i of `new`.
+
+    In whole numbers up to the last division: pixel i covers i * old to (i + 1) * old of a side that
+    is new * old long, and pixel j covers j * new to (j + 1) * new.
+
+    Returns:
+      float32 of that shape; rows past `new` are of no use.
+    """
+    i, j = jnp.mgrid[: shape[0], : shape[1]]
+    overlap = jnp.minimum((i + 1) * old, (j + 1) * new) - jnp.maximum(i * old, j * new)
+    # As a scalar XLA would take its reciprocal: 219 * (1 / 438) is less than a half.
+    whole = jax.lax.optimization_barrier(jnp.full(shape, old))
+    return jnp.where(j < old, jnp.maximum(overlap, 0), 0) / whole
+
+
+def _enlarge(image: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """Step 3 along the sides that grow, linearly with OpenCV's fixed-point weights.
+
+    Args:
+      image: gray levels int32 [size, size], of which `old` [2] are used.
+      old: height and width.
+      new: those of the result.
+
+    Returns:
+      Gray levels, int32 [size, size].
+    """
+    places = jnp.arange(len(image))
+
+    def taps(axis: int) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+        doubled = (2 * places + 1) * old[axis] - new[axis]  # of 2 * new, so in whole numbers
+        first, rest = jnp.divmod(doubled, 2 * new[axis])
+        share = rest / (2 * new[axis])
+        neighbours = tuple(jnp.clip(first + i, 0, old[axis] - 1) for i in range(2))
+        weights = tuple(
+            jnp.round(part * _WEIGHT_ONE).astype(jnp.int32) for part in (1 - share, share)
+        )
+        return neighbours, weights
+
+    (left, right), (left_weight, right_weight) = taps(1)
+    image = image[:, left] * left_weight[None] + image[:, right] * right_weight[None]
+    (top, bottom), (top_weight, bottom_weight) = taps(0)
+    upper = (image[top] >> 4) * top_weight[:, None]
+    lower = (image[bottom] >> 4) * bottom_weight[:, None]
+    return ((upper >> 16) + (lower >> 16) + 2) >> 2
+
+
+def _centre(image: jax.Array, shape: jax.Array, fill: int) -> jax.Array:
+    """The `shape` [2] first pixels of an image [size, size] in its middle, `fill` around them."""
+    size = len(image)
+    start = (size - shape) // 2
+    places = jnp.arange(size)
+    filled = [(places >= start[i]) & (places < start[i] + shape[i]) for i in range(2)]
+    image = jnp.roll(image, start, (0, 1))
+    return jnp.where(filled[0][:, None] & filled[1][None], image, fill)
+
+
+def _blur(image: jax.Array) -> jax.Array:
+    """Step 4, on whole numbers; a half rounds up, as OpenCV's does."""
+    padded = jnp.pad(image, 1, mode="reflect")
+    rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+    return (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8) // 16
+
+
+def normalize(images: jax.Array, *, preprocessing: Preprocessing) -> jax.Array:
+    """Step 5: gray levels uint8 [b, size, size] -> float32 [b, size, size, 1]."""
+    images = images.astype(jnp.float32)[..., None]
+    if preprocessing.mean is not None:
+        return (images - preprocessing.mean) / preprocessing.std
+    images -= images[:, :1, :1]  # of a constant image nothing is left, not even rounding
+    mean, std = (f(images, axis=(1, 2, 3), keepdims=True) for f in (jnp.mean, jnp.std))
+    return (images - mean) / jnp.where(std > 0, std, 1)
