@@ -21,8 +21,10 @@ import resource
 import struct
 import sys
 import warnings
+import zipfile
 import zlib
 
+import h5py
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
@@ -544,6 +546,67 @@ def workdir_reader(folder):
     return st.one_of(mutated_json(texts), mutated_json(texts), mutated(detectors)), read, documented
 
 
+# Weights of other packages.
+
+
+@st.composite
+def mutated_entry(draw, archives):
+    """A zip archive of which one entry was changed and has the right checksum all the same."""
+    entries = draw(st.sampled_from(archives))
+    changed = draw(st.sampled_from([*entries, *(name for name in entries if ".pkl" in name)]))
+    content = draw(mutated([entries[changed]]))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as output:
+        for name, data in {**entries, changed: content}.items():
+            output.writestr(name, data)
+    return file.getvalue()
+
+
+def weight_reader(folder):
+    import safetensors.numpy
+
+    from jaxcovid.weights.converted import ConvertedWeights, Input, Origin
+    from jaxcovid.weights.files.read import read_weights
+    from jaxcovid.weights.recognise import recognise
+    from jaxcovid.weights.sources.densenet import NETWORKS, DenseNetShape
+
+    NETWORKS["narrow"] = DenseNetShape(4, (1, 2, 1, 1))
+    golden = pathlib.Path(__file__).parent / "golden" / "weights"
+    names = ("torchvision/*.*", "timm/module.pt", "torchxrayvision/module.pt", "*/*.ckpt")
+    paths = [path for name in names for path in golden.glob(name) if path.name != "run.npz"]
+    files = [path.read_bytes() for path in paths]
+    hdf5 = io.BytesIO()
+    with h5py.File(hdf5, "w") as output:
+        for number in range(4):
+            output[f"layers/conv2d_{number}/vars/0"] = np.ones((1, 1, 2, 3), np.float32)
+    files.append(hdf5.getvalue())
+    archives = []
+    for path in paths:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                archives.append({name: archive.read(name) for name in archive.namelist()})
+    converted = folder / "converted"
+    arrays = {"params/norm/scale": np.ones(2, np.float32)}
+    weights = ConvertedWeights(arrays, "densenet121", Origin("a", "b", "c"), Input(1, 0, 1, (1,)))
+    weights.write(converted)
+    text = (converted / "weights.json").read_text()
+    small = safetensors.numpy.save(arrays)
+
+    def read(data):
+        if data[:1] == b"{":
+            (converted / "weights.json").write_bytes(data)
+            ConvertedWeights.read(converted)
+            return
+        (folder / "file").write_bytes(data)
+        file = read_weights(folder / "file")
+        recognise(file).carry_out(file)
+
+    strategy = st.one_of(
+        mutated([*files, small]), mutated_entry(archives), mutated([small]), mutated_json([text])
+    )
+    return strategy, read, ValueError
+
+
 def override_reader(folder):
     """Reads options of the command line that override the configuration."""
     from absl import flags
@@ -592,6 +655,7 @@ READERS = {
     "volumes": volume_reader,
     "tables": table_reader,
     "workdir": workdir_reader,
+    "weights": weight_reader,
     "overrides": override_reader,
 }
 

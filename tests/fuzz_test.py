@@ -9,7 +9,7 @@ import pytest
 import runs
 
 CHILD = pathlib.Path(__file__).with_name("fuzz_child.py")
-READERS = ("images", "dicom", "volumes", "tables", "workdir", "overrides")
+READERS = ("images", "dicom", "volumes", "tables", "workdir", "weights", "overrides")
 
 
 def feed(reader, examples, seed, folder):
