@@ -149,7 +149,8 @@ class ConvertedWeights:
             facts = read_json(facts_file)
             version = facts.pop("format_version", None)
             if version != FORMAT_VERSION:
-                raise ValueError(f"it is of version {version!r:.40}, not {FORMAT_VERSION}")
+                known = version if isinstance(version, int) else "unknown"
+                raise ValueError(f"its version is {known}, not {FORMAT_VERSION}")
             variables = _read_variables(arrays_file, facts.pop("sha256", None))
             return _parse(facts, variables)
         except ValueError as error:

@@ -122,9 +122,9 @@ class Plan:
 
 
 def shortened(items: list[str], separator: str = ", ") -> str:
-    """The first few of many."""
+    """The first few of many, without what a terminal would obey."""
     more = [f"and {len(items) - _NAMED:,} more"] if len(items) > _NAMED else []
-    return separator.join([*(f"{item:.160}" for item in items[:_NAMED]), *more])
+    return separator.join([*(ascii(item[:160])[1:-1] for item in items[:_NAMED]), *more])
 
 
 def named(names: list[str]) -> str:

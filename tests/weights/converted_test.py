@@ -65,8 +65,8 @@ def test_a_folder_without_weights_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format_version": 2}, "of version 2, not 1"),
-        ({"format_version": None}, "of version None, not 1"),
+        ({"format_version": 2}, "its version is 2, not 1"),
+        ({"format_version": None}, "its version is unknown, not 1"),
         ({"sha256": "0" * 64}, "SHA-256 differs"),
         ({"backbone": 121}, "backbone is missing or is no value of its kind"),
         ({"outputs": "Edema"}, "outputs is missing or is no value"),

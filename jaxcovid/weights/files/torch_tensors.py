@@ -65,7 +65,10 @@ def _as_tensor(call: Call, storages: Storages) -> np.ndarray:
     offset, shape, strides = arguments[1:4]
     shape, strides = _as_sizes(shape), _as_sizes(strides)
     if not _is_size(offset, 0) or len(shape) != len(strides):
-        raise ValueError(f"a tensor has offset {offset!r:.20}, shape {shape}, strides {strides}")
+        raise ValueError(
+            f"a tensor of shape {shape} and strides {strides} has no offset of 0 or more, or not "
+            "as many strides as dimensions"
+        )
     data = storages(key)
     if len(data) != count * dtype.itemsize:
         raise ValueError(

@@ -132,21 +132,28 @@ def _head_entries(heads: int, channels: int, *, normalised: bool) -> list[Entry]
     ]
 
 
+def _text(config: Mapping[str, Any], key: str) -> str:
+    """An option that should be text, for a message."""
+    value = config.get(key)
+    return ascii(value[:20]) if isinstance(value, str) else "that is no text"
+
+
 def _obstacle(config: Mapping[str, Any]) -> str:
     """Why the heads of a configuration have no counterpart here; empty if they have one."""
     if config.get("attention_map") not in ("FPA", "None"):
-        return f"the attention {config.get('attention_map')!r:.20} has no counterpart"
+        return f"the attention {_text(config, 'attention_map')} has no counterpart"
     if config.get("global_pool") != "AVG":
-        return f"the pooling {config.get('global_pool')!r:.20} has no counterpart; AVG has"
+        return f"the pooling {_text(config, 'global_pool')} has no counterpart; AVG has"
     classes = config.get("num_classes")
-    if not isinstance(classes, list) or set(classes) != {1}:
+    if not isinstance(classes, list) or any(number != 1 for number in classes):
         return "heads of other than one class have no counterpart"
     return ""
 
 
 def _input(config: Mapping[str, Any]) -> Input:
     mean, std = config.get("pixel_mean", _MEAN), config.get("pixel_std", _STD)
-    if not all(isinstance(value, int | float) for value in (mean, std)) or not std > 0:
+    numbers = all(isinstance(value, int | float) and abs(value) < 1e6 for value in (mean, std))
+    if not numbers or not std > 0:
         raise ValueError(f"{_CONFIG}: pixel_mean and pixel_std must be numbers, the second above 0")
     return Input(3, 0.0, 255.0, (mean,), (std,), preprocessing_mean=mean, preprocessing_std=std)
 
@@ -207,6 +214,6 @@ def plans(content: Content) -> list[Plan]:
     config = content.settings.get(_CONFIG, {})
     if config and config.get("norm_type") != "BatchNorm":
         raise ValueError(
-            f"{_CONFIG} has norm_type {config.get('norm_type')!r:.30}; only BatchNorm is converted"
+            f"{_CONFIG} has norm_type {_text(config, 'norm_type')}; only BatchNorm is converted"
         )
     return [_plan(backbone, arrays, config) for backbone in NETWORKS]

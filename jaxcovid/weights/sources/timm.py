@@ -1,6 +1,7 @@
 """timm's DenseNets. Their names are torchvision's, so something else must say that it is timm."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -18,7 +19,8 @@ def plans(content: Content) -> list[Plan]:
     That is said by the class of a pickled module, or by the hub's `config.json` beside the file.
     """
     config = content.settings.get("config.json", {})
-    named = str(config.get("architecture", "")).startswith("densenet")
+    architecture = config.get("architecture")
+    named = isinstance(architecture, str) and architecture.startswith("densenet")
     if not named and not content.class_name.startswith("timm."):
         return []
     return [
@@ -38,4 +40,6 @@ def _input(config: Any) -> Input:
 
 
 def _are_numbers(values: Any) -> TypeGuard[list[float]]:
-    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    return isinstance(values, list) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
+    )
