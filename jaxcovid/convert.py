@@ -53,7 +53,8 @@ def _summary(weights: ConvertedWeights) -> str:
         *(f"  skipped: {text}" for text in weights.skipped or ["nothing"]),
         "  mismatched: nothing",
         f"  epsilon: {weights.epsilon:g}, {weights.epsilon_treatment}",
-        f"  input: {expected.channels} channels of {expected.low:g} to {expected.high:g}"
+        f"  input: {expected.channels} channel{'s' if expected.channels > 1 else ''} "
+        f"of {expected.low:g} to {expected.high:g}"
         + (f", mean {expected.mean}, deviation {expected.std}" if expected.mean else ""),
     ]
     if expected.preprocessing_mean is not None:

@@ -22,6 +22,7 @@ from jaxcovid.workdir.run import WorkdirError
 
 NO_PICKLE = pathlib.Path(__file__).with_name("no_pickle.py")
 GOLDEN_WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir"
+GOLDEN_MODULE = pathlib.Path(__file__).parent / "golden" / "weights" / "timm" / "module.pt"
 CANARY = "canary-9f3c51"
 
 
@@ -126,6 +127,12 @@ def test_names_of_published_tables_stay_in_their_folder(tmp_path):
         with pytest.raises(ValueError, match="leads out"):
             tables.file_in(tmp_path, bad, named_in="a list")
     assert tables.file_in(tmp_path, "a/..b.png", named_in="a list") == tmp_path / "a" / "..b.png"
+
+
+def test_a_pickled_network_is_read_without_unpickling(tmp_path):
+    process = without_pickle("convert", GOLDEN_MODULE, f"--out={tmp_path / 'out'}")
+    assert process.returncode == 1, process.stderr
+    assert "Nearest is densenet121 of timm" in process.stderr  # it is a narrow one
 
 
 @pytest.mark.parametrize(

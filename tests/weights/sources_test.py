@@ -187,6 +187,7 @@ def test_jfhealthcare_says_what_its_heads_read():
         ({"attention_map": "SAM"}, None, "the attention 'SAM' has no counterpart"),
         ({"global_pool": "PCAM"}, "compact", "the pooling 'PCAM' has no counterpart"),
         ({"num_classes": [2, 2, 2]}, "compact", "heads of other than one class"),
+        ({"num_classes": [1, 1]}, "compact", "the file has 3 heads where cfg.json has 2"),
     ],
 )
 def test_jfhealthcare_without_a_counterpart(changes, attention, reason, tmp_path):
@@ -207,5 +208,17 @@ def test_jfhealthcare_with_another_normalisation_is_refused(tmp_path):
         of_jfhealthcare(tmp_path, norm_type="InstanceNorm")
 
 
-def test_the_five_diseases_have_names():
-    assert jfhealthcare.DISEASES[0] == "Cardiomegaly"
+def test_the_five_diseases_of_jfhealthcare_have_names():
+    content = read_weights(GOLDEN / "jfhealthcare" / "best1.ckpt").content
+    more = {
+        name.replace("_0.", f"_{head}."): array
+        for name, array in content.arrays.items()
+        if name.startswith(("fc_0.", "bn_0."))
+        for head in (3, 4)
+    }
+    settings = {"cfg.json": content.settings["cfg.json"] | {"num_classes": [1] * 5}}
+    file = WeightFile("x", "", Content({**content.arrays, **more}, settings=settings))
+    weights = recognise(file).carry_out(file)
+    assert weights.outputs == jfhealthcare.DISEASES
+    kernel = weights.variables["params/classifier/kernel"]
+    np.testing.assert_array_equal(kernel[:, 0], kernel[:, 4])

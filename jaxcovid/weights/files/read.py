@@ -1,5 +1,6 @@
 """Reads a file of weights, whose format is known by its content."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_weights(path: Path) -> WeightFile:
         settings = {name: read_json(file) for name, file in beside.items() if file.is_file()}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    content = Content(content.arrays, content.class_name, {**settings, **content.settings})
+    content = dataclasses.replace(content, settings=settings)
     return WeightFile(path.name, hashlib.sha256(data).hexdigest(), content)
 
 

@@ -17,7 +17,7 @@ class Content:
       arrays: by the names that they have in the file; views of its bytes where the format allows.
       class_name: of a pickled PyTorch module, such as `torchvision.models.densenet.DenseNet`; empty
         if the file holds arrays alone.
-      settings: JSON that describes the network: in the file, or beside it by the name of its file.
+      settings: JSON beside the file that describes the network, by the name of its file.
     """
 
     arrays: Mapping[str, np.ndarray]

@@ -138,7 +138,7 @@ def _text(config: Mapping[str, Any], key: str) -> str:
     return ascii(value[:20]) if isinstance(value, str) else "that is no text"
 
 
-def _obstacle(config: Mapping[str, Any]) -> str:
+def _obstacle(config: Mapping[str, Any], heads: int) -> str:
     """Why the heads of a configuration have no counterpart here; empty if they have one."""
     if config.get("attention_map") not in ("FPA", "None"):
         return f"the attention {_text(config, 'attention_map')} has no counterpart"
@@ -147,6 +147,8 @@ def _obstacle(config: Mapping[str, Any]) -> str:
     classes = config.get("num_classes")
     if not isinstance(classes, list) or any(number != 1 for number in classes):
         return "heads of other than one class have no counterpart"
+    if len(classes) != heads:
+        return f"the file has {heads} heads where {_CONFIG} has {len(classes)}"
     return ""
 
 
@@ -163,7 +165,7 @@ def _plan(backbone: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, 
     heads = sum(name.startswith("fc_") and name.endswith(".weight") for name in arrays)
     entries = backbone_entries(NETWORKS[backbone], prefix="backbone.")
     attention, head, notes = None, None, []
-    obstacle = _obstacle(config) if config else _NO_CONFIG
+    obstacle = _obstacle(config, heads) if config else _NO_CONFIG
     if config.get("attention_map") in ("FPA", "None"):
         attention = "compact" if config["attention_map"] == "FPA" else "none"
     if attention == "compact":
