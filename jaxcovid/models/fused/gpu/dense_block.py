@@ -109,6 +109,8 @@ def train_backward(
         dw2 = convolution.kernel_gradient(
             between, layer.norm2, dadded, image, interpret=interpret
         ).sum(0)
+        # Now, and not when nothing else is left to do: all maps would be kept until then.
+        dw2, dadded = jax.lax.optimization_barrier((dw2, dadded))
         dnormalised, parts = convolution.map_gradient(
             dadded, between, layer.norm2, layer.inner.mean, w2, image, interpret=interpret
         )
