@@ -30,6 +30,7 @@ FREE_OPTIONS = (
     "profile",
     "bad_records",
     "cache",
+    "model.form",
 )
 _TYPES = {  # of what is read from run.json
     "config": {
