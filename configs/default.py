@@ -51,6 +51,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.bad_records = "stop"
     # Devices that hold one copy of the parameters and moments between them; 1: each holds all.
     config.fsdp = 1
+    # Slices of a TPU job, hosts of a GPU cluster: groups of devices that a slower network joins;
+    # 0: as many as the devices say.
+    config.slices = 0
     config.profile = (0, 0)  # first and last step that are traced for TensorBoard; (0, 0) none
 
     config.optimizer = ml_collections.ConfigDict()

@@ -14,7 +14,7 @@ from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.runtime import distributed
-from jaxcovid.runtime.sharding import replicated_sharding
+from jaxcovid.runtime.sharding import process_order, replicated_sharding
 from jaxcovid.training import loop
 from jaxcovid.training.batches import DeviceBatches
 from jaxcovid.training.compilation import compile_train_step
@@ -192,7 +192,7 @@ def _make_validator(experiment: Experiment) -> Validator:
 def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     """The batches from that of step `start + 1` on."""
     preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
-    split = experiment.training
+    split, processes = experiment.training, process_order(mesh)
     if experiment.preprocess_on == "device":
         unpack = device_preprocessing.Unpacker(mesh, preprocessing=preprocessing)
     loading = pipeline.Loading(
@@ -200,8 +200,8 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
         batch_size=experiment.plan.batch_size,
         ablation=split.ablation,
         workers=experiment.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=processes.index(jax.process_index()),
+        process_count=len(processes),
     )
     batches = pipeline.train_batches(
         split.source,

@@ -9,8 +9,14 @@ part of an operand in place, that part. Kernels of our own say in the attributes
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jaxcovid.benchmarks.compiled.collectives import (
+    KINDS,
+    Collective,
+    collective_kind,
+    parse_collective,
+)
 from jaxcovid.benchmarks.compiled.hlo import Computation, Instruction, Module
 
 # Operations that are no kernel: names, layouts that do not change, ends of what runs meanwhile.
@@ -22,13 +28,7 @@ _FREE = frozenset(
         *("collective-permute-done", "recv-done", "send-done"),
     )
 )
-_COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
+_EXCHANGE = "collectives"  # a kind of kernel
 _CALLS = ("while", "call", "conditional", "async-start")
 _MOVES = _FREE | {  # operations that compute nothing
     *("fusion", "reshape", "copy", "transpose", "convert", "slice", "dynamic-slice", "pad"),
@@ -70,18 +70,27 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Collective:
-    """What devices exchange.
+class _Start:
+    """A collective that runs from now on, beside what follows.
 
     Attributes:
-      kind: such as `all-reduce`.
-      size: bytes of its result.
-      runs: how many times.
+      name: of the operation that starts it.
+      collective: what it exchanges.
     """
 
-    kind: str
-    size: int
-    runs: int = 1
+    name: str
+    collective: Collective
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end of a collective that runs beside other operations.
+
+    Attributes:
+      name: of the operation that has started it.
+    """
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -111,37 +120,65 @@ class Traffic:
 
 
 def measure_traffic(module: Module) -> Traffic:
-    """The traffic of a program."""
-    kernels, collectives = [], []
+    """The traffic of a program.
+
+    What runs beside several collectives at once counts for the one that began first.
+    """
+    kernels: list[Kernel] = []
+    collectives: list[Collective] = []
+    running: dict[str, Collective] = {}
     for part in _run(module, module.computations[module.entry], 1):
-        (collectives if isinstance(part, Collective) else kernels).append(part)
-    return Traffic(tuple(kernels), tuple(collectives))
+        if isinstance(part, Collective):
+            collectives.append(part)
+        elif isinstance(part, _Start):
+            running[part.name] = part.collective
+        elif isinstance(part, _End):
+            if part.name in running:
+                collectives.append(running.pop(part.name))
+        else:
+            kernels.append(part)
+            if running and part.kind != _EXCHANGE:
+                name, first = next(iter(running.items()))
+                running[name] = replace(first, beside=first.beside + part.bytes_moved)
+    return Traffic(tuple(kernels), (*collectives, *running.values()))
 
 
-def _run(module: Module, computation: Computation, runs: int) -> Iterator[Kernel | Collective]:
-    """What a computation runs, so many times."""
+def _run(
+    module: Module, computation: Computation, runs: int, started_by: str = ""
+) -> Iterator[Kernel | Collective | _Start | _End]:
+    """What a computation runs, so many times, in the order of its schedule.
+
+    Args:
+      module: the program.
+      computation: a part of it.
+      runs: how many times.
+      started_by: the operation that runs it beside others; empty: it runs by itself.
+    """
     for instruction in computation.instructions.values():
         opcode = instruction.opcode
+        if opcode.endswith("-done"):
+            yield _End(instruction.operands[0])
         if opcode in _FREE:
             continue
         if opcode in _CALLS:
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.attributes)
             times = runs * int(trips[1]) if trips else runs
+            starter = instruction.name if opcode == "async-start" else started_by
             for name in instruction.called:
-                yield from _run(module, module.computations[name], times)
+                yield from _run(module, module.computations[name], times, starter)
             continue
-        collective = next((kind for kind in _COLLECTIVES if opcode.startswith(kind)), None)
-        if collective:
-            sizes = [array.elements * array.item_bytes for array in instruction.shape]
-            yield Collective(collective, sum(sizes), runs)
+        if kind := collective_kind(opcode):
+            collective = parse_collective(instruction, kind, runs)
+            starter = instruction.name if opcode.endswith("-start") else started_by
+            yield _Start(starter, collective) if starter else collective
         read, written = _moved(module, computation, instruction)
         yield Kernel(instruction.name, _kind(module, instruction), read, written, runs)
 
 
 def _kind(module: Module, instruction: Instruction) -> str:
     """What an operation computes, in words."""
-    if instruction.opcode.startswith(_COLLECTIVES):
-        return "collectives"
+    if instruction.opcode.startswith(KINDS):
+        return _EXCHANGE
     if instruction.opcode == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
         for kind, names in _CUSTOM_CALLS:

@@ -1,0 +1,79 @@
+"""What the devices of a compiled program exchange: how much, among whom, and beside what."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxcovid.benchmarks.compiled.hlo import Instruction
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """An operation by which devices exchange arrays.
+
+    Attributes:
+      kind: one of `KINDS`.
+      size: bytes of its result.
+      group: places in the mesh of the devices of its first group; empty: all devices.
+      runs: how many times.
+      beside: bytes of device memory that other kernels move between its start and its end.
+    """
+
+    kind: str
+    size: int
+    group: tuple[int, ...] = ()
+    runs: int = 1
+    beside: int = 0
+
+    def sent(self, devices: int) -> float:
+        """Bytes that a device sends in each run, if so many devices form a ring."""
+        parts = devices - 1
+        share = {"all-reduce": 2 * parts / devices, "reduce-scatter": parts}
+        return self.size * share.get(self.kind, parts / devices)
+
+    def spans(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """How many slices its group covers, and how many devices of each.
+
+        Args:
+          shape: of the mesh: slices, and devices of each.
+        """
+        if not self.group:
+            return shape
+        covered = len({place // shape[1] for place in self.group})
+        return covered, len(self.group) // covered
+
+
+def collective_kind(opcode: str) -> str | None:
+    """The kind of collective that an operation is or starts; None if it is none."""
+    return next((kind for kind in KINDS if opcode in (kind, f"{kind}-start")), None)
+
+
+def parse_collective(instruction: Instruction, kind: str, runs: int) -> Collective:
+    """The collective that an operation is or starts."""
+    arrays = instruction.shape
+    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+        arrays = arrays[1:2]  # (operand, result, and on some platforms more)
+    size = sum(array.elements * array.item_bytes for array in arrays)
+    return Collective(kind, size, _first_group(instruction.attributes), runs)
+
+
+def _first_group(attributes: str) -> tuple[int, ...]:
+    """The first of the replica groups, written `{{0,2},{1,3}}` or `[2,2]<=[2,2]T(1,0)`."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return _integers(listed[1])
+    counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if not counted:
+        return ()
+    shape, counts = _integers(counted[1]), _integers(counted[2])
+    order: Sequence[int] = _integers(counted[3]) if counted[3] else range(len(counts))
+    places = np.arange(math.prod(counts)).reshape(counts).transpose(order).reshape(shape)
+    return tuple(places[0].tolist())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
