@@ -20,6 +20,7 @@ GROUP_AXIS = "group"  # over groups of devices of a slice that normalise togethe
 AXES = (SLICE_AXIS, GROUP_AXIS, BATCH_AXIS)  # of the mesh; the last is over a group's devices
 _WITHIN_SLICE = (GROUP_AXIS, BATCH_AXIS)
 BUCKET_BYTES = 2**20  # of fewer bytes, an all-reduce takes about as long for any number
+_LANES = 128  # of a TPU, whose compiler gathers no vector that does not fill them
 _Path = tuple[str, ...]
 
 
@@ -88,7 +89,8 @@ def _mean(vector: jax.Array) -> jax.Array:
     """
     if jax.lax.axis_size(SLICE_AXIS) == 1:
         return jax.lax.pmean(vector, AXES)
-    padded = jnp.pad(vector, (0, -vector.size % jax.lax.axis_size(_WITHIN_SLICE)))
+    devices = jax.lax.axis_size(_WITHIN_SLICE)
+    padded = jnp.pad(vector, (0, -vector.size % (_LANES * devices)))
     share = jax.lax.psum_scatter(padded, _WITHIN_SLICE, tiled=True)
     share = jax.lax.psum(share, SLICE_AXIS) / jax.lax.axis_size(AXES)
     return jax.lax.all_gather(share, _WITHIN_SLICE, tiled=True)[: vector.size]

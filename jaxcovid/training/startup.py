@@ -109,6 +109,7 @@ def _train_claimed(
     """Restores or initialises the state, compiles the step, and enters the loop."""
     plan, mesh = experiment.plan, experiment.mesh
     _warn_of_few_rows(experiment)
+    _warn_of_slow_network(experiment)
     parts = frozen_parts.carried_parts(workdir, experiment.run)
     frozen = frozen_parts.load_parts(parts, mesh, size=experiment.run.preprocessing.size)
     with contextlib.ExitStack() as stack:
@@ -152,15 +153,26 @@ def _train_claimed(
 
 
 def _warn_of_few_rows(experiment: Experiment) -> None:
-    devices = experiment.mesh.size
-    together = devices_together(experiment.batch_norm, devices)
-    images = experiment.plan.batch_size // devices * together
+    together = devices_together(experiment.batch_norm, experiment.mesh)
+    images = experiment.plan.batch_size // experiment.mesh.size * together
     if experiment.batch_norm != "global" and images < _FEW_ROWS:
         logging.warning(
             "Only %d images are normalised together: at 256x256 the top of the attention pyramid "
             "is 1x1, so its batch normalisation sees only that many numbers. Use at least %d.",
             images,
             _FEW_ROWS,
+        )
+
+
+def _warn_of_slow_network(experiment: Experiment) -> None:
+    slices, devices = experiment.mesh.devices.shape
+    if slices > 1 and devices_together(experiment.batch_norm, experiment.mesh) > devices:
+        logging.warning(
+            "Batch normalisation is synchronised over %d slices: two all-reduces of each "
+            "normalised map, one after the other, cross the slower network between them in every "
+            "step. --config.batch_norm=groups:%d stays within a slice.",
+            slices,
+            devices,
         )
 
 

@@ -27,6 +27,7 @@ FREE_OPTIONS = (
     "log_every_steps",
     "save_every_steps",
     "fsdp",
+    "slices",
     "profile",
     "bad_records",
     "cache",

@@ -48,22 +48,39 @@ class Collective:
         return covered, len(self.group) // covered
 
 
-def collective_kind(opcode: str) -> str | None:
-    """The kind of collective that an operation is or starts; None if it is none."""
+def collective_kind(instruction: Instruction) -> str | None:
+    """The kind of collective that an operation is or starts; None if it is none.
+
+    Between slices a TPU's program hands arrays to the runtime of its host, and receives the result.
+    """
+    opcode = instruction.opcode
+    between_slices = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    if opcode == "recv" and between_slices:
+        opcode = between_slices[1].lower().replace("_", "-")
     return next((kind for kind in KINDS if opcode in (kind, f"{kind}-start")), None)
 
 
 def parse_collective(instruction: Instruction, kind: str, runs: int) -> Collective:
     """The collective that an operation is or starts."""
-    arrays = instruction.shape
-    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
-        arrays = arrays[1:2]  # (operand, result, and on some platforms more)
+    arrays, opcode = instruction.shape, instruction.opcode
+    if opcode in ("all-gather-start", "reduce-scatter-start"):
+        arrays = arrays[len(arrays) // 2 :]  # the operands come first
+    elif opcode == "collective-permute-start":
+        arrays = arrays[1:2]  # the operand comes first, contexts behind
+    elif opcode == "recv":
+        arrays = arrays[:1]  # a context comes behind
     size = sum(array.elements * array.item_bytes for array in arrays)
     return Collective(kind, size, _first_group(instruction.attributes), runs)
 
 
 def _first_group(attributes: str) -> tuple[int, ...]:
-    """The first of the replica groups, written `{{0,2},{1,3}}` or `[2,2]<=[2,2]T(1,0)`."""
+    """The first of the replica groups, written `{{0,2},{1,3}}` or `[2,2]<=[2,2]T(1,0)`.
+
+    Between slices of TPUs they are written `{1,2}x{0:15}`: slices, and devices of each.
+    """
+    if slices := re.search(r'_xla_megascale_target="\{([\d,]+)\}x\{0:(\d+)\}"', attributes):
+        devices = int(slices[2]) + 1
+        return tuple(range(0, devices * len(_integers(slices[1])), devices))
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return _integers(listed[1])
     counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)

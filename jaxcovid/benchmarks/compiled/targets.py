@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -150,18 +151,19 @@ def parse_target(text: str) -> Target:
     Raises:
       ValueError: no such target; names those that there are.
     """
-    platform, chip, topology, slices = [*text.split(":", 3), "", "", "1"][:4]
-    kind = f"{platform}:{chip}"
-    sides = topology.split("x")
-    if kind not in CHIPS or not all(n.isdigit() and int(n) > 0 for n in (*sides, slices)):
+    number = "[1-9][0-9]*"
+    match = re.fullmatch(rf"(\w+:\w+):({number}(?:x{number})*)(?::({number}))?", text)
+    if not match or match[1] not in CHIPS:
         raise ValueError(
             f"target {text!r} is unknown; use one of {', '.join(CHIPS)} with a number of GPUs or "
             "the sides of a TPU slice, such as gpu:h100:8 or tpu:v5e:4x4, and, of several hosts of "
             "GPUs or slices of TPUs, their number behind it: gpu:h100:8:2 or tpu:v5e:4x4:2"
         )
-    if platform == "gpu" and len(sides) > 1:
+    kind, topology, slices = match.groups()
+    platform = kind.partition(":")[0]
+    if platform == "gpu" and "x" in topology:
         raise ValueError(f"target {text!r}: GPUs have a number, such as {kind}:8")
-    return Target(platform, kind, topology, int(slices))
+    return Target(platform, kind, topology, int(slices or 1))
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:

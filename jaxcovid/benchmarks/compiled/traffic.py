@@ -167,9 +167,9 @@ def _run(
             for name in instruction.called:
                 yield from _run(module, module.computations[name], times, starter)
             continue
-        if kind := collective_kind(opcode):
+        if kind := collective_kind(instruction):
             collective = parse_collective(instruction, kind, runs)
-            starter = instruction.name if opcode.endswith("-start") else started_by
+            starter = instruction.name if opcode.endswith(("-start", "recv")) else started_by
             yield _Start(starter, collective) if starter else collective
         read, written = _moved(module, computation, instruction)
         yield Kernel(instruction.name, _kind(module, instruction), read, written, runs)
@@ -177,7 +177,7 @@ def _run(
 
 def _kind(module: Module, instruction: Instruction) -> str:
     """What an operation computes, in words."""
-    if instruction.opcode.startswith(KINDS):
+    if instruction.opcode.startswith((*KINDS, "send", "recv")):
         return _EXCHANGE
     if instruction.opcode == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
