@@ -70,14 +70,16 @@ def mean_gradients(gradients: Any, others: Any, calls: Sequence[_Path]) -> tuple
       calls: of the forward pass, see `noted_calls`.
     """
     *buckets, last = make_buckets(gradients, calls)
-    means: list[Any] = []
-    for bucket in (*buckets, (last, others)):
-        vector, unravel = ravel_pytree(bucket)
+    vectors, unravels = zip(*map(ravel_pytree, (*buckets, (last, others))), strict=True)
+    means: list[jax.Array] = []
+    for vector in vectors:
         if means:
             # One after the other: XLA would else join them, and run all of them at the end.
             vector, means[-1] = jax.lax.optimization_barrier((vector, means[-1]))
-        means.append(unravel(_mean(vector)))
-    *buckets, (last, others) = means
+        means.append(_mean(vector))
+    *buckets, (last, others) = (
+        unravel(mean) for unravel, mean in zip(unravels, means, strict=True)
+    )
     paths = {path: mean for bucket in (*buckets, last) for path, mean in bucket.items()}
     return traverse_util.unflatten_dict(paths), others
 

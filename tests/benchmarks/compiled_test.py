@@ -86,10 +86,10 @@ def test_bytes_of_each_kernel():
     }
 
 
-def measured_with(lines):
-    """The traffic of the program with other operations at its end."""
-    start = PROGRAM.index("  %shared =")
-    return traffic.measure_traffic(hlo.parse_module(f"{PROGRAM[:start]}{lines}\n}}\n"))
+def measured_with(lines, program=PROGRAM):
+    """The traffic of a program with other operations at its end."""
+    start = program.index("  %shared =")
+    return traffic.measure_traffic(hlo.parse_module(f"{program[:start]}{lines}\n}}\n"))
 
 
 BESIDE = """\
@@ -134,6 +134,25 @@ def test_bytes_that_a_ring_sends():
     assert Collective("all-reduce", 800).sent(8) == 1400
     assert Collective("all-gather", 800).sent(8) == 700
     assert Collective("reduce-scatter", 100).sent(8) == 700
+
+
+FUSED = """\
+  %async-collective-start.1 = (f32[1024,512]{1,0:S(1)}, u32[]) fusion(%fourth), kind=kCustom, \
+calls=%part
+  %other = f32[1024,512]{1,0} negate(%third)
+  %async-collective-done.1 = f32[1024,512]{1,0:S(1)} fusion(%other), kind=kCustom, calls=%part
+  ROOT %last = f32[1024,512]{1,0} negate(%third)"""
+PART = """%part (p: f32[1024,512]) -> f32[1024,512] {
+  %p = f32[1024,512]{1,0:S(1)} parameter(0)
+  ROOT %own = f32[1024,512]{1,0:S(1)} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY"""
+
+
+def test_a_tpu_fuses_the_parts_of_a_collective_with_other_kernels():
+    (collective,) = measured_with(FUSED, PROGRAM.replace("ENTRY", PART)).collectives
+    assert collective == Collective("all-reduce", MAP, (0, 1), beside=2 * MAP)
 
 
 DOUBLE = """%double (p: f32[1024,512]) -> f32[1024,512] {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcovid.benchmarks.compiled.hlo import Instruction
+from jaxcovid.benchmarks.compiled.hlo import Instruction, Module
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -48,7 +48,61 @@ class Collective:
         return covered, len(self.group) // covered
 
 
-def collective_kind(instruction: Instruction) -> str | None:
+@dataclass(frozen=True)
+class Start:
+    """A collective that runs beside what follows.
+
+    Attributes:
+      name: of the operation that starts it.
+      collective: what is exchanged.
+    """
+
+    name: str
+    collective: Collective
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a collective that runs beside other operations.
+
+    Attributes:
+      name: of the operation that has started it.
+    """
+
+    name: str
+
+
+_FUSED = "async-collective-"  # a TPU's collective in three or more parts, fused with other kernels
+
+
+def find_collective(
+    module: Module, instruction: Instruction, runs: int, started_by: str = ""
+) -> Start | End | Collective | None:
+    """What an operation exchanges, starts to exchange or ends; None if nothing.
+
+    Args:
+      module: the program.
+      instruction: the operation.
+      runs: how many times.
+      started_by: the operation that runs it beside others; empty: it runs by itself.
+    """
+    name, opcode = instruction.name, instruction.opcode
+    if name.startswith(f"{_FUSED}done"):
+        return End(name.replace("done", "start"))
+    if opcode.endswith("-done"):
+        return End(instruction.operands[0])
+    if name.startswith(f"{_FUSED}start"):
+        inner = module.computations[instruction.called[0]].instructions.values()
+        found = (find_collective(module, part, runs, name) for part in inner)
+        return next(part for part in found if part)
+    if kind := _kind(instruction):
+        collective = _parse(instruction, kind, runs)
+        starter = name if opcode.endswith(("-start", "recv")) else started_by
+        return Start(starter, collective) if starter else collective
+    return None
+
+
+def _kind(instruction: Instruction) -> str | None:
     """The kind of collective that an operation is or starts; None if it is none.
 
     Between slices a TPU's program hands arrays to the runtime of its host, and receives the result.
@@ -60,7 +114,7 @@ def collective_kind(instruction: Instruction) -> str | None:
     return next((kind for kind in KINDS if opcode in (kind, f"{kind}-start")), None)
 
 
-def parse_collective(instruction: Instruction, kind: str, runs: int) -> Collective:
+def _parse(instruction: Instruction, kind: str, runs: int) -> Collective:
     """The collective that an operation is or starts."""
     arrays, opcode = instruction.shape, instruction.opcode
     if opcode in ("all-gather-start", "reduce-scatter-start"):
@@ -71,6 +125,13 @@ def parse_collective(instruction: Instruction, kind: str, runs: int) -> Collecti
         arrays = arrays[:1]  # a context comes behind
     size = sum(array.elements * array.item_bytes for array in arrays)
     return Collective(kind, size, _first_group(instruction.attributes), runs)
+
+
+def is_exchange(instruction: Instruction) -> bool:
+    """True of the operations of a collective."""
+    return instruction.opcode.startswith((*KINDS, "send", "recv")) or instruction.name.startswith(
+        _FUSED
+    )
 
 
 def _first_group(attributes: str) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from jaxcovid.benchmarks.compiled.collectives import (
-    KINDS,
     Collective,
-    collective_kind,
-    parse_collective,
+    End,
+    Start,
+    find_collective,
+    is_exchange,
 )
 from jaxcovid.benchmarks.compiled.hlo import Computation, Instruction, Module
 
@@ -70,30 +71,6 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class _Start:
-    """A collective that runs from now on, beside what follows.
-
-    Attributes:
-      name: of the operation that starts it.
-      collective: what it exchanges.
-    """
-
-    name: str
-    collective: Collective
-
-
-@dataclass(frozen=True)
-class _End:
-    """The end of a collective that runs beside other operations.
-
-    Attributes:
-      name: of the operation that has started it.
-    """
-
-    name: str
-
-
-@dataclass(frozen=True)
 class Traffic:
     """The kernels and collectives of a program."""
 
@@ -130,9 +107,9 @@ def measure_traffic(module: Module) -> Traffic:
     for part in _run(module, module.computations[module.entry], 1):
         if isinstance(part, Collective):
             collectives.append(part)
-        elif isinstance(part, _Start):
+        elif isinstance(part, Start):
             running[part.name] = part.collective
-        elif isinstance(part, _End):
+        elif isinstance(part, End):
             if part.name in running:
                 collectives.append(running.pop(part.name))
         else:
@@ -145,7 +122,7 @@ def measure_traffic(module: Module) -> Traffic:
 
 def _run(
     module: Module, computation: Computation, runs: int, started_by: str = ""
-) -> Iterator[Kernel | Collective | _Start | _End]:
+) -> Iterator[Kernel | Collective | Start | End]:
     """What a computation runs, so many times, in the order of its schedule.
 
     Args:
@@ -155,29 +132,24 @@ def _run(
       started_by: the operation that runs it beside others; empty: it runs by itself.
     """
     for instruction in computation.instructions.values():
-        opcode = instruction.opcode
-        if opcode.endswith("-done"):
-            yield _End(instruction.operands[0])
-        if opcode in _FREE:
+        if found := find_collective(module, instruction, runs, started_by):
+            yield found
+        if instruction.opcode in _FREE:
             continue
-        if opcode in _CALLS:
+        if instruction.opcode in _CALLS:
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.attributes)
             times = runs * int(trips[1]) if trips else runs
-            starter = instruction.name if opcode == "async-start" else started_by
+            starter = instruction.name if instruction.opcode == "async-start" else started_by
             for name in instruction.called:
                 yield from _run(module, module.computations[name], times, starter)
             continue
-        if kind := collective_kind(instruction):
-            collective = parse_collective(instruction, kind, runs)
-            starter = instruction.name if opcode.endswith(("-start", "recv")) else started_by
-            yield _Start(starter, collective) if starter else collective
         read, written = _moved(module, computation, instruction)
         yield Kernel(instruction.name, _kind(module, instruction), read, written, runs)
 
 
 def _kind(module: Module, instruction: Instruction) -> str:
     """What an operation computes, in words."""
-    if instruction.opcode.startswith((*KINDS, "send", "recv")):
+    if is_exchange(instruction):
         return _EXCHANGE
     if instruction.opcode == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
