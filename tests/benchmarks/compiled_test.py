@@ -106,8 +106,8 @@ replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}
 
 def test_collectives_run_beside_the_kernels_between_their_start_and_end():
     assert measured_with(BESIDE).collectives == (
-        Collective("all-reduce", MAP, (0, 1), beside=2 * MAP),
-        Collective("all-gather", MAP, (0, 2), beside=2 * MAP),
+        Collective("all-reduce", MAP, (0, 1), kernels=1, beside=2 * MAP),
+        Collective("all-gather", MAP, (0, 2), kernels=1, beside=2 * MAP),
         Collective("all-reduce", MAP),
     )
 
@@ -125,7 +125,7 @@ frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer
 
 def test_between_slices_a_tpu_sends_to_the_runtime_of_its_host():
     (collective,) = measured_with(BETWEEN_SLICES).collectives
-    assert collective == Collective("all-reduce", MAP, (0, 4), beside=2 * MAP)
+    assert collective == Collective("all-reduce", MAP, (0, 4), kernels=1, beside=2 * MAP)
     assert collective.spans((2, 4)) == (2, 1)
     assert Collective("all-reduce", MAP).spans((2, 4)) == (2, 4)
 
@@ -152,7 +152,7 @@ ENTRY"""
 
 def test_a_tpu_fuses_the_parts_of_a_collective_with_other_kernels():
     (collective,) = measured_with(FUSED, PROGRAM.replace("ENTRY", PART)).collectives
-    assert collective == Collective("all-reduce", MAP, (0, 1), beside=2 * MAP)
+    assert collective == Collective("all-reduce", MAP, (0, 1), kernels=1, beside=2 * MAP)
 
 
 DOUBLE = """%double (p: f32[1024,512]) -> f32[1024,512] {

@@ -21,13 +21,15 @@ class Collective:
       size: bytes of its result.
       group: places in the mesh of the devices of its first group; empty: all devices.
       runs: how many times.
-      beside: bytes of device memory that other kernels move between its start and its end.
+      kernels: how many run between its start and its end.
+      beside: bytes of device memory that they move.
     """
 
     kind: str
     size: int
     group: tuple[int, ...] = ()
     runs: int = 1
+    kernels: int = 0
     beside: int = 0
 
     def sent(self, devices: int) -> float:

@@ -79,7 +79,7 @@ def compile_for(
 def _traffic_facts(traffic: Traffic, shape: tuple[int, int]) -> dict[str, Any]:
     """Kernels, bytes through device memory and what devices exchange."""
     collectives = traffic.collectives
-    overlapped = [c for c in collectives if c.beside]
+    overlapped = [c for c in collectives if c.kernels]
     across = [c for c in collectives if c.spans(shape)[0] > 1]
     return {
         "bytes_moved": traffic.bytes_moved,

@@ -116,7 +116,8 @@ def measure_traffic(module: Module) -> Traffic:
             kernels.append(part)
             if running and part.kind != _EXCHANGE:
                 name, first = next(iter(running.items()))
-                running[name] = replace(first, beside=first.beside + part.bytes_moved)
+                moved = first.beside + part.bytes_moved
+                running[name] = replace(first, kernels=first.kernels + part.runs, beside=moved)
     return Traffic(tuple(kernels), (*collectives, *running.values()))
 
 
