@@ -63,23 +63,24 @@ def mean_gradients(gradients: Any, others: Any, calls: Sequence[_Path]) -> tuple
 
     Args:
       gradients: a nested dict.
-      others: any pytree, such as running moments; it goes with the first bucket.
+      others: any pytree, such as running moments; the first of the all-reduces is theirs.
       calls: of the forward pass, see `noted_calls`.
     """
-    first, *buckets = make_buckets(gradients, calls)
-    vectors, unravels = zip(*map(ravel_pytree, ((first, others), *buckets)), strict=True)
+    trees = (others, *make_buckets(gradients, calls))
+    vectors, unravels = zip(*map(ravel_pytree, trees), strict=True)
     sums: list[jax.Array] = []
     for vector in vectors:
         if sums:
             # One after the other: XLA would else join them, and run all of them at the end.
             vector, sums[-1] = jax.lax.optimization_barrier((vector, sums[-1]))
         sums.append(_sum(vector))
-    (first, others), *buckets = (
-        # Divided one by one: XLA for a GPU then makes arrays of one shape in one kernel.
-        jax.tree.map(lambda x: x / jax.lax.axis_size(AXES), unravel(total))
-        for unravel, total in zip(unravels, sums, strict=True)
-    )
-    paths = {path: mean for bucket in (first, *buckets) for path, mean in bucket.items()}
+    devices = jax.lax.axis_size(AXES)
+    # Divided one by one, those of one shape are one kernel on a GPU; the optimizer, however, takes
+    # all gradients as one vector.
+    others = jax.tree.map(lambda x: x / devices, unravels[0](sums[0]))
+    paths: dict[_Path, jax.Array] = {}
+    for unravel, total in zip(unravels[1:], sums[1:], strict=True):
+        paths |= unravel(total / devices)
     return traverse_util.unflatten_dict(paths), others
 
 
