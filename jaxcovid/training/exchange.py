@@ -59,29 +59,29 @@ def make_buckets(gradients: Any, calls: Sequence[_Path]) -> list[dict[_Path, jax
 
 
 def mean_gradients(gradients: Any, others: Any, calls: Sequence[_Path]) -> tuple[Any, Any]:
-    """Means over all devices of gradients and of what the forward pass has made.
+    """Means over all devices of gradients and of what goes with them, such as metrics.
 
     Args:
       gradients: a nested dict.
-      others: any pytree, such as running moments; the first of the all-reduces is theirs.
+      others: any pytree; it goes with the last bucket.
       calls: of the forward pass, see `noted_calls`.
     """
-    trees = (others, *make_buckets(gradients, calls))
-    vectors, unravels = zip(*map(ravel_pytree, trees), strict=True)
+    *buckets, last = make_buckets(gradients, calls)
+    vectors, unravels = zip(*map(ravel_pytree, (*buckets, (last, others))), strict=True)
     sums: list[jax.Array] = []
     for vector in vectors:
         if sums:
             # One after the other: XLA would else join them, and run all of them at the end.
             vector, sums[-1] = jax.lax.optimization_barrier((vector, sums[-1]))
         sums.append(_sum(vector))
-    devices = jax.lax.axis_size(AXES)
-    # Divided one by one, those of one shape are one kernel on a GPU; the optimizer, however, takes
-    # all gradients as one vector.
-    others = jax.tree.map(lambda x: x / devices, unravels[0](sums[0]))
-    paths: dict[_Path, jax.Array] = {}
-    for unravel, total in zip(unravels[1:], sums[1:], strict=True):
-        paths |= unravel(total / devices)
-    return traverse_util.unflatten_dict(paths), others
+    *buckets, (last, others) = (
+        unravel(total) for unravel, total in zip(unravels, sums, strict=True)
+    )
+    paths = {path: total for bucket in (*buckets, last) for path, total in bucket.items()}
+    # As one array again, as the optimizer takes it. Of many, XLA for a GPU would write each array
+    # of the running moments in a kernel of its own, 230 more.
+    vector, unravel = ravel_pytree((traverse_util.unflatten_dict(paths), others))
+    return unravel(jax.lax.optimization_barrier(vector) / jax.lax.axis_size(AXES))
 
 
 def _sum(vector: jax.Array) -> jax.Array:
