@@ -187,6 +187,14 @@ def test_a_kernel_of_our_own_says_what_it_moves():
     assert (kernel.kind, kernel.read, kernel.written) == ("kernels of our own", 1000, 200)
 
 
+def test_memory_that_is_only_reserved_costs_nothing():
+    line = (
+        '  %k = f32[1024,512]{1,0} custom-call(), custom_call_target="AllocateBuffer"\n  %start ='
+    )
+    module = hlo.parse_module(PROGRAM.replace("  %start =", line))
+    assert "k" not in {kernel.name for kernel in traffic.measure_traffic(module).kernels}
+
+
 def test_a_tpu_fills_tiles_up():
     (array,) = hlo.parse_shape("bf16[64,64,64,32]{3,2,1,0:T(8,128)(2,1)}")
     assert array.stored_bytes == 4 * array.elements * 2

@@ -29,6 +29,7 @@ _FREE = frozenset(
         *("collective-permute-done", "recv-done", "send-done"),
     )
 )
+_ALLOCATES = 'custom_call_target="AllocateBuffer"'  # writes nothing
 _EXCHANGE = "collectives"  # a kind of kernel
 _CALLS = ("while", "call", "conditional", "async-start")
 _MOVES = _FREE | {  # operations that compute nothing
@@ -133,9 +134,9 @@ def _run(
       started_by: the operation that runs it beside others; empty: it runs by itself.
     """
     for instruction in computation.instructions.values():
-        if found := find_collective(module, instruction, runs, started_by):
-            yield found
-        if instruction.opcode in _FREE:
+        if exchange := find_collective(module, instruction, runs, started_by):
+            yield exchange
+        if instruction.opcode in _FREE or _ALLOCATES in instruction.attributes:
             continue
         if instruction.opcode in _CALLS:
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.attributes)
