@@ -51,6 +51,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.bad_records = "stop"
     # Devices that hold one copy of the parameters and moments between them; 1: each holds all.
     config.fsdp = 1
+    # Slices of a TPU job, hosts of a GPU cluster: groups of devices that a slower network joins;
+    # 0: as many as the devices say.
+    config.slices = 0
     config.profile = (0, 0)  # first and last step that are traced for TensorBoard; (0, 0) none
 
     config.optimizer = ml_collections.ConfigDict()
@@ -68,6 +71,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.growth_rate = 32  # channels that a dense layer adds; 32 is DenseNet-121
     config.model.depths = (6, 12, 24, 16)  # layers of each dense block; these are DenseNet-121
     config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
+    config.model.form = "fused"  # how the backbone is computed: fused | plain (slower; the same)
 
     config.parts = ml_collections.ConfigDict()  # deep_cxr_net: its frozen parts
     for part in ("part1", "part2"):  # the network for findings, and that for pneumonia

@@ -56,7 +56,11 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         choices=("float32", "bfloat16"),
         help="of activations (default float32; compile: bfloat16)",
     )
-    parser.add_argument("--target", type=_target, help="compile: such as gpu:h100:8 or tpu:v5e:4x4")
+    parser.add_argument(
+        "--target",
+        type=_target,
+        help="compile: such as gpu:h100:8 or tpu:v5e:4x4; tpu:v5e:4x4:2 is two slices",
+    )
     parser.add_argument(
         "--batch_norm",
         default="global",

@@ -48,6 +48,11 @@ def test_the_default_is_the_papers_optimizer():
         ({"optimizer.accumulate_steps": 0}, "accumulate_steps"),
         ({"class_weights": "heavy"}, "class_weights"),
         ({"batch_norm": "local"}, "batch_norm"),
+        ({"slices": 3}, "slices is 3, which does not divide 8 devices; use one of 1, 2, 4, 8"),
+        (
+            {"slices": 2, "batch_norm": "groups:3"},
+            "the 4 devices of a slice; use one of 1, 2, 4, 8",
+        ),
         ({"positive_class": "flu"}, "positive_class 'flu' is not a class"),
         ({"task": "one_vs_rest"}, "needs 3 classes"),
         ({"task": "multilabel"}, "has classes"),

@@ -25,7 +25,12 @@ _COMPILED_ROWS = (  # title, key, factor, unit
     ("memory traffic of a step", "bytes_moved", 1e-9, "GB"),
     ("kernels of a step", "kernels", 1, ""),
     ("all-reduces", "all_reduces", 1, ""),
-    ("collectives' bytes", "collective_bytes", 1e-6, "MB"),
+    ("collectives", "collectives", 1, ""),
+    ("- bytes of their results", "collective_bytes", 1e-6, "MB"),
+    ("- beside other kernels", "overlapped", 1, ""),
+    ("- their bytes", "overlapped_bytes", 1e-6, "MB"),
+    ("- across slices", "across_slices", 1, ""),
+    ("- their bytes", "across_slices_bytes", 1e-6, "MB"),
     ("arithmetic of a step", "flops", 1e-12, "TFLOP"),
     ("step, at least", "bound_s", 1e3, "ms"),
     ("images/s, at most", "images_per_s_bound", 1, ""),
@@ -65,11 +70,12 @@ def compile_table(result: Mapping[str, Any]) -> str:
                 row["devices"],
                 f"{row['images_per_s']:,.0f}",
                 f"{row['exchange_s'] * 1e3:.2f} ms",
+                f"{row['exposed_s'] * 1e3:.2f} ms",
                 f"{row['efficiency']:.0%}",
             )
             for row in result["scaling"]
         ]
-        headers = ("chips", "images/s, at most", "exchange", "efficiency")
+        headers = ("chips", "images/s, at most", "exchange", "not hidden", "efficiency")
         parts.append(tabulate(scaling, headers, tablefmt="simple", stralign="right"))
     return "\n".join(parts)
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.sharding import (
-    BATCH_AXIS,
+    ROW_AXES,
     batch_sharding,
     platform_of,
     replicated_sharding,
@@ -29,8 +29,8 @@ def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
     sharded = jax.shard_map(
         partial(forward, model=model.on(platform_of(mesh))),
         mesh=mesh,
-        in_specs=(P(), P(BATCH_AXIS)),
-        out_specs=P(BATCH_AXIS),
+        in_specs=(P(), P(ROW_AXES)),
+        out_specs=P(ROW_AXES),
         check_vma=False,
     )
     return jax.jit(

@@ -12,7 +12,7 @@ from jaxcovid.data import pipeline
 from jaxcovid.data.ablations import Ablation
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.runtime.sharding import place_batch
+from jaxcovid.runtime.sharding import place_batch, process_order
 
 
 def predict_source(
@@ -38,19 +38,20 @@ def predict_source(
       ablation: see `pipeline.Loading`.
       workers: see `pipeline.Loading`.
     """
+    processes = process_order(mesh)
     loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=batch_size,
         ablation=ablation,
         workers=workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=processes.index(jax.process_index()),
+        process_count=len(processes),
     )
     sharded = [
         forward(variables, place_batch({"image": batch["image"]}, mesh)["image"])
         for batch in pipeline.eval_batches(source, loading)
     ]
-    # `make_mesh` has the devices in the order of the processes, so that rows come in the order of
-    # the source over batches and processes; padding is at the end.
+    # Rows come in the order of the mesh, which is that of the source over batches and processes;
+    # padding is at the end.
     gathered = [multihost_utils.process_allgather(rows, tiled=True) for rows in sharded]
     return np.concatenate(gathered)[: len(source)]

@@ -1,5 +1,6 @@
 """The mesh over the devices, and where batches and states are placed on it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,25 +9,52 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-BATCH_AXIS = "batch"
+SLICE_AXIS = "slice"  # over slices: devices of one are joined by a faster network than slices are
+BATCH_AXIS = "batch"  # over the devices of a slice
+ROW_AXES = (SLICE_AXIS, BATCH_AXIS)  # over which the rows of a batch are spread
 
 
-def make_mesh(count: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, `BATCH_AXIS`, in the order of the processes.
+def make_mesh(
+    count: int | None = None, *, devices: Sequence[jax.Device] | None = None, slices: int = 0
+) -> Mesh:
+    """A mesh of two axes, `ROW_AXES`, in the order of the slices and of the processes of each.
 
-    The rows of a global batch that a process holds are then contiguous and follow those of the
-    processes before it, as `pipeline` deals them out. `jax.make_mesh` orders TPUs by the topology
-    of their links, which interleaves the processes of a pod.
+    The rows of a global batch that a process holds are then contiguous, see `process_order`.
+    `jax.make_mesh` orders TPUs by the topology of their links, which interleaves the processes of
+    a pod.
 
     Args:
       count: how many devices, from the first; None takes all.
       devices: to choose from; None is all devices of all processes.
+      slices: such as the slices of a TPU job or the hosts of a GPU cluster. 0: as many as the
+        devices say, one if they say nothing or their slices differ in size.
+
+    Raises:
+      ValueError: the devices do not divide into so many slices.
     """
     ordered = sorted(
         jax.devices() if devices is None else devices,
-        key=lambda device: (device.process_index, device.id),
-    )
-    return Mesh(np.array(ordered[:count]), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+        key=lambda device: (_slice_index(device), device.process_index, device.id),
+    )[:count]
+    if slices == 0:
+        sizes = Counter(map(_slice_index, ordered))
+        slices = len(sizes) if len(set(sizes.values())) == 1 else 1
+    _check_divides("slices", slices, len(ordered))
+    shaped = np.array(ordered).reshape(slices, -1)
+    return Mesh(shaped, ROW_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _slice_index(device: jax.Device) -> int:
+    """The slice that a device says it is in; 0 if it says nothing."""
+    return getattr(device, "slice_index", None) or 0
+
+
+def process_order(mesh: Mesh) -> list[int]:
+    """The processes in the order in which they hold the rows of a global batch.
+
+    It differs from that of their numbers where the processes of slices were numbered in turns.
+    """
+    return list(dict.fromkeys(device.process_index for device in mesh.devices.flat))
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -34,17 +62,20 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def in_groups(mesh: Mesh, size: int, names: tuple[str, str]) -> Mesh:
-    """A mesh of two axes, over groups of neighbours and over the `size` devices of each.
+def in_groups(mesh: Mesh, shape: tuple[int, ...], names: tuple[str, ...]) -> Mesh:
+    """A mesh of other axes over the same devices in the same order, which one program can use too.
 
-    The devices and their order are the same, so that one program can use both meshes.
+    Args:
+      mesh: the devices.
+      shape: of the new mesh; -1 for the length that is left.
+      names: of its axes.
     """
-    return Mesh(mesh.devices.reshape(-1, size), names, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(mesh.devices.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch spread over the mesh."""
-    return NamedSharding(mesh, P(BATCH_AXIS))
+    return NamedSharding(mesh, P(ROW_AXES))
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
@@ -71,7 +102,7 @@ def shard_state(state: Any, mesh: Mesh, fsdp: int) -> Any:
       ValueError: see `check_fsdp`.
     """
     check_fsdp(fsdp, mesh)
-    groups = in_groups(mesh, fsdp, ("copy", "fsdp"))
+    groups = in_groups(mesh, (-1, fsdp), ("copy", "fsdp"))
 
     def sharding_of(x: Any) -> NamedSharding:
         lengths = [n if n % fsdp == 0 else 0 for n in x.shape]
@@ -89,20 +120,36 @@ def check_fsdp(fsdp: int, mesh: Mesh) -> None:
     Raises:
       ValueError: with the sizes that they do.
     """
-    check_groups("fsdp", fsdp, mesh.size)
+    check_groups("fsdp", fsdp, mesh)
 
 
-def check_groups(option: str, size: int, devices: int) -> None:
-    """Refuses a size of groups that does not divide the devices.
+def check_groups(option: str, size: int, mesh: Mesh) -> None:
+    """Refuses a size of groups, unless each lies within a slice or there is only one.
 
     Raises:
       ValueError: naming the option, and the sizes that do.
     """
-    if size < 1 or devices % size:
+    slices, devices = mesh.devices.shape
+    if slices > 1 and size != mesh.size:
+        _check_divides(option, size, devices, f"the {devices} devices of a slice", mesh.size)
+    else:
+        _check_divides(option, size, mesh.size)
+
+
+def _check_divides(
+    option: str, number: int, devices: int, which: str = "", beside: int | None = None
+) -> None:
+    """Refuses a number that does not divide so many devices.
+
+    Raises:
+      ValueError: naming the option, which devices they are, and the numbers that do and `beside`.
+    """
+    if number < 1 or devices % number:
         allowed = [n for n in range(1, devices + 1) if devices % n == 0]
+        allowed += [beside] if beside else []
         raise ValueError(
-            f"{option} is {size}, which does not divide {devices} devices; use one of "
-            + ", ".join(map(str, allowed))
+            f"{option} is {number}, which does not divide {which or f'{devices} devices'}; use one "
+            f"of {', '.join(map(str, allowed))}"
         )
 
 

@@ -33,7 +33,7 @@ def jit_train_step(mesh: Mesh, state_sharding: Any = None, **kwargs: Any) -> Any
     Raises:
       ValueError: see `step.devices_together`.
     """
-    devices_together(kwargs["batch_norm"], mesh.size)
+    devices_together(kwargs["batch_norm"], mesh)
     return jit_over_mesh(mesh, partial(train_step, mesh=mesh, **kwargs), state_sharding)
 
 

@@ -127,7 +127,7 @@ def make_experiment(
     return Experiment(
         run=run,
         plan=plan,
-        mesh=sharding.make_mesh(),
+        mesh=sharding.make_mesh(slices=config.slices),
         model=frozen_parts.model_with_parts(run, parts),
         parts=parts,
         optimizer=optimizer,
@@ -150,10 +150,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: naming the option and what is allowed.
     """
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(slices=config.slices)
     sharding.check_batch_size(config.batch_size, mesh)
     sharding.check_fsdp(config.fsdp, mesh)
-    devices_together(config.batch_norm, mesh.size)
+    devices_together(config.batch_norm, mesh)
     pipeline.check_options(config.preprocess_on, config.bad_records)
     image_cache.check_cache(config.cache)
     if config.workers < 0:

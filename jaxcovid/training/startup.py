@@ -14,7 +14,7 @@ from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.runtime import distributed
-from jaxcovid.runtime.sharding import replicated_sharding
+from jaxcovid.runtime.sharding import process_order, replicated_sharding
 from jaxcovid.training import loop
 from jaxcovid.training.batches import DeviceBatches
 from jaxcovid.training.compilation import compile_train_step
@@ -109,6 +109,7 @@ def _train_claimed(
     """Restores or initialises the state, compiles the step, and enters the loop."""
     plan, mesh = experiment.plan, experiment.mesh
     _warn_of_few_rows(experiment)
+    _warn_of_slow_network(experiment)
     parts = frozen_parts.carried_parts(workdir, experiment.run)
     frozen = frozen_parts.load_parts(parts, mesh, size=experiment.run.preprocessing.size)
     with contextlib.ExitStack() as stack:
@@ -152,15 +153,26 @@ def _train_claimed(
 
 
 def _warn_of_few_rows(experiment: Experiment) -> None:
-    devices = experiment.mesh.size
-    together = devices_together(experiment.batch_norm, devices)
-    images = experiment.plan.batch_size // devices * together
+    together = devices_together(experiment.batch_norm, experiment.mesh)
+    images = experiment.plan.batch_size // experiment.mesh.size * together
     if experiment.batch_norm != "global" and images < _FEW_ROWS:
         logging.warning(
             "Only %d images are normalised together: at 256x256 the top of the attention pyramid "
             "is 1x1, so its batch normalisation sees only that many numbers. Use at least %d.",
             images,
             _FEW_ROWS,
+        )
+
+
+def _warn_of_slow_network(experiment: Experiment) -> None:
+    slices, devices = experiment.mesh.devices.shape
+    if slices > 1 and devices_together(experiment.batch_norm, experiment.mesh) > devices:
+        logging.warning(
+            "Batch normalisation is synchronised over %d slices: two all-reduces of each "
+            "normalised map, one after the other, cross the slower network between them in every "
+            "step. --config.batch_norm=groups:%d stays within a slice.",
+            slices,
+            devices,
         )
 
 
@@ -192,7 +204,7 @@ def _make_validator(experiment: Experiment) -> Validator:
 def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     """The batches from that of step `start + 1` on."""
     preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
-    split = experiment.training
+    split, processes = experiment.training, process_order(mesh)
     if experiment.preprocess_on == "device":
         unpack = device_preprocessing.Unpacker(mesh, preprocessing=preprocessing)
     loading = pipeline.Loading(
@@ -200,8 +212,8 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
         batch_size=experiment.plan.batch_size,
         ablation=split.ablation,
         workers=experiment.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=processes.index(jax.process_index()),
+        process_count=len(processes),
     )
     batches = pipeline.train_batches(
         split.source,

@@ -17,12 +17,18 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.runtime.sharding import BATCH_AXIS, check_groups, in_groups, platform_of
+from jaxcovid.runtime.sharding import (
+    BATCH_AXIS,
+    SLICE_AXIS,
+    check_groups,
+    in_groups,
+    platform_of,
+)
+from jaxcovid.training.exchange import AXES, mean_gradients, noted_calls
 from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.state import TrainState
 
 BATCH_NORMS = ("global", "per_device", "groups:N")
-_GROUPS = "groups"  # mesh axis over groups of devices that normalise together
 # image: float32 [b, h, w, 1]; target: float32 [b, outputs], below 0 if unknown
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]  # scalars
@@ -82,18 +88,13 @@ def over_known(metrics: Metrics) -> Metrics:
 def shared_gradients(
     variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, **kwargs: Any
 ) -> tuple[Any, Any, Metrics]:
-    """`gradients` of a global batch from each device's rows; runs under `shard_map`.
-
-    Beside what synchronised batch normalisation shares, everything goes into one all-reduce.
-    """
-    axes = (_GROUPS, BATCH_AXIS)
-    if jax.lax.axis_size(BATCH_AXIS) > 1:
-        model = model.clone(axis_name=BATCH_AXIS)
-    own = gradients(variables, batch, model=model, **kwargs)
-    if jax.lax.axis_size(axes) == 1:
-        return own
-    vector, unravel = ravel_pytree(own)
-    return unravel(jax.lax.pmean(vector, axes))
+    """`gradients` of a global batch from each device's rows; runs under `shard_map`."""
+    with noted_calls() as calls:
+        own, *others = gradients(variables, batch, model=model, **kwargs)
+    if jax.lax.axis_size(AXES) == 1:
+        return own, *others
+    shared, others = mean_gradients(own, others, calls)
+    return shared, *others
 
 
 def train_step(
@@ -114,7 +115,7 @@ def train_step(
       model: `DeepCTNet` or `DeepCXRNet`.
       optimizer: see `optimizer.make_optimizer`.
       weights: float32 [2, outputs], see `losses.class_weights`.
-      mesh: one axis, `BATCH_AXIS`.
+      mesh: see `sharding.make_mesh`.
       batch_norm: `global` normalises with the moments of the whole batch; `per_device` with
         those of each device's rows, and averages the running moments; `groups:N` with those of N
         neighbouring devices, such as the chips of a host.
@@ -123,11 +124,15 @@ def train_step(
       The next state and scalar metrics.
     """
     model = model.on(platform_of(mesh))
-    groups = in_groups(mesh, devices_together(batch_norm, mesh.size), (_GROUPS, BATCH_AXIS))
+    slices, devices = mesh.devices.shape
+    together = devices_together(batch_norm, mesh)
+    if together > 1:
+        across_slices = together > devices
+        model = model.clone(axis_name=(SLICE_AXIS, BATCH_AXIS) if across_slices else BATCH_AXIS)
     compute = jax.shard_map(
         partial(shared_gradients, model=model, weights=weights),
-        mesh=groups,
-        in_specs=(P(), P((_GROUPS, BATCH_AXIS))),
+        mesh=in_groups(mesh, (slices, -1, min(together, devices)), AXES),
+        in_specs=(P(), P(AXES)),
         out_specs=P(),
         check_vma=False,
     )
@@ -142,18 +147,18 @@ def train_step(
     return state, metrics
 
 
-def devices_together(batch_norm: str, devices: int) -> int:
-    """How many of so many devices normalise together, by the option `batch_norm`.
+def devices_together(batch_norm: str, mesh: Mesh) -> int:
+    """How many devices of a mesh normalise together, by the option `batch_norm`.
 
     Raises:
       ValueError: there is no such option, or the devices do not divide into its groups.
     """
     if batch_norm == "global":
-        return devices
+        return mesh.size
     if batch_norm == "per_device":
         return 1
     word, _, size = batch_norm.partition(":")
     if word != "groups" or not size.isdigit():
         raise ValueError(f"batch_norm is {batch_norm!r}; use one of {', '.join(BATCH_NORMS)}")
-    check_groups("N of batch_norm=groups:N", int(size), devices)
+    check_groups("N of batch_norm=groups:N", int(size), mesh)
     return int(size)

@@ -27,9 +27,11 @@ FREE_OPTIONS = (
     "log_every_steps",
     "save_every_steps",
     "fsdp",
+    "slices",
     "profile",
     "bad_records",
     "cache",
+    "model.form",
 )
 _TYPES = {  # of what is read from run.json
     "config": {

@@ -1,5 +1,6 @@
-"""Rows of a global batch lie in the order of the processes, whatever order the devices come in."""
+"""Rows of a global batch lie in the order of the mesh, whatever order the devices come in."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,8 @@ from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.runtime import sharding
 
-TOPOLOGIES = {"v5e:4x4": 4, "v5e:4x8": 8, "v5p:2x2x4": 4, "v5p:4x4x4": 16}  # and their processes
+# Their processes; those behind an asterisk are several slices.
+TOPOLOGIES = {"v5e:4x4": 4, "v5e:4x8": 8, "v5p:2x2x4": 4, "v5p:4x4x4": 16, "v5e:4x4*2": 8}
 
 # In a process of its own, so that no other test sees libtpu.
 OF_TOPOLOGIES = """
@@ -26,7 +28,9 @@ from jaxcovid.runtime import sharding
 
 found = {}
 for name in sys.argv[1:]:
-    devices = topologies.get_topology_desc(topology_name=name, platform="tpu").devices
+    topology, _, slices = name.partition("*")
+    several = {"num_slices": int(slices)} if slices else {}
+    devices = topologies.get_topology_desc(topology, "tpu", **several).devices
     mesh = sharding.make_mesh(devices=devices[::-1])
     batch = np.zeros((2 * mesh.size, 1))
     rows = {}
@@ -37,6 +41,8 @@ for name in sys.argv[1:]:
     found[name] = {
         "rows": [sorted(rows[process]) for process in sorted(rows)],
         "fsdp": [[d.process_index for d in group] for group in groups.devices],
+        "processes": sharding.process_order(mesh),
+        "slices": [len({getattr(d, "slice_index", 0) for d in row}) for row in mesh.devices],
     }
 print(json.dumps(found))
 """
@@ -73,6 +79,52 @@ def test_on_a_pod_each_process_has_contiguous_rows_in_its_order(name, of_topolog
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_on_a_pod_groups_of_four_devices_lie_in_one_process(name, of_topologies):
     assert of_topologies[name]["fsdp"] == [[i] * 4 for i in range(TOPOLOGIES[name])]
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_the_devices_say_how_many_slices_there_are(name, of_topologies):
+    assert of_topologies[name]["slices"] == [1] * int(name.partition("*")[2] or 1)
+    assert of_topologies[name]["processes"] == list(range(TOPOLOGIES[name]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh is ordered by."""
+
+    id: int
+    process_index: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5e"
+
+
+def test_slices_whose_processes_are_numbered_in_turns():
+    devices = [Device(i, process_index=i // 2, slice_index=i // 2 % 2) for i in range(8)]
+    mesh = sharding.make_mesh(devices=devices)
+    assert [[d.slice_index for d in row] for row in mesh.devices] == [[0] * 4, [1] * 4]
+    assert sharding.process_order(mesh) == [0, 2, 1, 3]
+    # Slices of unequal sizes are none.
+    assert sharding.make_mesh(devices=devices[:6]).devices.shape == (1, 6)
+
+
+def test_slices_by_option():
+    assert sharding.make_mesh(8).devices.shape == (1, 8)
+    mesh = sharding.make_mesh(8, slices=2)
+    assert [[d.id for d in row] for row in mesh.devices] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    for slices in (3, -1, 16):
+        message = f"slices is {slices}, which does not divide 8 devices; use one of 1, 2, 4, 8"
+        with pytest.raises(ValueError, match=message):
+            sharding.make_mesh(8, slices=slices)
+
+
+def test_groups_lie_within_a_slice_or_are_all_devices():
+    mesh = sharding.make_mesh(8, slices=4)
+    for size in (1, 2, 8):
+        sharding.check_fsdp(size, mesh)
+    for size in (0, 3, 4):
+        message = f"fsdp is {size}, which does not divide the 2 devices of a slice; use one of "
+        with pytest.raises(ValueError, match=message + "1, 2, 8"):
+            sharding.check_fsdp(size, mesh)
 
 
 IMAGES, BATCH = 37, 16

@@ -189,15 +189,43 @@ def test_what_eight_devices_tell_each_other(model, batch_norm):
     ]
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     running = sum(x.size for x in jax.tree.leaves(state.batch_stats))
-    assert parameters <= max(sizes) <= parameters + running + 5  # and the metrics
+    # Buckets of gradients, which XLA for a CPU may join; running moments and metrics go with one.
+    once = 1 if model is MODEL else 9
+    shared = parameters + running
     if batch_norm == "per_device":
-        assert len(sizes) == 1
+        assert len(sizes) <= once
+        assert shared <= sum(sizes) <= shared + 5
     else:
         # As many maps are normalised for the first time as there are normalisations: the layers of
         # a dense block share the moments of its channels.
         maps = len(jax.tree.leaves(state.batch_stats)) // 2
-        assert len(sizes) <= 2 * maps + 1
-        assert sum(sizes) - max(sizes) <= 3 * running
+        assert len(sizes) <= 2 * maps + once
+        assert shared <= sum(sizes) <= shared + 3 * running + 5
+
+
+@pytest.mark.parametrize(
+    ("slices", "batch_norm"),
+    [(2, "global"), pytest.param(4, "groups:2", marks=pytest.mark.long)],
+)
+def test_slices_change_nothing_but_rounding(slices, batch_norm):
+    """Two steps of eight devices with one slice and with several."""
+    found = []
+    for n in (1, slices):
+        mesh = sharding.make_mesh(8, slices=n)
+        step_fn = jit_train_step(
+            mesh,
+            model=MODEL,
+            optimizer=DESCENT,
+            weights=np.ones((2, 1), np.float32),
+            batch_norm=batch_norm,
+        )
+        state = initial(mesh, DESCENT)
+        for seed in (1, 2):
+            state, numbers = step_fn(state, sharding.place_batch(batch(seed), mesh))
+        found.append((float(numbers["loss"]), ravel_pytree(jax.device_get(state.params))[0]))
+    (loss, params), (loss_of_slices, params_of_slices) = found
+    assert loss_of_slices == pytest.approx(loss, abs=1e-5)
+    assert np.linalg.norm(params_of_slices - params) < 1e-6 * np.linalg.norm(params)
 
 
 def test_per_device_batch_norm_differs_and_equals_global_on_one_device():
@@ -456,16 +484,17 @@ def test_a_batch_that_does_not_divide_names_the_fix():
 
 
 def test_how_many_devices_normalise_together():
-    assert step.devices_together("global", 8) == 8
-    assert step.devices_together("per_device", 8) == 1
-    assert step.devices_together("groups:4", 8) == 4
+    mesh = sharding.make_mesh(8)
+    assert step.devices_together("global", mesh) == 8
+    assert step.devices_together("per_device", mesh) == 1
+    assert step.devices_together("groups:4", mesh) == 4
     for batch_norm in ("local", "groups", "groups:", "groups:x"):
         with pytest.raises(ValueError, match="use one of global, per_device, groups:N"):
-            step.devices_together(batch_norm, 8)
+            step.devices_together(batch_norm, mesh)
     for size in (3, 0, 16):
         message = f"groups:N is {size}, which does not divide 8 devices; use one of 1, 2, 4, 8"
         with pytest.raises(ValueError, match=message):
-            step.devices_together(f"groups:{size}", 8)
+            step.devices_together(f"groups:{size}", mesh)
 
 
 def test_a_cuda_install_on_the_cpu_is_a_loud_warning(monkeypatch, caplog):

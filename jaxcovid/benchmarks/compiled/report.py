@@ -37,7 +37,7 @@ def compile_for(
     Raises:
       ValueError: the batch does not divide, or see `targets.devices_of`.
     """
-    mesh = make_mesh(devices=devices_of(target))
+    mesh = make_mesh(devices=devices_of(target), slices=target.slices)
     check_batch_size(batch, mesh)
     images, shape = batch // mesh.size, {"size": size, "dtype": dtype}
     compiled, seconds = compile_timed(make(mesh, batch=batch, **shape))
@@ -49,17 +49,25 @@ def compile_for(
     of_a_device = make(make_mesh(1), batch=images, **shape).whole()
     chip, flops = target.chip, of_a_device.cost_analysis()["flops"]
     bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)
-    scaling = forecast.scaling(traffic, chip, target.platform, bound=bound, images=images)
+    scaling = forecast.scaling(
+        traffic,
+        chip,
+        target.platform,
+        compiled=mesh.devices.shape,
+        bound=bound,
+        images=images,
+    )
     return {
         "mode": "compile",
         "target": str(target),
         "device": chip.name,
         "devices": mesh.size,
+        "slices": target.slices,
         "batch": batch,
         **shape,
         **seconds,
         "flops": flops,
-        **_traffic_facts(traffic),
+        **_traffic_facts(traffic, mesh.devices.shape),
         **_memory_facts(compiled.memory_analysis(), chip),
         "bound_s": bound,
         "images_per_s_bound": batch / bound,
@@ -68,8 +76,11 @@ def compile_for(
     }
 
 
-def _traffic_facts(traffic: Traffic) -> dict[str, Any]:
+def _traffic_facts(traffic: Traffic, shape: tuple[int, int]) -> dict[str, Any]:
     """Kernels, bytes through device memory and what devices exchange."""
+    collectives = traffic.collectives
+    overlapped = [c for c in collectives if c.kernels]
+    across = [c for c in collectives if c.spans(shape)[0] > 1]
     return {
         "bytes_moved": traffic.bytes_moved,
         "kernels": traffic.launches,
@@ -77,9 +88,13 @@ def _traffic_facts(traffic: Traffic) -> dict[str, Any]:
             kind: {"kernels": launches, "bytes": moved}
             for kind, (launches, moved) in traffic.by_kind().items()
         },
-        "all_reduces": sum(c.runs for c in traffic.collectives if c.kind == "all-reduce"),
-        "collectives": sum(c.runs for c in traffic.collectives),
-        "collective_bytes": sum(c.runs * c.size for c in traffic.collectives),
+        "all_reduces": sum(c.runs for c in collectives if c.kind == "all-reduce"),
+        "collectives": sum(c.runs for c in collectives),
+        "collective_bytes": sum(c.runs * c.size for c in collectives),
+        "overlapped": sum(c.runs for c in overlapped),
+        "overlapped_bytes": sum(c.runs * c.size for c in overlapped),
+        "across_slices": sum(c.runs for c in across),
+        "across_slices_bytes": sum(c.runs * c.size for c in across),
     }
 
 

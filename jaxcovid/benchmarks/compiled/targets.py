@@ -1,6 +1,8 @@
 """Accelerators that programs are compiled for without having one, and what is published of them."""
 
 import importlib.util
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -119,12 +121,14 @@ class Target:
     Attributes:
       platform: `gpu` or `tpu`.
       kind: key of `CHIPS`.
-      topology: number of GPUs, or sides of a TPU slice such as `4x4`.
+      topology: number of GPUs of a host, or sides of a TPU slice such as `4x4`.
+      slices: hosts with GPUs, or slices of TPUs.
     """
 
     platform: str
     kind: str
     topology: str
+    slices: int = 1
 
     @property
     def chip(self) -> Chip:
@@ -134,32 +138,32 @@ class Target:
     @property
     def size(self) -> int:
         """Number of chips."""
-        size = 1
-        for side in self.topology.split("x"):
-            size *= int(side)
-        return size
+        return self.slices * math.prod(map(int, self.topology.split("x")))
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.topology}"
+        several = f":{self.slices}" if self.slices > 1 else ""
+        return f"{self.kind}:{self.topology}{several}"
 
 
 def parse_target(text: str) -> Target:
-    """A target from text such as `gpu:h100:8` or `tpu:v5e:4x4`.
+    """A target from text such as `gpu:h100:8` or `tpu:v5e:4x4`, or `tpu:v5e:4x4:2` for two slices.
 
     Raises:
       ValueError: no such target; names those that there are.
     """
-    kind, _, topology = text.rpartition(":")
-    sides = topology.split("x")
-    if kind not in CHIPS or not all(side.isdigit() and int(side) > 0 for side in sides):
+    number = "[1-9][0-9]*"
+    match = re.fullmatch(rf"(\w+:\w+):({number}(?:x{number})*)(?::({number}))?", text)
+    if not match or match[1] not in CHIPS:
         raise ValueError(
             f"target {text!r} is unknown; use one of {', '.join(CHIPS)} with a number of GPUs or "
-            "the sides of a TPU slice, such as gpu:h100:8 or tpu:v5e:4x4"
+            "the sides of a TPU slice, such as gpu:h100:8 or tpu:v5e:4x4, and, of several hosts of "
+            "GPUs or slices of TPUs, their number behind it: gpu:h100:8:2 or tpu:v5e:4x4:2"
         )
-    platform = kind.split(":")[0]
-    if platform == "gpu" and len(sides) > 1:
+    kind, topology, slices = match.groups()
+    platform = kind.partition(":")[0]
+    if platform == "gpu" and "x" in topology:
         raise ValueError(f"target {text!r}: GPUs have a number, such as {kind}:8")
-    return Target(platform, kind, topology)
+    return Target(platform, kind, topology, int(slices or 1))
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -185,13 +189,13 @@ def devices_of(target: Target) -> list[jax.Device]:
         )
     try:
         if target.platform == "tpu":
-            topology = topologies.get_topology_desc(
-                target.kind.split(":")[1] + ":" + target.topology, "tpu"
-            )
+            several = {"num_slices": target.slices} if target.slices > 1 else {}
+            name = target.kind.removeprefix("tpu:") + ":" + target.topology
+            topology = topologies.get_topology_desc(name, "tpu", **several)
         else:
             topology = topologies.get_topology_desc(
                 platform="cuda",
-                topology=f"1x1x{target.topology}",
+                topology=f"{target.slices}x1x{target.topology}",
                 target_config=_gpu_description(target.kind),
             )
     except (ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:

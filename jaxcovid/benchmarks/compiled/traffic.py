@@ -9,8 +9,15 @@ part of an operand in place, that part. Kernels of our own say in the attributes
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jaxcovid.benchmarks.compiled.collectives import (
+    Collective,
+    End,
+    Start,
+    find_collective,
+    is_exchange,
+)
 from jaxcovid.benchmarks.compiled.hlo import Computation, Instruction, Module
 
 # Operations that are no kernel: names, layouts that do not change, ends of what runs meanwhile.
@@ -22,13 +29,8 @@ _FREE = frozenset(
         *("collective-permute-done", "recv-done", "send-done"),
     )
 )
-_COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
+_ALLOCATES = 'custom_call_target="AllocateBuffer"'  # writes nothing
+_EXCHANGE = "collectives"  # a kind of kernel
 _CALLS = ("while", "call", "conditional", "async-start")
 _MOVES = _FREE | {  # operations that compute nothing
     *("fusion", "reshape", "copy", "transpose", "convert", "slice", "dynamic-slice", "pad"),
@@ -70,21 +72,6 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Collective:
-    """What devices exchange.
-
-    Attributes:
-      kind: such as `all-reduce`.
-      size: bytes of its result.
-      runs: how many times.
-    """
-
-    kind: str
-    size: int
-    runs: int = 1
-
-
-@dataclass(frozen=True)
 class Traffic:
     """The kernels and collectives of a program."""
 
@@ -111,37 +98,61 @@ class Traffic:
 
 
 def measure_traffic(module: Module) -> Traffic:
-    """The traffic of a program."""
-    kernels, collectives = [], []
+    """The traffic of a program.
+
+    What runs beside several collectives at once counts for the one that began first.
+    """
+    kernels: list[Kernel] = []
+    collectives: list[Collective] = []
+    running: dict[str, Collective] = {}
     for part in _run(module, module.computations[module.entry], 1):
-        (collectives if isinstance(part, Collective) else kernels).append(part)
-    return Traffic(tuple(kernels), tuple(collectives))
+        if isinstance(part, Collective):
+            collectives.append(part)
+        elif isinstance(part, Start):
+            running[part.name] = part.collective
+        elif isinstance(part, End):
+            if part.name in running:
+                collectives.append(running.pop(part.name))
+        else:
+            kernels.append(part)
+            if running and part.kind != _EXCHANGE:
+                name, first = next(iter(running.items()))
+                moved = first.beside + part.bytes_moved
+                running[name] = replace(first, kernels=first.kernels + part.runs, beside=moved)
+    return Traffic(tuple(kernels), (*collectives, *running.values()))
 
 
-def _run(module: Module, computation: Computation, runs: int) -> Iterator[Kernel | Collective]:
-    """What a computation runs, so many times."""
+def _run(
+    module: Module, computation: Computation, runs: int, started_by: str = ""
+) -> Iterator[Kernel | Collective | Start | End]:
+    """What a computation runs, so many times, in the order of its schedule.
+
+    Args:
+      module: the program.
+      computation: a part of it.
+      runs: how many times.
+      started_by: the operation that runs it beside others; empty: it runs by itself.
+    """
     for instruction in computation.instructions.values():
-        opcode = instruction.opcode
-        if opcode in _FREE:
+        if exchange := find_collective(module, instruction, runs, started_by):
+            yield exchange
+        if instruction.opcode in _FREE or _ALLOCATES in instruction.attributes:
             continue
-        if opcode in _CALLS:
+        if instruction.opcode in _CALLS:
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.attributes)
             times = runs * int(trips[1]) if trips else runs
+            starter = instruction.name if instruction.opcode == "async-start" else started_by
             for name in instruction.called:
-                yield from _run(module, module.computations[name], times)
+                yield from _run(module, module.computations[name], times, starter)
             continue
-        collective = next((kind for kind in _COLLECTIVES if opcode.startswith(kind)), None)
-        if collective:
-            sizes = [array.elements * array.item_bytes for array in instruction.shape]
-            yield Collective(collective, sum(sizes), runs)
         read, written = _moved(module, computation, instruction)
         yield Kernel(instruction.name, _kind(module, instruction), read, written, runs)
 
 
 def _kind(module: Module, instruction: Instruction) -> str:
     """What an operation computes, in words."""
-    if instruction.opcode.startswith(_COLLECTIVES):
-        return "collectives"
+    if is_exchange(instruction):
+        return _EXCHANGE
     if instruction.opcode == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
         for kind, names in _CUSTOM_CALLS:

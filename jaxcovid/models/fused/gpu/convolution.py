@@ -24,6 +24,7 @@ _TAPS = 9
 _SPLITS = 32  # of the rows in `kernel_gradient`, at most
 
 
+@functools.partial(jax.jit, static_argnames=("image", "interpret"))
 def add_channels(
     x: jax.Array,
     start: int,
@@ -130,6 +131,7 @@ def _normalised(ref: Any, norm: Affine, pixel: jax.Array, inside: jax.Array) -> 
     return jnp.where(inside[:, None], y, 0).astype(ref.dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("image", "interpret"))
 def map_gradient(
     dadded: jax.Array,
     product: jax.Array,
@@ -212,6 +214,7 @@ def _map_gradient_kernel(
     sum_dy_deviation[...] = (stored * (value - mean[...][None])).sum(0)
 
 
+@functools.partial(jax.jit, static_argnames=("image", "interpret"))
 def kernel_gradient(
     product: jax.Array,
     norm: Affine,

@@ -62,7 +62,9 @@ def train_forward(
     moments, saved = [], []
     outer = share_moments(one_pass_moments(x), execution.axis_name)
     outer = Moments(*(jnp.pad(moment, (0, added)) for moment in outer))
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added))).reshape(b * h * w, -1)
+    # Each layer writes its channels before any other reads them: there is nothing to clear.
+    room = jax.lax.empty((b * h * w, x.shape[-1] + added), x.dtype)
+    x = jax.lax.dynamic_update_slice(room, x.reshape(b * h * w, -1), (0, 0))
     for layer, (w1, w2) in zip(layers, _kernels(layers, x.dtype), strict=True):
         channels = layer.gamma1.size
         read = outer.channels(0, channels)
@@ -109,6 +111,8 @@ def train_backward(
         dw2 = convolution.kernel_gradient(
             between, layer.norm2, dadded, image, interpret=interpret
         ).sum(0)
+        # Now, and not when nothing else is left to do: all maps would be kept until then.
+        dw2, dadded = jax.lax.optimization_barrier((dw2, dadded))
         dnormalised, parts = convolution.map_gradient(
             dadded, between, layer.norm2, layer.inner.mean, w2, image, interpret=interpret
         )

@@ -34,6 +34,7 @@ class Part(NamedTuple):
     first: int
 
 
+@functools.partial(jax.jit, static_argnames=("interpret",))
 def normalised_product(
     x: jax.Array, norm: Affine, w: Part, *, interpret: bool = False
 ) -> tuple[jax.Array, Moments]:
@@ -119,6 +120,7 @@ class ProductGradient(NamedTuple):
     through_moments: Affine
 
 
+@functools.partial(jax.jit, static_argnames=("interpret",))
 def product_backward(
     x: jax.Array,
     norm: Affine,

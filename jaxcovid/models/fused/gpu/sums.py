@@ -23,6 +23,7 @@ _TILES = 256  # that it reads at once, at most
 _SPLITS = 32  # that `product_gradients` takes at once, at most
 
 
+@functools.partial(jax.jit, static_argnames=("interpret",))
 def join_moments(
     parts: Moments, whole_map: Moments | None = None, start: int = 0, *, interpret: bool = False
 ) -> Moments:
@@ -70,6 +71,7 @@ def _join_moments_kernel(means: Any, variances: Any, start: Any, *refs: Any) -> 
     var[place] = jnp.maximum(square - jnp.square(own_mean), 0)
 
 
+@functools.partial(jax.jit, static_argnames=("pixels", "interpret"))
 def join_norm_sums(
     parts: Sequence[jax.Array],
     gamma: jax.Array,
@@ -138,6 +140,7 @@ def _sum_tiles(parts: Sequence[Any], terms: Callable[..., Any]) -> Sequence[jax.
     return jax.lax.fori_loop(0, tiles // at_once, add, (zero, zero))
 
 
+@functools.partial(jax.jit, static_argnames=("interpret",))
 def product_gradients(
     sums: jax.Array,
     w: jax.Array,
