@@ -49,14 +49,8 @@ def compile_for(
     of_a_device = make(make_mesh(1), batch=images, **shape).whole()
     chip, flops = target.chip, of_a_device.cost_analysis()["flops"]
     bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)
-    scaling = forecast.scaling(
-        traffic,
-        chip,
-        target.platform,
-        compiled=mesh.devices.shape,
-        bound=bound,
-        images=images,
-    )
+    of_step = {"compiled": mesh.devices.shape, "bound": bound, "images": images}
+    scaling = forecast.scaling(traffic, chip, target.platform, **of_step)
     return {
         "mode": "compile",
         "target": str(target),
