@@ -8,14 +8,26 @@
 # that is mounted on all workers. It ends when all have ended; typed again, it resumes from the
 # newest checkpoint. Until it is finished, whatever happens to the TPU:
 #   until bash launch/tpu_pod.sh NAME ZONE ...; do sleep 60; done
+# ASYNC=1 (environment) lets XLA run all-reduces beside convolutions. That is not the default: it was
+# never run, and one report has NaN with it (jax-ml/jax, issue 38741).
 set -euo pipefail
 if [ $# -lt 2 ]; then
-  sed -n '2,11s/^# //p' "$0" >&2
+  sed -n '2,13s/^# //p' "$0" >&2
   exit 2
 fi
 name=$1
 where=(--zone="$2" --worker=all)
 shift 2
+flags=
+if [ "${ASYNC:-0}" = 1 ]; then
+  for flag in xla_enable_async_all_reduce xla_tpu_enable_async_collective_fusion \
+    xla_tpu_enable_async_collective_fusion_fuse_all_reduce \
+    xla_tpu_enable_async_collective_fusion_multiple_steps \
+    xla_tpu_overlap_compute_collective_tc; do
+    flags+=" --$flag=true"
+  done
+  flags="export LIBTPU_INIT_ARGS='$flags'"
+fi
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -27,4 +39,5 @@ tar -xzf jaxcovid.tar.gz -C jaxcovid
 cd jaxcovid
 source launch/environment.sh
 environment requirements.txt launch/requirements-tpu.txt
+$flags
 exec python -m jaxcovid.train$(printf ' %q' "$@")"

@@ -335,7 +335,12 @@ def test_tpu_workers_all_get_the_code_and_run_the_same_command(tmp_path):
         assert ran == ["-m", "jaxcovid.train", "--config=a b;c", "--workdir=$HOME/w"]
         copied = worker / "jaxcovid/jaxcovid/train.py"
         assert copied.read_text() == (REPOSITORY / "jaxcovid/train.py").read_text()
+        assert (worker / "jaxcovid/flags").read_text().strip() == ""
     assert run(STATUS="143") != 0
+    assert run(ASYNC="1") == 0
+    flags = (workers[0] / "jaxcovid/flags").read_text().split()
+    assert len(flags) == 5
+    assert "--xla_enable_async_all_reduce=true" in flags
     usage = runs.run(["bash", LAUNCH / "tpu_pod.sh"])
     assert usage.returncode == 2
     assert "bash launch/tpu_pod.sh NAME ZONE" in usage.stderr
