@@ -311,6 +311,7 @@ def test_tpu_workers_all_get_the_code_and_run_the_same_command(tmp_path):
             worker / "jaxcovid",
             ["requirements.txt", "launch/requirements-tpu.txt"],
             'printf "%s\\n" "$@" > ran',
+            'echo "${LIBTPU_INIT_ARGS:-}" > flags',
             "exit ${STATUS:-0}",
         )
     script(
