@@ -66,10 +66,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.accumulate_steps = 1
 
     config.model = ml_collections.ConfigDict()
+    # densenet121 | densenet169 | resnet50 | efficientnet_lite0
+    config.model.backbone = "densenet121"
     config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none
     config.model.head = "flatten"  # flatten (the paper) | gap (any input size)
-    config.model.growth_rate = 32  # channels that a dense layer adds; 32 is DenseNet-121
-    config.model.depths = (6, 12, 24, 16)  # layers of each dense block; these are DenseNet-121
+    # Of densenet121 alone, to make it narrow; as they are it is DenseNet-121.
+    config.model.growth_rate = 32  # channels that a dense layer adds
+    config.model.depths = (6, 12, 24, 16)  # layers of each dense block
     config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
     config.model.form = "fused"  # how the backbone is computed: fused | plain (slower; the same)
 

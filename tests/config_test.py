@@ -40,6 +40,7 @@ def test_the_default_is_the_papers_optimizer():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ({"model.backbone": "vgg"}, "model.backbone is 'vgg'; use one of densenet121, densenet169"),
         ({"model.attention": "big"}, "model.attention is 'big'; use one of"),
         ({"batch_size": 0}, "not divisible"),
         ({"epochs": 0.0}, "epochs is 0.0"),

@@ -1,7 +1,8 @@
 """What a workdir says about itself: `run.json`, written before the first step and read once.
 
 With it, evaluation and prediction need nothing but `--workdir`. Format 3 has the option names of
-this version; format 2, that of the first release, is translated while it is read (`_migrated`).
+this version; format 2, that of the first release, is translated while it is read (`_migrated`), and
+options that were added since get the value that changes nothing.
 """
 
 import dataclasses
@@ -46,6 +47,9 @@ _TYPES = {  # of what is read from run.json
     },
     "dataset": {"name": str, "modality": str, "window": list, "class_names": list},
     "outputs": list,
+}
+_ADDED = {  # options that older workdirs lack, and what they did without
+    "model": {"backbone": "densenet121"},
 }
 _CHANGED_DATA = (
     " The data set of this name holds other images, labels, patients or splits than it did: what "
@@ -213,7 +217,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
       ValueError, TypeError, KeyError, AttributeError: it is damaged.
     """
     _check_types(facts, _TYPES, "")
-    outputs, config, dataset = facts["outputs"], facts["config"], facts["dataset"]
+    outputs, config, dataset = facts["outputs"], _completed(facts["config"]), facts["dataset"]
     if not outputs or not all(isinstance(name, str) for name in outputs):
         raise ValueError("outputs are no names")
     if config["task"] not in KINDS:
@@ -252,6 +256,12 @@ def _check_types(facts: Mapping[str, Any], types: Mapping[str, Any], prefix: str
             raise ValueError(f"{prefix}{key} is {str(value)[:50]}, no {kind.__name__}")
         if isinstance(wanted, dict):
             _check_types(value, wanted, f"{prefix}{key}.")
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of an older version with the options that were added since."""
+    added = {group: {**options, **config.get(group, {})} for group, options in _ADDED.items()}
+    return {**config, **added}
 
 
 _RENAMED = (  # options of format 2 and their names today
