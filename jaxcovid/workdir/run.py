@@ -48,8 +48,9 @@ _TYPES = {  # of what is read from run.json
     "dataset": {"name": str, "modality": str, "window": list, "class_names": list},
     "outputs": list,
 }
-_ADDED = {  # options that older workdirs lack, and what they did without
+_ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and what they did without
     "model": {"backbone": "densenet121"},
+    "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
 }
 _CHANGED_DATA = (
     " The data set of this name holds other images, labels, patients or splits than it did: what "
@@ -92,6 +93,21 @@ class PartSummary:
 
 
 @dataclass(frozen=True)
+class InitSummary:
+    """The weights that a run began with.
+
+    Attributes:
+      source: the network and where it is from, in words.
+      licence: of the weights; empty if it is not known.
+      sha256: of their names and values.
+    """
+
+    source: str
+    licence: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Run:
     """A training run.
 
@@ -102,6 +118,7 @@ class Run:
       parts: its frozen parts by name.
       versions: of the packages that started it, by name.
       command: the command line of its start; None if Python or an older version started it.
+      init: the weights that it began with; None of random ones.
     """
 
     config: Mapping[str, Any]
@@ -110,6 +127,7 @@ class Run:
     parts: Mapping[str, PartSummary]
     versions: Mapping[str, str]
     command: str | None = None
+    init: InitSummary | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -162,6 +180,7 @@ class Run:
             "parts": {name: dataclasses.asdict(part) for name, part in self.parts.items()},
             "versions": self.versions,
             **({"command": self.command} if self.command else {}),
+            **({"init": dataclasses.asdict(self.init)} if self.init else {}),
         }
         return json.loads(json.dumps(facts))
 
@@ -217,7 +236,8 @@ def _parse(facts: Mapping[str, Any]) -> Run:
       ValueError, TypeError, KeyError, AttributeError: it is damaged.
     """
     _check_types(facts, _TYPES, "")
-    outputs, config, dataset = facts["outputs"], _completed(facts["config"]), facts["dataset"]
+    outputs, config, dataset = facts["outputs"], facts["config"], facts["dataset"]
+    config |= {group: added | config.get(group, {}) for group, added in _ADDED.items()}
     if not outputs or not all(isinstance(name, str) for name in outputs):
         raise ValueError("outputs are no names")
     if config["task"] not in KINDS:
@@ -244,6 +264,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
         },
         versions=facts.get("versions", {}),
         command=command if isinstance(command, str) else None,
+        init=InitSummary(**facts["init"]) if "init" in facts else None,
     )
     _ = run.preprocessing, trained_ablation(run.ablation)  # refuse what they do not know
     return run
@@ -256,12 +277,6 @@ def _check_types(facts: Mapping[str, Any], types: Mapping[str, Any], prefix: str
             raise ValueError(f"{prefix}{key} is {str(value)[:50]}, no {kind.__name__}")
         if isinstance(wanted, dict):
             _check_types(value, wanted, f"{prefix}{key}.")
-
-
-def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of an older version with the options that were added since."""
-    added = {group: {**options, **config.get(group, {})} for group, options in _ADDED.items()}
-    return {**config, **added}
 
 
 _RENAMED = (  # options of format 2 and their names today
