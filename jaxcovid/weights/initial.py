@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from jaxcovid.weights.converted import FACTS_FILE, ConvertedWeights
 
 from jaxcovid.inference import frozen_parts
 from jaxcovid.runtime.sharding import make_mesh
+from jaxcovid.weights.converted import FACTS_FILE, ConvertedWeights
 from jaxcovid.workdir import run as runs
 from jaxcovid.workdir.checkpoint_facts import open_checkpoint
 from jaxcovid.workdir.run import InitSummary, Run

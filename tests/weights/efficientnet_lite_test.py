@@ -39,7 +39,10 @@ def test_every_variable_of_the_backbone_has_its_place():
     arrays["_bn0.num_batches_tracked"] = np.array(3)
     file = WeightFile("lite0.pth", "12", Content(arrays))
     weights = recognise(file).carry_out(file)
-    assert (weights.backbone, weights.holds) == ("efficientnet_lite0", ("backbone", "imagenet_head"))
+    assert (weights.backbone, weights.holds) == (
+        "efficientnet_lite0",
+        ("backbone", "imagenet_head"),
+    )
     init = partial(EfficientNetLite().init, train=False)
     wanted = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
     ours = jax.tree.map(lambda x: x.shape, backbone_of(weights.variables))
@@ -64,5 +67,7 @@ def test_a_photograph_gets_its_class_of_imagenet(tmp_path):
     image = (image - expected.preprocessing_mean) / expected.preprocessing_std
     apply = jax.jit(partial(EfficientNetLite().apply, train=False))
     features = apply(backbone_of(weights.variables), np.float32(image)[None])[0].mean((0, 1))
-    kernel, bias = (weights.variables[f"params/imagenet_head/{name}"] for name in ("kernel", "bias"))
+    kernel, bias = (
+        weights.variables[f"params/imagenet_head/{name}"] for name in ("kernel", "bias")
+    )
     assert int((features @ kernel + bias).argmax()) == PALACE

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from jaxcovid.weights.converted import ConvertedWeights, Input, Origin
 
 import jaxcovid
 from jaxcovid.data import identity
 from jaxcovid.models.densenet import DenseNet
+from jaxcovid.weights.converted import ConvertedWeights, Input, Origin
 from jaxcovid.weights.warm_start import find
 from jaxcovid.workdir.run import Run
 
