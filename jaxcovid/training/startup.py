@@ -26,6 +26,7 @@ from jaxcovid.training.progress import Progress
 from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import devices_together
 from jaxcovid.training.validation import Validator
+from jaxcovid.workdir import run as runs
 from jaxcovid.workdir.checkpoints import Checkpoints
 from jaxcovid.workdir.lock import lock
 
@@ -86,6 +87,9 @@ def _with_cached_images(experiment: Experiment, dataset: Dataset) -> Experiment:
 
 def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
     """Writes what the workdir says about itself."""
+    start = experiment.warm_start
+    if start and start.is_training and not (workdir / runs.FILE).exists():
+        carry_initial(workdir, start.folder)  # before the file that says that a run has begun
     experiment.run.claim(workdir)
     # The data are those of the run: `claim` compares their digests.
     if not (workdir / identity.TRAINED_ON_FILE).exists():
@@ -93,8 +97,6 @@ def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
         used = {split: splits[split] for split in ("train", "validation")}
         identity.save(workdir / identity.TRAINED_ON_FILE, used)
     frozen_parts.carry_parts(workdir, experiment.parts)
-    if experiment.warm_start and experiment.warm_start.is_training:
-        carry_initial(workdir, experiment.warm_start.folder)
 
 
 def _fit_detector(experiment: Experiment, workdir: Path) -> None:
