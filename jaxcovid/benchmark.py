@@ -30,6 +30,7 @@ from absl import app
 from jaxcovid.benchmarks import growth_figures, input_speed, network_speed, start_time, tables
 from jaxcovid.benchmarks.compiled.targets import Target, parse_target
 from jaxcovid.benchmarks.rounds import Turns
+from jaxcovid.models.backbones import BACKBONES
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.user_errors import user_errors
 
@@ -67,6 +68,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         metavar="KIND",
         help="train, compile: global (default), groups:N or per_device",
     )
+    parser.add_argument(
+        "--backbone",
+        choices=BACKBONES,
+        default=BACKBONES[0],
+        help="train, infer, growth, compile: default densenet121",
+    )
     parser.add_argument("--devices", type=int, help="default: all; on a CPU, virtual ones")
     parser.add_argument("--peer", choices=network_speed.PEERS, help="what to time beside it")
     parser.add_argument(
@@ -87,6 +94,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("compile knows the peer linen alone")
     if arguments.peer == "linen" and arguments.mode not in ("train", "growth", "compile"):
         parser.error("the peer linen only trains")
+    if arguments.peer and arguments.backbone != BACKBONES[0]:
+        parser.error(f"the peers have the backbone {BACKBONES[0]} alone")
     arguments.dtype = arguments.dtype or ("bfloat16" if compiles else "float32")
     arguments.batch = arguments.batch or (64 * arguments.target.size if compiles else 16)
     if arguments.mode == "input" and not arguments.source:
@@ -120,6 +129,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         dtype=arguments.dtype,
         devices=arguments.devices,
         batch_norm=arguments.batch_norm,
+        backbone=arguments.backbone,
     )
     if arguments.mode == "compile":
         result = network_speed.compile_network(workload, peer, arguments.target)

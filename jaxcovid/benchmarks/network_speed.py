@@ -26,6 +26,7 @@ class Workload:
       dtype: of activations, `float32` or `bfloat16`.
       devices: on a CPU, virtual ones; None is all.
       batch_norm: of the train step; the peers know `global` alone.
+      backbone: see `models.backbones`; the peers know `densenet121` alone.
     """
 
     mode: str
@@ -34,6 +35,7 @@ class Workload:
     dtype: str = "float32"
     devices: int | None = None
     batch_norm: str = "global"
+    backbone: str = "densenet121"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,8 @@ def _commands(workload: Workload, peer: Peer | None) -> dict[str, list[str]]:
         return [python, "-m", f"{_CONTESTANTS}.{module}", workload.mode]
 
     own = contestant(sys.executable, "jax_network")
-    commands = {"jaxcovid": [*own, *on_jax, f"--batch_norm={workload.batch_norm}"]}
+    options = [f"--{name}={getattr(workload, name)}" for name in ("batch_norm", "backbone")]
+    commands = {"jaxcovid": [*own, *on_jax, *options]}
     if peer and peer.name == "linen":
         commands["peer"] = [*contestant(sys.executable, "linen_network"), *on_jax]
     elif peer:

@@ -20,6 +20,7 @@ from jaxcovid.runtime.files import write_atomically
 
 FILE = "identities.npz"  # of a prepared data set
 TRAINED_ON_FILE = "trained_on.npz"  # of a workdir: the splits `train` and `validation`
+INIT_FOLDER = "init"  # of a workdir: such files of the trainings that its first weights are from
 _FIELDS = ("images", "ids", "patients")
 _MAX_BYTES = 2**30  # unpacked
 

@@ -160,9 +160,12 @@ def carry_parts(workdir: Path, parts: Parts) -> None:
             if file.is_file() and "optimizer" not in inside.parts:
                 (target / inside).parent.mkdir(parents=True, exist_ok=True)
                 (target / inside).write_bytes(file.read_bytes())
-        if (source / identity.TRAINED_ON_FILE).exists():
-            hashes = (source / identity.TRAINED_ON_FILE).read_bytes()
-            write_atomically(target / identity.TRAINED_ON_FILE, hashes)
+        for folder in (source, *sorted((source / identity.INIT_FOLDER).glob("*"))):
+            hashes = folder / identity.TRAINED_ON_FILE
+            if hashes.exists():
+                inside = target / hashes.relative_to(source)
+                inside.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(inside, hashes.read_bytes())
         # Last, so that a part that has it is whole.
         write_atomically(target / runs.FILE, (source / runs.FILE).read_bytes())
         logging.info("%s: checkpoint %d of %s, frozen", name, part.checkpoint.step, source)
@@ -206,31 +209,3 @@ def load_weights(
         {name: shapes.get(name, {}) for name in ("params", "batch_stats")},
     )
     return restore(checkpoint, {"weights": target})["weights"]
-
-
-def trained_on(workdir: Path, run: Run) -> dict[str, list[identity.Identities]]:
-    """Hashes of the images and patients that a network and its frozen parts have learned from.
-
-    Args:
-      workdir: of the run.
-      run: what it says.
-
-    Returns:
-      Those of each training, for the splits `train` and `validation`. The splits of an early
-      version, which kept none, are left out with a warning.
-
-    Raises:
-      ValueError: a file of them is damaged.
-    """
-    used: dict[str, list[identity.Identities]] = {"train": [], "validation": []}
-    for folder in (workdir, *(workdir / FOLDER / name for name in run.parts)):
-        if not (folder / identity.TRAINED_ON_FILE).exists():
-            logging.warning(
-                "%s does not say which images it was trained on (an earlier version wrote it): "
-                "whether this is a test is not checked",
-                folder,
-            )
-            continue
-        for split, identities in identity.load(folder / identity.TRAINED_ON_FILE).items():
-            used[split].append(identities)
-    return used

@@ -15,12 +15,13 @@ def grad_cam(
 
     The layer is the third dense block after normalisation and ReLU, at a sixteenth of the image's
     size. The last one, at half of that, sees so much around each of its points that its maps do not
-    show where a lesion is: docs/evaluation_and_report.md has the figures.
+    show where a lesion is: docs/evaluation_and_report.md has the figures. Other backbones show the
+    last map of that size, see `layers.show_map`.
 
     Args:
       weights: the network's variables.
       image: float32 [b, h, w, 1], preprocessed.
-      model: a network whose backbone is a `DenseNet`.
+      model: a network with a backbone, see `DeepCTNet.has_gradcam`.
       output: index of the logit.
 
     Returns:

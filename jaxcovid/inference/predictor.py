@@ -31,6 +31,7 @@ from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.inference.predict_source import predict_source
+from jaxcovid.inference.trained_on import trained_on
 from jaxcovid.metrics import calibration
 from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
 from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint
@@ -103,8 +104,8 @@ class Predictor:
         return self.run.dataset.modality
 
     def trained_on(self) -> dict[str, list[identity.Identities]]:
-        """See `frozen_parts.trained_on`."""
-        return frozen_parts.trained_on(self.workdir, self.run)
+        """See `inference.trained_on`."""
+        return trained_on(self.workdir, self.run)
 
     def with_shuffled_weights(self, seed: int) -> "Predictor":
         """The same network, the numbers of each parameter dealt out anew, to compare heatmaps with.

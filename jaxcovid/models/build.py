@@ -29,6 +29,7 @@ def make_model(
       ValueError: an option does not exist or is out of its range.
     """
     options = {**config["model"], "depths": tuple(config["model"]["depths"])}
+    options["backbone_name"] = options.pop("backbone")
     options |= {"outputs": outputs, "exclusive": exclusive}
     if config["network"] == "deep_ct_net":
         return DeepCTNet(**options)

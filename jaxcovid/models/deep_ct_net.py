@@ -1,4 +1,7 @@
-"""Deep-CT-Net (paper, section 4.2): DenseNet-121, pyramid attention, BN, flatten, FC."""
+"""Deep-CT-Net (paper, section 4.2): DenseNet-121, pyramid attention, BN, flatten, FC.
+
+Another backbone may take the place of DenseNet-121.
+"""
 
 import dataclasses
 from typing import Any
@@ -7,8 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.densenet import DenseNet
-from jaxcovid.models.fused.densenet import FusedDenseNet
+from jaxcovid.models.backbones import BACKBONES, make_backbone
 from jaxcovid.models.fused.execution import CHUNK_BYTES
 from jaxcovid.models.normalization import BatchNorm
 from jaxcovid.models.pyramid_attention import PyramidAttention
@@ -17,6 +19,7 @@ ATTENTIONS = ("compact", "wide", "none")
 HEADS = ("flatten", "gap")
 DTYPES = ("float32", "bfloat16")
 FORMS = ("plain", "fused")
+FREEZABLE = ("backbone", "pyramid_attention")  # what is trained before; the rest is the head
 
 
 class DeepCTNet(nn.Module):
@@ -27,18 +30,21 @@ class DeepCTNet(nn.Module):
     Attributes:
       outputs: number of logits.
       exclusive: the outputs are one softmax; else independent sigmoids.
-      attention: `compact` (one-channel pyramid), `wide` or `none` (DenseNet alone).
+      backbone_name: one of `backbones.BACKBONES`; the option `model.backbone`.
+      attention: `compact` (one-channel pyramid), `wide` or `none` (the backbone alone).
       head: `flatten` (the paper; fixed input size) or `gap` (global average; any input size).
-      growth_rate: channels that each dense layer adds; 32 is DenseNet-121.
-      depths: layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
+      growth_rate: of densenet121: channels that each dense layer adds; 32 is DenseNet-121.
+      depths: of densenet121: layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
       dtype: `float32` or `bfloat16` for activations and products; parameters stay float32.
       axis_name: mesh axis over which batch normalisation is synchronised, inside `shard_map`; None
         normalises the rows of each device by themselves.
-      form: of the backbone: `plain` (`densenet`) or `fused` (`fused.densenet`); one function of the
+      form: of a DenseNet: `plain` (`densenet`) or `fused` (`fused.densenet`); one function of the
         same variables.
       platform: `cpu`, `gpu` or `tpu`: for which devices the fused form computes. Programs over a
         mesh take that of its devices, see `on`; the default is JAX's.
       chunk_bytes: see `fused.execution.Execution`.
+      frozen_layers: of `FREEZABLE`, those that run in inference mode in training too, so that their
+        running moments stay as they are, and that no gradient reaches.
 
     Raises:
       ValueError: an option is not one of those named.
@@ -46,6 +52,7 @@ class DeepCTNet(nn.Module):
 
     outputs: int = 1
     exclusive: bool = False
+    backbone_name: str = "densenet121"
     attention: str = "compact"
     head: str = "flatten"
     growth_rate: int = 32
@@ -55,28 +62,30 @@ class DeepCTNet(nn.Module):
     form: str = "fused"
     platform: str = dataclasses.field(default_factory=jax.default_backend)
     chunk_bytes: int = CHUNK_BYTES
+    frozen_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, allowed in (
-            ("attention", ATTENTIONS),
-            ("head", HEADS),
-            ("dtype", DTYPES),
-            ("form", FORMS),
+        for option, value, allowed in (
+            ("backbone", self.backbone_name, BACKBONES),
+            ("attention", self.attention, ATTENTIONS),
+            ("head", self.head, HEADS),
+            ("dtype", self.dtype, DTYPES),
+            ("form", self.form, FORMS),
         ):
-            value = getattr(self, field)
             if value not in allowed:
-                raise ValueError(f"model.{field} is {value!r}; use one of {', '.join(allowed)}")
+                raise ValueError(f"model.{option} is {value!r}; use one of {', '.join(allowed)}")
         super().__post_init__()
 
     def setup(self) -> None:
         dtype: Any = jnp.dtype(self.dtype)
         shared = {"dtype": dtype, "axis_name": self.axis_name}
-        shape = {"growth_rate": self.growth_rate, "depths": self.depths}
-        if self.form == "plain":
-            self.backbone = DenseNet(**shape, **shared)
-        else:
-            execution = {"platform": self.platform, "chunk_bytes": self.chunk_bytes}
-            self.backbone = FusedDenseNet(**shape, **shared, **execution)
+        execution = {"platform": self.platform, "chunk_bytes": self.chunk_bytes}
+        self.backbone = make_backbone(
+            self.backbone_name,
+            densenet={"growth_rate": self.growth_rate, "depths": self.depths},
+            fused=execution if self.form == "fused" else None,
+            **shared,
+        )
         if self.attention != "none":
             self.pyramid_attention = PyramidAttention(wide=self.attention == "wide", **shared)
         self.norm = BatchNorm(self.axis_name)
@@ -93,14 +102,20 @@ class DeepCTNet(nn.Module):
         return self.classify(attended, image, train=train)
 
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """The map of the backbone [b, h / 32, w / 32, 1024]."""
-        return self.backbone(image, train=train)
+        """The map of the backbone [b, h / 32, w / 32, c]; c is 1024 of densenet121."""
+        return self._run("backbone", image, train=train)
 
     def attend(self, features: jax.Array, *, train: bool = False) -> jax.Array:
-        """The map after attention [b, h / 32, w / 32, 1024]."""
+        """The map after attention [b, h / 32, w / 32, c]."""
         if self.attention == "none":
             return features
-        return self.pyramid_attention(features, train=train)
+        return self._run("pyramid_attention", features, train=train)
+
+    def _run(self, layer: str, x: jax.Array, *, train: bool) -> jax.Array:
+        """A layer of `FREEZABLE`, in inference mode and without a gradient where it is frozen."""
+        frozen = layer in self.frozen_layers
+        y = getattr(self, layer)(x, train=train and not frozen)
+        return jax.lax.stop_gradient(y) if frozen else y
 
     def vector(self, attended: jax.Array, *, train: bool = False) -> jax.Array:
         """What the head reads, float32 [b, n], of the map after attention."""

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import he_normal
+from jaxcovid.models.layers import he_normal, show_map
 
 
 def _conv(features: int, size: int, *, stride: int = 1, dtype: Any, name: str) -> nn.Conv:
@@ -90,9 +90,8 @@ class Transition(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         norm = _BatchNorm(not train, dtype=self.dtype, axis_name=self.axis_name, name="norm")
         x = nn.relu(norm(x))
-        if self.explained and not self.is_initializing():
-            self.sow("maps", "explained", x)
-            x = self.perturb("explained", x)
+        if self.explained:
+            x = show_map(self, x)
         x = _conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 

@@ -15,6 +15,14 @@ def accumulation_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def show_map(module: nn.Module, x: jax.Array) -> jax.Array:
+    """Returns `x`; keeps it as the map that `inference.grad_cam` reads, where that asks for it."""
+    if module.is_initializing():
+        return x
+    module.sow("maps", "explained", x)
+    return module.perturb("explained", x)
+
+
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     """Convolution of `x` [b, h, w, c] with `kernel` [k, k, c, d], k // 2 zeros on each side."""
     size = kernel.shape[0]

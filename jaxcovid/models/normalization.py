@@ -73,12 +73,14 @@ class Affine(NamedTuple):
         return dy * self.multiplier.reshape(1, 1, 1, -1)
 
 
-def fold_norm(gamma: jax.Array, beta: jax.Array, moments: Moments) -> Affine:
+def fold_norm(
+    gamma: jax.Array, beta: jax.Array, moments: Moments, epsilon: float = EPSILON
+) -> Affine:
     """Batch normalisation with given moments as one multiply-add.
 
     gamma (x - mean) / sqrt(var + epsilon) + beta = multiplier x + shift.
     """
-    multiplier = gamma * jax.lax.rsqrt(moments.var + EPSILON)
+    multiplier = gamma * jax.lax.rsqrt(moments.var + epsilon)
     return Affine(multiplier, beta - moments.mean * multiplier)
 
 
@@ -142,9 +144,11 @@ class BatchNorm(nn.Module):
 
     Attributes:
       axis_name: see the docstring of the module.
+      epsilon: added to the variance.
     """
 
     axis_name: str | None = None
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, moments: Moments | None = None) -> jax.Array:
@@ -165,4 +169,4 @@ class BatchNorm(nn.Module):
             norm.running.update(moments)
         else:
             moments = norm.running.moments
-        return fold_norm(norm.gamma, norm.beta, moments)(x).astype(x.dtype)
+        return fold_norm(norm.gamma, norm.beta, moments, self.epsilon)(x).astype(x.dtype)

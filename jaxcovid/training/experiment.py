@@ -3,6 +3,7 @@
 The only module below the commands that takes a `ConfigDict`.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +22,16 @@ from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.labels import Encoder, Task, make_task, shuffled
 from jaxcovid.inference import frozen_parts
+from jaxcovid.models.deep_ct_net import FREEZABLE
 from jaxcovid.runtime import sharding
 from jaxcovid.training import losses
+from jaxcovid.training.freezing import Freezing
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.plan import Plan
 from jaxcovid.training.step import devices_together
+from jaxcovid.weights import warm_start
+from jaxcovid.weights.selection import WHAT
+from jaxcovid.weights.warm_start import WarmStart
 from jaxcovid.workdir.run import Run, RunDataset
 
 
@@ -54,6 +60,8 @@ class Experiment:
       mesh: the devices.
       model: the network.
       parts: its frozen parts.
+      warm_start: the weights that it begins with; None begins with random ones.
+      freezing: what is not trained at first; None trains everything.
       optimizer: see `optimizer.make_optimizer`.
       schedule: learning rate by update.
       loss_weights: float32 [2, outputs], see `losses.class_weights`.
@@ -72,6 +80,8 @@ class Experiment:
     mesh: Mesh
     model: nn.Module
     parts: frozen_parts.Parts
+    warm_start: WarmStart | None
+    freezing: Freezing | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     loss_weights: np.ndarray
@@ -120,16 +130,24 @@ def make_experiment(
         uncertain_unknown=config.uncertain.ignore,
     )
     counts = {name: _class_counts(dataset, task, name) for name in ("train", "validation")}
+    start = warm_start.find(workdir, config.init.weights, what=config.init.what)
     run, parts = _make_run(config, dataset, task, workdir, command)
+    run = dataclasses.replace(run, init=start.summary if start else None)
     _ = run.preprocessing  # refuses options out of range
     plan = make_plan(config, images=dataset.split_sizes["train"])
-    schedule, optimizer = _make_optimizer(config.optimizer, plan)
+    freezing = _make_freezing(config, plan)
+    schedule, optimizer = _make_optimizer(config, plan, freezing)
+    model = frozen_parts.model_with_parts(run, parts)
+    if start:
+        start.check(run, model)
     return Experiment(
         run=run,
         plan=plan,
         mesh=sharding.make_mesh(slices=config.slices),
-        model=frozen_parts.model_with_parts(run, parts),
+        model=model,
         parts=parts,
+        warm_start=start,
+        freezing=freezing,
         optimizer=optimizer,
         schedule=schedule,
         loss_weights=losses.class_weights(counts["train"], kind=config.class_weights),
@@ -162,6 +180,19 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
     trained_ablation(config.ablation)
+    _check_init(config.init)
+
+
+def _check_init(init: ml_collections.ConfigDict) -> None:
+    if init.what not in WHAT:
+        raise ValueError(f"init.what is {init.what!r}; use one of {', '.join(WHAT)}")
+    if init.freeze_epochs < 0:
+        raise ValueError(f"init.freeze_epochs is {init.freeze_epochs}; it must be 0 or more")
+    if init.freeze_epochs and not init.weights:
+        raise ValueError(
+            f"init.freeze_epochs is {init.freeze_epochs}, but there is nothing to keep: give "
+            "--config.init.weights=DIR, or 0"
+        )
 
 
 def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
@@ -179,9 +210,21 @@ def make_plan(config: ml_collections.ConfigDict, *, images: int) -> Plan:
     )
 
 
+def _make_freezing(config: ml_collections.ConfigDict, plan: Plan) -> Freezing | None:
+    """What is frozen for `init.freeze_epochs`, rounded to whole updates; None if nothing is."""
+    accumulate_steps = max(1, plan.accumulate_steps)  # `make_optimizer` refuses less
+    steps = config.init.freeze_epochs * plan.total_steps / config.epochs
+    updates = round(steps / accumulate_steps)
+    if not updates:
+        return None
+    layers = FREEZABLE[:1] if config.init.what == "backbone" else FREEZABLE
+    return Freezing(layers, updates, updates * accumulate_steps)
+
+
 def _make_optimizer(
-    options: ml_collections.ConfigDict, plan: Plan
+    config: ml_collections.ConfigDict, plan: Plan, freezing: Freezing | None
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    options = config.optimizer
     schedule = make_schedule(
         learning_rate=options.learning_rate, schedule=options.schedule, updates=plan.updates
     )
@@ -191,6 +234,8 @@ def _make_optimizer(
         head_lr_multiplier=options.head_lr_multiplier,
         accumulate_steps=options.accumulate_steps,
         total_steps=plan.total_steps,
+        layer_decay=config.init.layer_decay,
+        freezing=freezing,
     )
     return schedule, optimizer
 

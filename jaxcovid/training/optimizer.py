@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from jaxcovid.training.freezing import Freezing
+from jaxcovid.training.layer_rates import scale_by_layer
+
 SCHEDULES = ("constant", "one_cycle")
 
 
@@ -63,6 +66,8 @@ def make_optimizer(
     head_lr_multiplier: float,
     accumulate_steps: int,
     total_steps: int | None = None,
+    layer_decay: float = 1.0,
+    freezing: Freezing | None = None,
 ) -> optax.GradientTransformation:
     """Adam, decoupled weight decay on kernels only, one update every `accumulate_steps` steps.
 
@@ -77,6 +82,8 @@ def make_optimizer(
       accumulate_steps: batches whose mean gradient makes one update.
       total_steps: of the training; where they do not divide by `accumulate_steps`, the last update
         is made of the batches that are left. None: without an end.
+      layer_decay: see `layer_rates`; 1 gives all layers the same rate.
+      freezing: what is not trained at first; None trains everything.
 
     Raises:
       ValueError: an option out of its range.
@@ -91,13 +98,19 @@ def make_optimizer(
             )
         return {name: name in _HEAD for name in params}
 
-    optimizer = optax.chain(
+    adam: tuple[optax.GradientTransformation, ...] = (
         _flattened(optax.scale_by_adam()),
         optax.add_decayed_weights(
             weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
+    )
+    if freezing:
+        adam = (_with_late_start(optax.chain(*adam), freezing),)
+    optimizer = optax.chain(
+        *adam,
         optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(head_lr_multiplier), head),
+        *([scale_by_layer(layer_decay)] if layer_decay != 1 else []),
     )
     if accumulate_steps == 1:
         return optimizer
@@ -108,6 +121,22 @@ def make_optimizer(
 
     every = steps_of if left else accumulate_steps
     return optax.MultiSteps(optimizer, every).gradient_transformation()
+
+
+def _with_late_start(
+    adam: optax.GradientTransformation, freezing: Freezing
+) -> optax.GradientTransformation:
+    """`adam`, twice: for what is trained from the start, and for what starts after freezing.
+
+    The latter begins with moments and a count of its own: the bias correction of a count that had
+    run on without gradients would make its first updates several times too large.
+    """
+
+    def labels(params: Mapping[str, Any]) -> dict[str, str]:
+        return {name: "late" if name in freezing.layers else "early" for name in params}
+
+    late = optax.conditionally_mask(adam, lambda update: update >= freezing.updates)
+    return optax.partition({"early": adam, "late": late}, labels)
 
 
 def _check(

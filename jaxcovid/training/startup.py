@@ -13,6 +13,7 @@ from absl import logging
 from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.inference import frozen_parts, out_of_distribution
+from jaxcovid.inference.trained_on import carry_initial
 from jaxcovid.runtime import distributed
 from jaxcovid.runtime.sharding import process_order, replicated_sharding
 from jaxcovid.training import loop
@@ -25,6 +26,7 @@ from jaxcovid.training.progress import Progress
 from jaxcovid.training.state import TrainState, jit_init_state
 from jaxcovid.training.step import devices_together
 from jaxcovid.training.validation import Validator
+from jaxcovid.workdir import run as runs
 from jaxcovid.workdir.checkpoints import Checkpoints
 from jaxcovid.workdir.lock import lock
 
@@ -85,6 +87,9 @@ def _with_cached_images(experiment: Experiment, dataset: Dataset) -> Experiment:
 
 def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
     """Writes what the workdir says about itself."""
+    start = experiment.warm_start
+    if start and start.is_training and not (workdir / runs.FILE).exists():
+        carry_initial(workdir, start.folder)  # before the file that says that a run has begun
     experiment.run.claim(workdir)
     # The data are those of the run: `claim` compares their digests.
     if not (workdir / identity.TRAINED_ON_FILE).exists():
@@ -131,6 +136,9 @@ def _train_claimed(
             logging.info(
                 "Training for %d steps of %d images each", plan.total_steps, plan.batch_size
             )
+        if freezing := experiment.freezing:
+            layers = " and ".join(freezing.layers)
+            logging.info("Frozen up to step %d: %s", freezing.steps, layers)
         progress = stack.enter_context(
             Progress(workdir, plan, experiment.schedule, start=start, revalidates=unvalidated)
         )
@@ -144,12 +152,21 @@ def _train_claimed(
 
         # The parameters are made while the first images are prepared and the step compiles.
         initialising = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)).submit(
-            lambda: state or initialise().replace(frozen=frozen)
+            lambda: state or _begin(experiment, initialise).replace(frozen=frozen)
         )
         batches = _make_batches(experiment, start)
         train_step = _compile(experiment, expected, batches.peek())
         tools = loop.Tools(train_step, validate, batches, checkpoints, progress, termination)
         return loop.train(plan, tools, state=initialising.result(), history=history)
+
+
+def _begin(experiment: Experiment, initialise: Any) -> TrainState:
+    """The state before the first step."""
+    state = initialise()
+    if not experiment.warm_start:
+        return state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return state.replace(**experiment.warm_start.load(variables, experiment.run))
 
 
 def _warn_of_few_rows(experiment: Experiment) -> None:
@@ -240,4 +257,5 @@ def _compile(experiment: Experiment, expected: TrainState, batch: Any) -> Any:
         optimizer=experiment.optimizer,
         weights=experiment.loss_weights,
         batch_norm=experiment.batch_norm,
+        freezing=experiment.freezing,
     )

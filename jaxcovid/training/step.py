@@ -25,6 +25,7 @@ from jaxcovid.runtime.sharding import (
     platform_of,
 )
 from jaxcovid.training.exchange import AXES, mean_gradients, noted_calls
+from jaxcovid.training.freezing import Freezing
 from jaxcovid.training.losses import cross_entropy
 from jaxcovid.training.state import TrainState
 
@@ -106,6 +107,7 @@ def train_step(
     weights: jax.Array,
     mesh: Mesh,
     batch_norm: str = "global",
+    freezing: Freezing | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step on a global batch that is sharded over the mesh.
 
@@ -119,6 +121,7 @@ def train_step(
       batch_norm: `global` normalises with the moments of the whole batch; `per_device` with
         those of each device's rows, and averages the running moments; `groups:N` with those of N
         neighbouring devices, such as the chips of a host.
+      freezing: what is not trained at first, as the optimizer has it.
 
     Returns:
       The next state and scalar metrics.
@@ -129,14 +132,26 @@ def train_step(
     if together > 1:
         across_slices = together > devices
         model = model.clone(axis_name=(SLICE_AXIS, BATCH_AXIS) if across_slices else BATCH_AXIS)
-    compute = jax.shard_map(
-        partial(shared_gradients, model=model, weights=weights),
-        mesh=in_groups(mesh, (slices, -1, min(together, devices)), AXES),
-        in_specs=(P(), P(AXES)),
-        out_specs=P(),
-        check_vma=False,
-    )
-    grads, batch_stats, metrics = compute(state.variables, batch)
+
+    def compute(model: nn.Module) -> Any:
+        return jax.shard_map(
+            partial(shared_gradients, model=model, weights=weights),
+            mesh=in_groups(mesh, (slices, -1, min(together, devices)), AXES),
+            in_specs=(P(), P(AXES)),
+            out_specs=P(),
+            check_vma=False,
+        )
+
+    if freezing is None:
+        grads, batch_stats, metrics = compute(model)(state.variables, batch)
+    else:
+        grads, batch_stats, metrics = jax.lax.cond(
+            state.step < freezing.steps,
+            compute(model.clone(frozen_layers=freezing.layers)),
+            compute(model),
+            state.variables,
+            batch,
+        )
     metrics = over_known(metrics)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["gradient_norm"] = optax.tree.norm(ravel_pytree(grads)[0])

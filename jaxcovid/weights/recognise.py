@@ -2,10 +2,17 @@
 
 from jaxcovid.weights.files.read import WeightFile
 from jaxcovid.weights.plan import Plan, named
-from jaxcovid.weights.sources import jfhealthcare, keras, timm, torchvision, torchxrayvision
+from jaxcovid.weights.sources import (
+    efficientnet_lite,
+    jfhealthcare,
+    keras,
+    timm,
+    torchvision,
+    torchxrayvision,
+)
 
 # Those whose names another one shares come before it.
-SOURCES = (jfhealthcare, torchxrayvision, timm, torchvision, keras)
+SOURCES = (jfhealthcare, torchxrayvision, timm, torchvision, keras, efficientnet_lite)
 
 
 def recognise(file: WeightFile) -> Plan:

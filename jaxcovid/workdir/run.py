@@ -1,7 +1,8 @@
 """What a workdir says about itself: `run.json`, written before the first step and read once.
 
 With it, evaluation and prediction need nothing but `--workdir`. Format 3 has the option names of
-this version; format 2, that of the first release, is translated while it is read (`_migrated`).
+this version; format 2, that of the first release, is translated while it is read (`_migrated`), and
+options that were added since get the value that changes nothing.
 """
 
 import dataclasses
@@ -47,6 +48,10 @@ _TYPES = {  # of what is read from run.json
     "dataset": {"name": str, "modality": str, "window": list, "class_names": list},
     "outputs": list,
 }
+_ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and what they did without
+    "model": {"backbone": "densenet121"},
+    "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
+}
 _CHANGED_DATA = (
     " The data set of this name holds other images, labels, patients or splits than it did: what "
     "was trained on may now be in its validation or test split."
@@ -88,6 +93,21 @@ class PartSummary:
 
 
 @dataclass(frozen=True)
+class InitSummary:
+    """The weights that a run began with.
+
+    Attributes:
+      source: the network and where it is from, in words.
+      licence: of the weights; empty if it is not known.
+      sha256: of their names and values.
+    """
+
+    source: str
+    licence: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Run:
     """A training run.
 
@@ -98,6 +118,7 @@ class Run:
       parts: its frozen parts by name.
       versions: of the packages that started it, by name.
       command: the command line of its start; None if Python or an older version started it.
+      init: the weights that it began with; None of random ones.
     """
 
     config: Mapping[str, Any]
@@ -106,6 +127,7 @@ class Run:
     parts: Mapping[str, PartSummary]
     versions: Mapping[str, str]
     command: str | None = None
+    init: InitSummary | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -158,6 +180,7 @@ class Run:
             "parts": {name: dataclasses.asdict(part) for name, part in self.parts.items()},
             "versions": self.versions,
             **({"command": self.command} if self.command else {}),
+            **({"init": dataclasses.asdict(self.init)} if self.init else {}),
         }
         return json.loads(json.dumps(facts))
 
@@ -214,6 +237,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
     """
     _check_types(facts, _TYPES, "")
     outputs, config, dataset = facts["outputs"], facts["config"], facts["dataset"]
+    config |= {group: added | config.get(group, {}) for group, added in _ADDED.items()}
     if not outputs or not all(isinstance(name, str) for name in outputs):
         raise ValueError("outputs are no names")
     if config["task"] not in KINDS:
@@ -240,6 +264,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
         },
         versions=facts.get("versions", {}),
         command=command if isinstance(command, str) else None,
+        init=InitSummary(**facts["init"]) if "init" in facts else None,
     )
     _ = run.preprocessing, trained_ablation(run.ablation)  # refuse what they do not know
     return run

@@ -46,6 +46,19 @@ def test_network(mode, devices, command, tmp_path):
     assert "images/s" in process.stdout
 
 
+def test_another_backbone_is_timed_alone(command, tmp_path):
+    options = ("--backbone=efficientnet_lite0", "--batch=2", "--size=64", "--devices=1")
+    result = tmp_path / "result.json"
+    turns = ("--rounds=1", "--seconds=0.1", f"--json={result}")
+    command("benchmark", "infer", *options, *turns)
+    # It multiplies and adds 4.07e8 times for 224x224 pixels, as its authors say.
+    forward = 2 * 2 * 4.07e8 * (64 / 224) ** 2
+    assert json.loads(result.read_text())["flops"] == pytest.approx(forward, rel=0.25)
+    process = command("benchmark", "train", *options, "--peer=linen", check=False)
+    assert process.returncode == 2
+    assert "the peers have the backbone densenet121 alone" in process.stderr
+
+
 @pytest.mark.long
 def test_growth_times_small_shapes_and_compiles_large_ones(tmp_path, capsys):
     rows = network_speed.time_growth(

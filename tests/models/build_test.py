@@ -11,17 +11,18 @@ from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 def config_of(network="deep_ct_net", **model):
     config = default.get_config("debug").to_dict()
     config["network"] = network
-    config["model"] = {"growth_rate": 8, "depths": [2, 2, 2, 2], **model}
+    config["model"] |= {"growth_rate": 8, "depths": [2, 2, 2, 2], **model}
     return config
 
 
 def test_the_options_reach_the_network():
-    config = config_of(attention="wide", head="gap", dtype="bfloat16")
+    config = config_of(backbone="resnet50", attention="wide", head="gap", dtype="bfloat16")
     model = build.make_model(config, outputs=3, exclusive=True)
     assert type(model) is DeepCTNet
     assert model == DeepCTNet(
         outputs=3,
         exclusive=True,
+        backbone_name="resnet50",
         attention="wide",
         head="gap",
         growth_rate=8,

@@ -43,6 +43,18 @@ def test_a_workdir_belongs_to_one_run(tmp_path):
     assert "config.model.head: 'flatten' in the workdir, 'gap' now" in str(error.value)
 
 
+def test_a_workdir_from_before_an_option_can_be_resumed(tmp_path):
+    a_run().claim(tmp_path / "run")
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    del facts["config"]["model"]["backbone"]
+    (tmp_path / "run/run.json").write_text(json.dumps(facts))
+    assert Run.load(tmp_path / "run").config["model"]["backbone"] == "densenet121"
+    a_run().claim(tmp_path / "run")
+    model = {**a_run().config["model"], "backbone": "resnet50"}
+    with pytest.raises(WorkdirError, match="'densenet121' in the workdir, 'resnet50' now"):
+        a_run(model=model).claim(tmp_path / "run")
+
+
 def test_a_workdir_keeps_the_command_of_its_start(tmp_path, caplog):
     caplog.set_level("INFO")
     a_run().claim(tmp_path / "old")

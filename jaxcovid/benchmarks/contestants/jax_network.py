@@ -21,10 +21,16 @@ from jaxcovid.training.state import jit_init_state
 
 
 def train_program(
-    mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str, batch_norm: str = "global"
+    mesh: jax.sharding.Mesh,
+    *,
+    batch: int,
+    size: int,
+    dtype: str,
+    backbone: str,
+    batch_norm: str,
 ) -> Program:
     """The train step of `configs/default.py`, on random images."""
-    model = DeepCTNet(dtype=dtype)
+    model = DeepCTNet(backbone_name=backbone, dtype=dtype)
     optimizer = make_optimizer(
         make_schedule(learning_rate=1e-5, schedule="constant", updates=1),
         weight_decay=0.0,
@@ -45,9 +51,11 @@ def train_program(
     return Program(mesh, model, jit, initialise, batch, size, trains=True)
 
 
-def infer_program(mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str) -> Program:
+def infer_program(
+    mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str, backbone: str
+) -> Program:
     """The forward pass that evaluation and prediction use, on random images."""
-    model = DeepCTNet(dtype=dtype)
+    model = DeepCTNet(backbone_name=backbone, dtype=dtype)
     initialise = jit_initial_variables(mesh, model, size)
 
     def jit(model: DeepCTNet) -> Any:
@@ -62,9 +70,9 @@ _PROGRAMS = {"train": train_program, "infer": infer_program}
 def main() -> None:
     """Warms up and serves rounds."""
     arguments = parse_flags(__doc__, tuple(_PROGRAMS))
-    make = _PROGRAMS[arguments.mode]
+    make = partial(_PROGRAMS[arguments.mode], backbone=arguments.backbone)
     if arguments.mode == "train":
-        make = partial(train_program, batch_norm=arguments.batch_norm)
+        make = partial(make, batch_norm=arguments.batch_norm)
     serve(make, arguments, framework="jax")
 
 

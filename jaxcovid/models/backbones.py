@@ -1,0 +1,35 @@
+"""The backbones of the networks, by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from jaxcovid.models.densenet import DenseNet
+from jaxcovid.models.efficientnet_lite import EfficientNetLite
+from jaxcovid.models.fused.densenet import FusedDenseNet
+from jaxcovid.models.resnet import ResNet
+
+BACKBONES = ("densenet121", "densenet169", "resnet50", "efficientnet_lite0")
+DEPTHS_169 = (6, 12, 32, 32)
+
+
+def make_backbone(
+    name: str, *, densenet: Mapping[str, Any], fused: Mapping[str, Any] | None, **shared: Any
+) -> nn.Module:
+    """The backbone of a name: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, c], after its last ReLU.
+
+    Args:
+      name: one of `BACKBONES`.
+      densenet: `growth_rate` and `depths` of densenet121; the other backbones have their own.
+      fused: arguments of the fused form of a DenseNet alone; None is its plain form. The other
+        backbones have one form.
+      **shared: `dtype` and `axis_name`.
+    """
+    if name == "resnet50":
+        return ResNet(**shared)
+    if name == "efficientnet_lite0":
+        return EfficientNetLite(**shared)
+    shape = {"depths": DEPTHS_169} if name == "densenet169" else densenet
+    form: Callable[..., nn.Module] = DenseNet if fused is None else FusedDenseNet
+    return form(**shape, **shared, **(fused or {}))

@@ -1,0 +1,184 @@
+"""The backbones beside DenseNet-121: their published sizes, and what all backbones have in common.
+
+`densenet_test` and `deep_ct_net_test` compare DenseNet-121 with its fused form and with references.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxcovid.inference.grad_cam import grad_cam
+from jaxcovid.models.backbones import BACKBONES
+from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.efficientnet_lite import Block, EfficientNetLite, convolve_depthwise
+from jaxcovid.models.resnet import ResNet
+from jaxcovid.runtime import sharding
+from jaxcovid.runtime.sharding import BATCH_AXIS
+
+CHANNELS = {
+    "densenet121": 1024,
+    "densenet169": 1664,
+    "resnet50": 2048,
+    "efficientnet_lite0": 1280,
+}
+# Published: with a fully connected layer for the 1,000 classes of ImageNet.
+PUBLISHED = {
+    "densenet121": 7_978_856,
+    "densenet169": 14_149_480,
+    "resnet50": 25_557_032,
+    "efficientnet_lite0": 4_652_008,
+}
+NARROW = {
+    "resnet": partial(ResNet, width=4, depths=(1, 2, 1, 1)),
+    "efficientnet_lite": partial(
+        EfficientNetLite,
+        blocks=(
+            Block(3, 1, 1, 4),
+            *(Block(size, 2, 2, 6) for size in (3, 5, 3)),
+            Block(3, 1, 2, 6),
+            Block(5, 2, 2, 8),
+        ),
+    ),
+}
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def random_variables(model, dtype):
+    """Variables with scales, shifts and moments that a new network does not have."""
+    rng = np.random.default_rng(0)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(dtype)
+        return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]) or 1)).astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_image(*shape, dtype=np.float64):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(dtype)
+
+
+def evaluate(model, variables, image):
+    """Features in training, gradients of a weighted sum of them, and the running moments after."""
+
+    def loss(params):
+        features, updates = model.apply(
+            {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+        )
+        weights = jnp.cos(jnp.arange(features[0].size)).reshape(1, *features.shape[1:])
+        return (features * weights).sum(), (features, updates)
+
+    gradients, (features, updates) = jax.grad(loss, has_aux=True)(variables["params"])
+    return gradients, features, updates
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_sizes_are_those_published(name):
+    model = DeepCTNet(backbone_name=name, head="gap", attention="none", outputs=1000)
+    image = jnp.zeros((2, 96, 160, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    features = jax.eval_shape(partial(model.apply, method="features"), variables, image)
+    assert features.shape == (2, 3, 5, CHANNELS[name])
+    norm = 2 * CHANNELS[name]  # ours, before the classifier
+    parameters = sum(x.size for x in jax.tree.leaves(variables["params"])) - norm
+    assert parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_map_is_what_the_last_activation_leaves(name):
+    model = NARROW[name]()
+    image = random_image(2, 96, 64, 1, dtype=np.float32)
+    apply = jax.jit(partial(model.apply, train=False))
+    variables = random_variables(model, np.float32)
+    features = apply(variables, image)
+    assert features.shape[:3] == (2, 3, 2)
+    assert features.min() == 0 < features.max()
+    np.testing.assert_allclose(apply(variables, image.repeat(3, -1)), features, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_devices_together_compute_what_one_does(name, float64):
+    image = random_image(4, 32, 32, 1)
+    options = {"dtype": jnp.float64}
+    variables = random_variables(NARROW[name](**options), np.float64)
+
+    def per_device(image):
+        model = NARROW[name](**options, axis_name=BATCH_AXIS)
+        gradients, features, updates = evaluate(model, variables, image)
+        return jax.lax.psum(gradients, BATCH_AXIS), features, updates
+
+    spread = jax.shard_map(
+        per_device,
+        mesh=sharding.make_mesh(2),
+        in_specs=P(BATCH_AXIS),
+        out_specs=(P(), P(BATCH_AXIS), P()),
+        check_vma=False,
+    )
+    together = jax.jit(spread)(image)
+    alone = jax.jit(partial(evaluate, NARROW[name](**options)))(variables, image)
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        # Of a shift that the next normalisation takes away the gradient is rounding alone.
+        assert np.abs(one - other).max() <= 1e-9 * max(1, np.abs(other).max())
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_bfloat16_keeps_float32_variables_and_moments(name):
+    image = random_image(4, 64, 64, 1, dtype=np.float32)
+    variables = random_variables(NARROW[name](), np.float32)
+
+    def train(dtype):
+        apply = partial(NARROW[name](dtype=dtype).apply, train=True, mutable=["batch_stats"])
+        return jax.jit(apply)(variables, image)
+
+    features, updates = train(jnp.bfloat16)
+    assert features.dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+    exact = jax.tree.leaves(train(jnp.float32))
+    for one, other in zip(jax.tree.leaves((features, updates)), exact, strict=True):
+        assert np.linalg.norm(np.float64(one) - other) < 0.05 * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_heatmaps_have_a_sixteenth_of_the_size(name):
+    model = DeepCTNet(backbone_name=name, head="gap")
+    image = jnp.zeros((2, 64, 96, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert jax.eval_shape(partial(grad_cam, model=model), variables, image).shape == (2, 4, 6)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_map_for_heatmaps_is_one_after_an_activation(name):
+    model, image = NARROW[name](), random_image(1, 64, 64, 1, dtype=np.float32)
+    variables = random_variables(model, np.float32)
+    _, shown = jax.jit(partial(model.apply, train=False, mutable=["maps"]))(variables, image)
+    (layer,) = jax.tree.leaves(shown)
+    assert layer.shape[1:3] == (4, 4)
+    assert layer.min() == 0 < layer.max()
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 10, 3)])
+def test_a_depthwise_convolution_is_xlas_grouped_one(size, stride, shape, float64):
+    x, kernel = random_image(*shape), random_image(size, size, 1, 3)
+    grouped = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=3,
+    )
+    ours = convolve_depthwise(jnp.asarray(x), jnp.asarray(kernel), stride=stride)
+    np.testing.assert_allclose(ours, grouped, rtol=1e-12)
