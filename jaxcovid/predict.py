@@ -2,6 +2,7 @@
 
 python -m jaxcovid.predict --workdir=runs/covid_ct scan.png folder/ > predictions.csv
 python -m jaxcovid.predict --workdir=runs/covid_ct --heatmaps --output=screened folder/
+python -m jaxcovid.predict --model=exported --engine=openvino folder/
 
 Slices of a volume (NIfTI, .npy of Hounsfield units, DICOM of several frames), of a DICOM series or
 of a patient get a row together as well: the mean of their probabilities. Scouts, slices that are
@@ -16,7 +17,7 @@ import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, logging
 
@@ -24,28 +25,61 @@ from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
+if TYPE_CHECKING:
+    from jaxcovid.inference.network import Network
+
+
+_ENGINES = ("jax", "onnxruntime", "openvino")
+
 
 def run(
-    workdir: Path,
+    folder: Path,
     paths: Sequence[str | Path],
     *,
+    engine: str = "jax",
     threshold: str = "youden",
     step: int | None = None,
     heatmaps: Path | None = None,
     **reading: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row for each image, in order; see `inference.screening.screen` and `Reading`."""
+    """Yields a row for each image, in order; see `inference.screening.screen` and `Reading`.
+
+    Args:
+      folder: a workdir for the engine jax, for others the folder of an exported network.
+      paths: images and folders.
+      engine: what computes; see `inference.engines`.
+      threshold: see `screen`.
+      step: of the checkpoint of a workdir; None is the best one by validation AUC.
+      heatmaps: see `screen`.
+      **reading: see `Reading`.
+    """
     from jaxcovid.inference.screening import Reading, screen
 
-    return screen(
-        workdir, paths, Reading(**reading), threshold=threshold, step=step, heatmaps=heatmaps
-    )
+    def load() -> "Network":
+        if engine == "jax":
+            from jaxcovid.inference import predictor
+
+            return predictor.load(folder, step=step)
+        from jaxcovid.inference import engines
+
+        return engines.load(folder, engine)
+
+    return screen(load, paths, Reading(**reading), threshold=threshold, heatmaps=heatmaps)
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", metavar="DIR", help="of a training run")
+    network.add_argument(
+        "--model", metavar="DIR", help="that jaxcovid.export --format=onnx wrote; needs no JAX"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=_ENGINES,
+        help="what computes: jax for --workdir; for --model onnxruntime (default) or openvino",
+    )
     parser.add_argument(
         "--threshold",
         default="youden",
@@ -63,7 +97,14 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--output", metavar="DIR", help="gets predictions.csv and heatmaps/ (default: predictions)"
     )
     cli.add_reading_options(parser, window="that of the training", every=1)
-    return parser.parse_args(argv[1:])
+    args = parser.parse_args(argv[1:])
+    args.engine = args.engine or ("jax" if args.workdir else "onnxruntime")
+    if (args.engine == "jax") == bool(args.model):
+        needed = "--workdir of a training run" if args.model else "--model of an export"
+        parser.error(f"--engine={args.engine} needs the {needed}")
+    if args.model and args.step is not None:
+        parser.error("--step is of a --workdir; an exported network has one step")
+    return args
 
 
 def _write_rows(rows: Iterator[Mapping[str, Any]], output: Path | None) -> tuple[int, int]:
@@ -91,12 +132,13 @@ def _write_rows(rows: Iterator[Mapping[str, Any]], output: Path | None) -> tuple
 def main(args: argparse.Namespace) -> None:
     """Screens what the command line names."""
     with user_errors():
-        cli.start()
+        cli.start() if args.engine == "jax" else cli.open_log()
         output = as_path(args.output or "predictions") if args.output or args.heatmaps else None
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         rows = run(
-            as_path(args.workdir),
+            as_path(args.workdir or args.model),
             args.images,
+            engine=args.engine,
             threshold=args.threshold,
             step=args.step,
             heatmaps=output / "heatmaps" if args.heatmaps else None,

@@ -46,10 +46,54 @@ def four_steps(
     rows, columns = (_area_weights(shape[i], shrunk[i], (size, side)) for i in range(2))
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     image = product(rows, by_rows(lambda levels: product(columns, table[levels]), image))
+    return _finish(image, shape, resized, preprocessing.fill)
+
+
+def equalize_to_blur(pixels: jax.Array, *, preprocessing: Preprocessing) -> jax.Array:
+    """Takes steps 2 to 4 of images of one shape, which may be symbolic (see `jax.export`).
+
+    Args:
+      pixels: uint8 [b, h, w].
+      preprocessing: the options of the steps.
+
+    Returns:
+      Gray levels, int32 [b, size, size].
+    """
+    batch, height, width = pixels.shape
+    size = preprocessing.size
+    shape = jnp.stack([jnp.asarray(side, jnp.int32) for side in (height, width)])
+    resized = jnp.full(2, size, jnp.int32)
+    if preprocessing.keep_ratio:
+        resized = jnp.maximum(1, jnp.round(shape * size / shape.max())).astype(jnp.int32)
+    shrunk = jnp.minimum(shape, resized)
+    levels = pixels.reshape(batch, -1).astype(jnp.int32)
+    counts = jax.vmap(lambda row: jnp.zeros(256, jnp.int32).at[row].add(1))(levels)
+    tables = jax.vmap(_equalizing_table)(counts)
+    image = jnp.take_along_axis(tables, levels, axis=1).reshape(pixels.shape)
+    rows = _area_weights(shape[0], shrunk[0], (size, height))
+    columns = _area_weights(shape[1], shrunk[1], (size, width))
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    image = product(rows, product(image, columns.T))
+    return jax.vmap(lambda one: _finish(one, shape, resized, preprocessing.fill))(image)
+
+
+def _finish(image: jax.Array, shape: jax.Array, resized: jax.Array, fill: int) -> jax.Array:
+    """Steps 3 and 4 of an image whose sides that shrink have shrunk.
+
+    Args:
+      image: gray levels before they are rounded, float32 [size, size].
+      shape: see `four_steps`, as is `resized`.
+      resized: likewise.
+      fill: gray level around the image.
+
+    Returns:
+      Gray levels, int32 [size, size].
+    """
+    shrunk = jnp.minimum(shape, resized)
     halved = (shape == 2 * shrunk).all()  # OpenCV rounds a half up there, elsewhere to even
     image = jnp.where(halved, jnp.floor(image + 0.5), jnp.round(image))
     image = _enlarge(image.astype(jnp.int32), shrunk, resized)
-    return _blur(_centre(image, resized, preprocessing.fill))
+    return _blur(_centre(image, resized, fill))
 
 
 def _warp_row(
@@ -89,9 +133,10 @@ def _warp_row(
 
 def _equalizing_table(counts: jax.Array) -> jax.Array:
     """Step 2: the new of each gray level, float32 [256], from how many pixels have it."""
-    first = counts[jnp.argmax(counts > 0)]
+    cumulative = jnp.cumsum(counts)
+    first = jnp.where(cumulative > 0, cumulative, counts.sum()).min()  # of the darkest level
     rest = counts.sum() - first
-    table = jnp.round((jnp.cumsum(counts) - first) * (255 / jnp.maximum(rest, 1)))
+    table = jnp.round((cumulative - first) * (255 / jnp.maximum(rest, 1)))
     return jnp.where(rest > 0, table, jnp.arange(256, dtype=jnp.float32))
 
 
@@ -104,7 +149,7 @@ def _area_weights(old: jax.Array, new: jax.Array, shape: tuple[int, int]) -> jax
     Returns:
       float32 of that shape; rows past `new` are of no use.
     """
-    i, j = jnp.mgrid[: shape[0], : shape[1]]
+    i, j = jnp.arange(shape[0])[:, None], jnp.arange(shape[1])[None]
     overlap = jnp.minimum((i + 1) * old, (j + 1) * new) - jnp.maximum(i * old, j * new)
     # As a scalar XLA would take its reciprocal: 219 * (1 / 438) is less than a half.
     whole = jax.lax.optimization_barrier(jnp.full(shape, old))
@@ -148,7 +193,8 @@ def _centre(image: jax.Array, shape: jax.Array, fill: int) -> jax.Array:
     start = (size - shape) // 2
     places = jnp.arange(size)
     filled = [(places >= start[i]) & (places < start[i] + shape[i]) for i in range(2)]
-    image = jnp.roll(image, start, (0, 1))
+    rows, columns = (jnp.clip(places - start[i], 0, size - 1) for i in range(2))
+    image = image[rows][:, columns]
     return jnp.where(filled[0][:, None] & filled[1][None], image, fill)
 
 

@@ -1,6 +1,6 @@
 """Grad-CAM heatmaps (Selvaraju et al., ICCV 2017; the paper's Figs. 6 and 9)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,22 +27,40 @@ def grad_cam(
     Returns:
       float32 [b, h / 16, w / 16], each image's maximum 1; all 0 where nothing speaks for the logit.
     """
+    return logits_and_grad_cams(weights, image, model=model, outputs=[output])[1][:, 0]
+
+
+def logits_and_grad_cams(
+    weights: Mapping[str, Any], image: jax.Array, *, model: nn.Module, outputs: Sequence[int]
+) -> tuple[jax.Array, jax.Array]:
+    """All logits, and `grad_cam` of some of them, in one forward pass.
+
+    Args: see `grad_cam`.
+
+    Returns:
+      Logits float32 [b, all outputs], heatmaps float32 [b, outputs, h / 16, w / 16].
+    """
     model = model.clone(form="plain")  # the form that can show its maps
 
-    def logit(change: Any) -> tuple[jax.Array, Any]:
+    def forward(change: Any) -> tuple[jax.Array, Any]:
         variables = {**weights, "perturbations": change} if change else weights
         logits, collections = model.apply(variables, image, mutable=["maps"])
-        return logits[:, output].sum(), collections["maps"]
+        return logits, collections["maps"]
 
-    shapes = jax.eval_shape(lambda: logit({})[1])
+    shapes = jax.eval_shape(lambda: forward({})[1])
     unchanged = jax.tree.map(
         lambda sown: jnp.zeros(sown[0].shape, sown[0].dtype),
         shapes,
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    gradients, maps = jax.grad(logit, has_aux=True)(unchanged)
-    (gradient,), (layer,) = jax.tree.leaves(gradients), jax.tree.leaves(maps)
-    importance = gradient.mean((1, 2), keepdims=True)
-    cam = nn.relu((importance * layer).astype(jnp.float32).sum(-1))
-    peak = cam.max((1, 2), keepdims=True)
-    return cam / jnp.where(peak > 0, peak, 1.0)
+    logits, backward, maps = jax.vjp(forward, unchanged, has_aux=True)
+    (layer,) = jax.tree.leaves(maps)
+    cams = []
+    for output in outputs:
+        one = jnp.broadcast_to(jnp.arange(logits.shape[1])[None] == output, logits.shape)
+        (gradient,) = jax.tree.leaves(backward(one.astype(logits.dtype)))
+        importance = gradient.mean((1, 2), keepdims=True)
+        cam = nn.relu((importance * layer).astype(jnp.float32).sum(-1))
+        peak = cam.max((1, 2), keepdims=True)
+        cams.append(cam / jnp.where(peak > 0, peak, 1.0))
+    return logits, jnp.stack(cams, axis=1)

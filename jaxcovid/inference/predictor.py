@@ -22,13 +22,12 @@ from jax.sharding import Mesh
 from jaxcovid.data import identity
 from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.datasets import Record
-from jaxcovid.data.decoding import as_gray, decode_gray, read_file
 from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.inference.grad_cam import grad_cam
-from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
+from jaxcovid.inference.network import Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.inference.trained_on import trained_on
@@ -38,11 +37,10 @@ from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint
 from jaxcovid.workdir.run import Run, WorkdirError
 
 _grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
-Image = str | Path | bytes | np.ndarray
 
 
 @dataclass(frozen=True)
-class Predictor:
+class Predictor(Network):
     """A network with its weights and everything that its workdir says about it.
 
     Attributes:
@@ -80,13 +78,8 @@ class Predictor:
 
     @property
     def task(self) -> Task:
-        """What it is asked."""
+        """See `Network`."""
         return self.run.task
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, the positive class first."""
-        return self.run.task.outputs
 
     @property
     def ablation(self) -> Ablation | None:
@@ -95,12 +88,12 @@ class Predictor:
 
     @property
     def has_gradcam(self) -> bool:
-        """True if there are heatmaps: of a network with a part of its own."""
+        """See `Network`."""
         return self.model.has_gradcam
 
     @property
     def modality(self) -> str:
-        """What it was trained on: "CT" or "X-ray"; empty if that is not known."""
+        """See `Network`."""
         return self.run.dataset.modality
 
     def trained_on(self) -> dict[str, list[identity.Identities]]:
@@ -122,15 +115,7 @@ class Predictor:
         return dataclasses.replace(self, variables={**self.variables, "params": placed})
 
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
-        """Calibrated probabilities float64 [n, outputs] of images, in their order.
-
-        Args:
-          images: paths, encoded bytes, or arrays uint8 or uint16 [h, w] gray, [h, w, 3] RGB.
-
-        Raises:
-          ImageError: an image that is not usable, or DICOM of another modality; says why.
-          OSError: a file that cannot be read.
-        """
+        """See `Network.probabilities`."""
         inputs = [self.preprocess(image) for image in images]
         return self.calibrate(
             self._in_batches(inputs, lambda batch: self.forward(self.variables, batch))
@@ -167,26 +152,8 @@ class Predictor:
             probabilities, self.temperature, exclusive=self.task.exclusive
         )
 
-    def warning(self, gray: np.ndarray, colour: float) -> str:
-        """Why an image should not be screened, empty if nothing is unusual.
-
-        Args:
-          gray: see `read_gray`.
-          colour: see `decoding.colour_of`.
-        """
-        if self.detector is None:
-            return (
-                f"not checked: the workdir has no {DETECTOR_FILE}; finish the training (it needs "
-                "20 images or more)"
-            )
-        return self.detector.warning(gray, colour)
-
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
-        """Grad-CAM heatmaps float32 [n, h / 16, w / 16] in 0 to 1 of an output.
-
-        Args and errors: as those of `probabilities`; output 0 is the positive class. A network
-        whose part 3 is switched off has none: ValueError.
-        """
+        """See `Network.heatmaps`."""
         if not self.has_gradcam:
             raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
         return self._in_batches(
@@ -198,15 +165,6 @@ class Predictor:
         """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
         gray, ablation = self.read_gray(image), self.ablation
         return self.preprocessing(ablation(gray, {}) if ablation else gray)
-
-    def read_gray(self, image: Image) -> np.ndarray:
-        """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
-        if isinstance(image, np.ndarray):
-            return as_gray(image)
-        data = image if isinstance(image, bytes) else read_file(Path(image))
-        return decode_gray(
-            data, modality=self.modality, window=self.window, hu_offset=self.hu_offset
-        )
 
     def _in_batches(self, inputs: list[np.ndarray], function: Any) -> np.ndarray:
         results = []

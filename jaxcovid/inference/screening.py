@@ -21,10 +21,9 @@ from jaxcovid.data.dicom import counted_warnings
 from jaxcovid.data.image_files import counts_text, every_nth
 from jaxcovid.data.labels import Task
 from jaxcovid.data.png import encode_png
-from jaxcovid.inference import predictor as predictors
 from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
+from jaxcovid.inference.network import Network
 from jaxcovid.inference.overlay import overlay
-from jaxcovid.inference.predictor import Predictor
 
 Row = dict[str, Any]
 
@@ -48,23 +47,21 @@ class Reading:
 
 
 def screen(
-    workdir: Path,
+    load: Callable[[], Network],
     paths: Sequence[str | Path],
     reading: Reading,
     *,
     threshold: str = "youden",
-    step: int | None = None,
     heatmaps: Path | None = None,
 ) -> Iterator[Row]:
     """Yields a row for each image, in order.
 
     Args:
-      workdir: of a training run.
+      load: opens the network, once it is known that there are images.
       paths: images and folders.
       reading: how they are read.
       threshold: name of a stored threshold (`youden`, `sensitivity_90`, `sensitivity_95`) or a
         number in 0 to 1.
-      step: of the checkpoint; None is the best one by validation AUC.
       heatmaps: folder for an overlay of each image; None makes none.
 
     Yields:
@@ -76,26 +73,26 @@ def screen(
       one for each volume, DICOM series and patient of several.
 
     Raises:
-      ValueError: not a workdir, an unknown threshold, a key that is too short.
+      ValueError: no network, an unknown threshold, a key that is too short.
       OSError: a path that does not exist, a folder that cannot be written.
     """
     every_nth(1, reading.every)
     key = pseudonym_keys.read_key(reading.pseudonyms) if reading.pseudonyms else None
     left_out: collections.Counter[str] = collections.Counter()
     files = list_files(paths, left_out)
-    predictor = predictors.load(workdir, step=step)
+    network = load()
     if reading.window:
-        predictor = dataclasses.replace(predictor, window=reading.window)
+        network = dataclasses.replace(network, window=reading.window)
     if reading.hu_offset is not None:
-        predictor = dataclasses.replace(predictor, hu_offset=reading.hu_offset)
-    columns = _Columns(predictor.task, _limit(predictor, threshold), drawn=heatmaps is not None)
-    if heatmaps and not predictor.has_gradcam:
+        network = dataclasses.replace(network, hu_offset=reading.hu_offset)
+    columns = _Columns(network.task, _limit(network, threshold), drawn=heatmaps is not None)
+    if heatmaps and not network.has_gradcam:
         raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
-    reader = Reader(predictor, every=reading.every, pseudonyms=key)
+    reader = Reader(network, every=reading.every, pseudonyms=key)
     with counted_warnings():
-        yield from _rows(predictor, reader.open(files), columns, heatmaps)
+        yield from _rows(network, reader.open(files), columns, heatmaps)
     if text := counts_text(left_out + reader.left_out):
         logging.warning("Left out: %s", text)
     for note, count in sorted(reader.notes.items()):
@@ -146,16 +143,16 @@ class _Columns:
 
 
 def _rows(
-    predictor: Predictor, opened: Iterator[Opened], columns: _Columns, heatmaps: Path | None
+    network: Network, opened: Iterator[Opened], columns: _Columns, heatmaps: Path | None
 ) -> Iterator[Row]:
     """The rows of all images, then those of their groups."""
     groups = Groups()
-    for batch in _one_ahead(lambda: list(itertools.islice(opened, predictor.batch_size))):
+    for batch in _one_ahead(lambda: list(itertools.islice(opened, network.batch_size))):
         usable = [image for image in batch if image.gray is not None]
         grays = [image.gray for image in usable]
-        scores = iter(predictor.probabilities(grays) if usable else [])
+        scores = iter(network.probabilities(grays) if usable else [])
         names = [image.name for image in usable] if heatmaps else []
-        pictures = iter(_draw_heatmaps(predictor, grays, names, heatmaps) if names else [])
+        pictures = iter(_draw_heatmaps(network, grays, names, heatmaps) if names else [])
         for image in batch:
             ids = {"patient": image.patient, "series": image.series}
             if image.gray is None:
@@ -166,7 +163,7 @@ def _rows(
             yield columns.row(
                 image.name,
                 probabilities,
-                warning=predictor.warning(image.gray, image.colour),
+                warning=network.warning(image.gray, image.colour),
                 heatmap=next(pictures, ""),
                 **ids,
             )
@@ -181,15 +178,15 @@ def _rows(
 
 
 def _draw_heatmaps(
-    predictor: Predictor, grays: Sequence[np.ndarray], names: Sequence[str], folder: Path
+    network: Network, grays: Sequence[np.ndarray], names: Sequence[str], folder: Path
 ) -> list[str]:
     """Writes an overlay of each image, of findings one for each; returns the names of the files."""
     suffixes = [""]
-    if not predictor.task.screens:
-        suffixes = [f"_{name}" for name in predictor.outputs]
+    if not network.task.screens:
+        suffixes = [f"_{name}" for name in network.outputs]
     files = [[_picture_name(name, suffix) for suffix in suffixes] for name in names]
     for output in range(len(suffixes)):
-        cams = predictor.heatmaps(grays, output=output)
+        cams = network.heatmaps(grays, output=output)
         for gray, cam, pictures in zip(grays, cams, files, strict=True):
             picture = cv2.cvtColor(overlay(gray, cam), cv2.COLOR_RGB2BGR)
             (folder / pictures[output]).write_bytes(encode_png(picture))
@@ -216,13 +213,13 @@ def _one_ahead(next_batch: Callable[[], list[Opened]]) -> Iterator[list[Opened]]
             yield batch
 
 
-def _limit(predictor: Predictor, threshold: str) -> float | None:
+def _limit(network: Network, threshold: str) -> float | None:
     """The probability from which an image is called positive; None of a network for findings."""
-    if not predictor.task.screens:
+    if not network.task.screens:
         if threshold != "youden":
             raise ValueError("a network for findings has no thresholds; leave --threshold out")
         return None
-    return parse_threshold(threshold, predictor.thresholds)
+    return parse_threshold(threshold, network.thresholds)
 
 
 def parse_threshold(threshold: str, stored: Mapping[str, float]) -> float:

@@ -133,6 +133,16 @@ def add_reading_options(
     )
 
 
+def open_log() -> logging.Handler:
+    """Opens the log on stderr: all that a command without JAX needs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(is_logged)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().handlers = [handler]
+    absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
+    return handler
+
+
 def start(
     coordinator_address: str | None = None,
     num_processes: int | None = 1,
@@ -142,11 +152,7 @@ def start(
 
     Args and errors: see `distributed.start`; by default this is the only process.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(is_logged)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger().handlers = [handler]
-    absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
+    handler = open_log()
     import jax
 
     from jaxcovid.runtime import distributed

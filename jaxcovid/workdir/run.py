@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
-from flax import traverse_util
 
 from jaxcovid.data.ablations import trained_ablation
 from jaxcovid.data.labels import KINDS, Task
@@ -217,6 +216,8 @@ class Run:
 
 def _differences(stored: Run, wanted: Run) -> list[str]:
     """What two runs do not share, a line for each value."""
+    from flax import traverse_util  # it imports JAX, which an exported network does without
+
     flat_stored, flat_wanted = (
         traverse_util.flatten_dict(run.to_json(), sep=".") for run in (stored, wanted)
     )

@@ -1,0 +1,157 @@
+"""Networks that were exported to ONNX, on ONNX Runtime or OpenVINO, without JAX.
+
+The files are those of `weights.export.onnx`, with gray pixels as input.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcovid.data.labels import Task
+from jaxcovid.inference.network import Image, Network
+from jaxcovid.inference.out_of_distribution import Detector, load_detector
+from jaxcovid.weights.export.manifest import PIXELS, Manifest, ManifestError, load_manifest
+
+# An engine gets pixels uint8 [b, h, w] and returns one output of the network.
+Engine = Callable[[np.ndarray], np.ndarray]
+BATCH_SIZE = 16  # most images at once
+
+
+@dataclass(frozen=True)
+class ExportedNetwork(Network):
+    """A network in a file.
+
+    Attributes:
+      manifest: what the file says about itself.
+      engine: makes probabilities, compiled.
+      load_engine: compiles the engine of an output by its name.
+      thresholds: see `Network`, as are the others.
+      detector: likewise.
+      window: likewise.
+      hu_offset: likewise.
+      batch_size: likewise.
+    """
+
+    manifest: Manifest
+    engine: Engine
+    load_engine: Callable[[str], Engine]
+    thresholds: Any
+    detector: Detector | None
+    window: tuple[float, float]
+    hu_offset: float | None
+    batch_size: int = BATCH_SIZE
+
+    @property
+    def task(self) -> Task:
+        """See `Network`."""
+        return self.manifest.asked
+
+    @property
+    def modality(self) -> str:
+        """See `Network`."""
+        return self.manifest.modality
+
+    @property
+    def has_gradcam(self) -> bool:
+        """See `Network`."""
+        return "heatmap" in self.manifest.outputs
+
+    def probabilities(self, images: Sequence[Image]) -> np.ndarray:
+        """See `Network.probabilities`."""
+        return self._by_shape(self.engine, images).astype(np.float64)
+
+    def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
+        """See `Network.heatmaps`."""
+        if not self.has_gradcam:
+            raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
+        return self._by_shape(self.load_engine("heatmap"), images)[:, output]
+
+    def _by_shape(self, engine: Engine, images: Sequence[Image]) -> np.ndarray:
+        """What an engine makes of images, those of one shape at once, in their order."""
+        grays = [self.read_gray(image) for image in images]
+        results: list[Any] = [None] * len(grays)
+        for rows in _same_shapes(grays):
+            made = engine(np.stack([grays[row] for row in rows]))
+            for row, result in zip(rows, made, strict=True):
+                results[row] = result
+        return np.stack(results)
+
+
+def _same_shapes(images: Sequence[np.ndarray]) -> Iterable[list[int]]:
+    """The indices of the images of each shape."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(index)
+    return groups.values()
+
+
+def load(folder: Path, engine: str) -> ExportedNetwork:
+    """Loads an exported network.
+
+    Args:
+      folder: that `jaxcovid.export --format=onnx` wrote.
+      engine: `onnxruntime` or `openvino`.
+
+    Raises:
+      ManifestError: the folder holds another format or is damaged.
+      ValueError: the engine is not installed.
+    """
+    manifest = load_manifest(folder)
+    if manifest.format != "onnx" or manifest.input["name"] != PIXELS:
+        raise ManifestError(
+            f"{folder} holds {manifest.format} with the input {manifest.input['name']}, the engine "
+            f"{engine} needs onnx with {PIXELS}: python -m jaxcovid.export --format=onnx"
+        )
+    (name,) = (name for name in manifest.files if name.endswith(".onnx"))
+    try:
+        load_engine = _LOADERS[engine](folder / name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--engine={engine} needs {error.name}: pip install 'jaxcovid[{engine}]'"
+        ) from error
+    return ExportedNetwork(
+        manifest=manifest,
+        engine=load_engine("probability"),
+        load_engine=load_engine,
+        thresholds=manifest.thresholds,
+        detector=load_detector(folder),
+        window=manifest.window,
+        hu_offset=manifest.hu_offset,
+    )
+
+
+def _onnxruntime(file: Path) -> Callable[[str], Engine]:
+    """The engines of ONNX Runtime; one session makes each output without the others."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+
+    def load_engine(output: str) -> Engine:
+        return lambda pixels: session.run([output], {PIXELS: pixels}, options)[0]
+
+    return functools.cache(load_engine)
+
+
+def _openvino(file: Path) -> Callable[[str], Engine]:
+    """The engines of OpenVINO; each output is compiled when it is asked for."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(file)
+
+    def load_engine(output: str) -> Engine:
+        part = openvino.Model([model.output(output)], model.get_parameters())
+        # Some processors have bfloat16, which is faster and less exact.
+        compiled = core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda pixels: compiled(pixels)[0]
+
+    return functools.cache(load_engine)
+
+
+_LOADERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}

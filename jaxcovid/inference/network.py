@@ -1,0 +1,96 @@
+"""What screens a user's images, whatever computes it."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxcovid.data.decoding import as_gray, decode_gray, read_file
+from jaxcovid.data.labels import Task
+from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
+from jaxcovid.inference.out_of_distribution import Detector
+
+Image = str | Path | bytes | np.ndarray
+
+
+class Network(abc.ABC):
+    """A trained network.
+
+    Attributes:
+      thresholds: chosen on calibrated probabilities of the validation split, by name.
+      batch_size: images that go through the network at once.
+      detector: knows what training images look like; None if there is none.
+      window: centre and width in Hounsfield units through which CT is seen.
+      hu_offset: what makes Hounsfield units of 16-bit PNG and TIFF; None stretches each over its
+        own range.
+    """
+
+    thresholds: Mapping[str, float]
+    batch_size: int
+    detector: Detector | None
+    window: tuple[float, float]
+    hu_offset: float | None
+
+    @property
+    @abc.abstractmethod
+    def task(self) -> Task:
+        """What it is asked."""
+
+    @property
+    @abc.abstractmethod
+    def modality(self) -> str:
+        """What it was trained on: "CT" or "X-ray"; empty if that is not known."""
+
+    @property
+    @abc.abstractmethod
+    def has_gradcam(self) -> bool:
+        """True if there are heatmaps: of a network with a part of its own."""
+
+    @abc.abstractmethod
+    def probabilities(self, images: Sequence[Image]) -> np.ndarray:
+        """Calibrated probabilities float64 [n, outputs] of images, in their order.
+
+        Args:
+          images: paths, encoded bytes, or arrays uint8 or uint16 [h, w] gray, [h, w, 3] RGB.
+
+        Raises:
+          ImageError: an image that is not usable, or DICOM of another modality; says why.
+          OSError: a file that cannot be read.
+        """
+
+    @abc.abstractmethod
+    def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
+        """Grad-CAM heatmaps float32 [n, h / 16, w / 16] in 0 to 1 of an output.
+
+        Args and errors: as those of `probabilities`; output 0 is the positive class. A network
+        whose part 3 is switched off has none: ValueError.
+        """
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, the positive class first."""
+        return self.task.outputs
+
+    def read_gray(self, image: Image) -> np.ndarray:
+        """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
+        if isinstance(image, np.ndarray):
+            return as_gray(image)
+        data = image if isinstance(image, bytes) else read_file(Path(image))
+        return decode_gray(
+            data, modality=self.modality, window=self.window, hu_offset=self.hu_offset
+        )
+
+    def warning(self, gray: np.ndarray, colour: float) -> str:
+        """Why an image should not be screened, empty if nothing is unusual.
+
+        Args:
+          gray: see `read_gray`.
+          colour: see `decoding.colour_of`.
+        """
+        if self.detector is None:
+            return (
+                f"not checked: the workdir has no {DETECTOR_FILE}; finish the training (it needs "
+                "20 images or more)"
+            )
+        return self.detector.warning(gray, colour)

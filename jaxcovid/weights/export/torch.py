@@ -1,0 +1,75 @@
+"""A PyTorch state dict in safetensors: torchvision's names for DenseNet, ours for the rest.
+
+The numbers are those of the checkpoint, in PyTorch's layout. Names of ours are the paths of Flax
+with PyTorch's last words: `pyramid_attention.gap.conv.weight`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import save
+
+from jaxcovid.runtime.files import write_atomically
+from jaxcovid.weights.export.manifest import Manifest
+from jaxcovid.weights.export.program import Program
+
+FILE = "model.safetensors"
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_BACKBONE = (  # paths of the backbone and torchvision's names
+    (r"backbone\.stem_conv\.", "features.conv0."),
+    (r"backbone\.stem_norm\.", "features.norm0."),
+    (r"backbone\.final_norm\.", "features.norm5."),
+    (r"backbone\.block(\d+)\.layer(\d+)\.", r"features.denseblock\1.denselayer\2."),
+    (r"backbone\.transition(\d+)\.", r"features.transition\1."),
+)
+
+
+def write(program: Program, manifest: Manifest, folder: Path) -> None:
+    """Writes `FILE`."""
+    metadata = {"format": "pt", "use": manifest.use, "licence": manifest.licence}
+    write_atomically(folder / FILE, save(state_dict(program.variables), metadata))
+
+
+def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict of a network.
+
+    Args:
+      variables: `params`, `batch_stats`, and of a network with frozen parts `frozen`.
+
+    Returns:
+      Arrays by PyTorch's names; those of a frozen part begin with `parts.NAME.`.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for collection in ("params", "batch_stats"):
+        for path, array in traverse_util.flatten_dict(variables.get(collection, {})).items():
+            tensors[torch_name(path)] = _turn(np.asarray(array))
+    for name in [name for name in tensors if name.endswith("running_mean")]:
+        counter = name.removesuffix("running_mean") + "num_batches_tracked"
+        tensors[counter] = np.zeros((), np.int64)  # PyTorch's layers have one, and read it nowhere
+    for part, inner in variables.get("frozen", {}).items():
+        tensors |= {f"parts.{part}.{name}": x for name, x in state_dict(inner).items()}
+    return tensors
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """PyTorch's name of a variable by its path, as in ("norm", "scale")."""
+    name = ".".join([*path[:-1], _LEAVES[path[-1]]])
+    for pattern, theirs in _BACKBONE:
+        name = re.sub(f"^{pattern}", theirs, name)
+    return name
+
+
+def _turn(array: np.ndarray) -> np.ndarray:
+    """A kernel in PyTorch's layout: [k, k, in, out] as [out, in, k, k], [in, out] as [out, in]."""
+    order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)
+    return np.ascontiguousarray(array.transpose(order) if order else array)

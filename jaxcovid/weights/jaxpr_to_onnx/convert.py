@@ -1,0 +1,80 @@
+"""A function of JAX as an ONNX model.
+
+No kept converter takes our networks: tf2onnx does not read what jax2tf writes today, and jax2onnx
+replaces functions of Flax while it traces, has no symbolic height and width, and asks for an older
+orbax than jaxcovid has. A network and its heatmaps consist of some 45 operations, each of which has
+a rule of a few lines here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+from jax.extend.core import ClosedJaxpr, Literal
+
+from jaxcovid.weights.jaxpr_to_onnx import elementwise, layers, shapes
+from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Tensor, constant
+
+_RULES = {**elementwise.RULES, **layers.RULES, **shapes.RULES}
+_CALLS = ("jaxpr", "call_jaxpr")  # parameters that hold the body of a call
+
+
+def convert(
+    function: Callable[[jax.Array], Mapping[str, jax.Array]],
+    name: str,
+    argument: jax.ShapeDtypeStruct,
+    *,
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """Converts a function of one array.
+
+    Args:
+      function: from the array to its results by name.
+      name: of the input.
+      argument: shape and dtype of the input; dimensions may be symbolic, see `jax.export`.
+      metadata: is written into the model.
+
+    Raises:
+      NotImplementedError: it uses an operation that has no rule.
+    """
+    closed, results = jax.make_jaxpr(function, return_shape=True)(argument)
+    graph = Graph()
+    inputs = {name: graph.input(name, argument.shape, argument.dtype)}
+    outputs = _write(graph, closed, list(inputs.values()))
+    names = jax.tree.structure(results).unflatten(outputs)
+    return graph.model(inputs, names, metadata)
+
+
+def _write(graph: Graph, closed: ClosedJaxpr, arguments: Sequence[Tensor]) -> list[Tensor]:
+    """Writes the equations of a program into a graph and returns its results."""
+    jaxpr = closed.jaxpr
+    values = dict(zip(jaxpr.constvars, map(constant, closed.consts), strict=True))
+    values |= zip(jaxpr.invars, arguments, strict=True)
+
+    def value(variable: Any) -> Tensor:
+        return constant(variable.val) if isinstance(variable, Literal) else values[variable]
+
+    for equation in jaxpr.eqns:
+        operands = [value(variable) for variable in equation.invars]
+        values |= zip(equation.outvars, _results(graph, equation, operands), strict=True)
+    return [value(variable) for variable in jaxpr.outvars]
+
+
+def _results(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> list[Tensor]:
+    """What an equation makes: computed here if it depends on constants only."""
+    bodies = [equation.params[name] for name in _CALLS if name in equation.params]
+    if bodies:
+        return _write(graph, bodies[0], operands)
+    primitive = equation.primitive.name
+    static = all(isinstance(d, int) for v in equation.outvars for d in v.aval.shape)
+    whole = all(x.array is not None and x.actual == x.shape for x in operands)
+    if static and whole and primitive not in ("broadcast_in_dim", "dim_as_value"):
+        made = equation.primitive.bind(*(x.array for x in operands), **equation.params)
+        several = made if equation.primitive.multiple_results else [made]
+        return [constant(np.asarray(array)) for array in several]
+    if primitive not in _RULES:
+        raise NotImplementedError(f"no rule writes JAX's operation {primitive} in ONNX")
+    made = _RULES[primitive](graph, equation, operands)
+    return made if isinstance(made, list) else [made]

@@ -1,0 +1,123 @@
+"""Convolutions, products, pooling and sums."""
+
+import math
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Tensor, element_type
+from jaxcovid.weights.jaxpr_to_onnx.rule import Rule, result
+
+_MAP = (0, 3, 1, 2)  # the axes of a map [b, h, w, c] as batch, channels, height and width
+
+
+def _convolution(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
+    """A convolution of a map with a constant kernel; one of a dilated map is a transposed one."""
+    (x, kernel), params = operands, equation.params
+    numbers = params["dimension_numbers"]
+    if numbers.lhs_spec != _MAP or numbers.out_spec != _MAP or kernel.array is None:
+        raise NotImplementedError(f"a convolution with {numbers}")
+    if params["batch_group_count"] != 1:
+        raise NotImplementedError("a convolution with groups of the batch")
+    weights = np.broadcast_to(kernel.array, kernel.shape).transpose(numbers.rhs_spec)
+    groups, (low, high) = params["feature_group_count"], zip(*params["padding"], strict=True)
+    if params["lhs_dilation"] == (1, 1):
+        name = graph.add(
+            "Conv",
+            [graph.first(x), graph.constant(weights)],
+            strides=params["window_strides"],
+            pads=[*low, *high],
+            dilations=params["rhs_dilation"],
+            group=groups,
+        )
+        return result(equation, name, first=True)
+    if (params["rhs_dilation"], params["window_strides"]) != ((1, 1), (1, 1)):
+        raise NotImplementedError("a convolution of a dilated map with strides or holes")
+    outputs, inputs, *sides = weights.shape  # the inputs are those of a group
+    by_group = weights[:, :, ::-1, ::-1].reshape(groups, outputs // groups, inputs, *sides)
+    flipped = by_group.swapaxes(1, 2).reshape(groups * inputs, outputs // groups, *sides)
+    ends = [side - 1 - pad for side, pad in zip(sides, high, strict=True)]
+    name = graph.add(
+        "ConvTranspose",
+        [graph.first(x), graph.constant(flipped)],
+        group=groups,
+        strides=params["lhs_dilation"],
+        pads=[side - 1 - pad for side, pad in zip(sides, low, strict=True)]
+        + [max(end, 0) for end in ends],
+        output_padding=[max(-end, 0) for end in ends],
+    )
+    return result(equation, name, first=True)
+
+
+def _product(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
+    """A sum of products over some axes, with others in common."""
+    (contracted, common) = equation.params["dimension_numbers"]
+    a, b = operands
+    names = [graph.last(x, full=True) for x in operands]
+    if contracted == ((len(a.shape) - 1,), (0,)) and len(b.shape) == 2 and not any(common):
+        return result(equation, graph.add("MatMul", names))
+    letters = iter(string.ascii_lowercase)
+    first = [next(letters) for _ in a.shape]
+    second = [next(letters) for _ in b.shape]
+    for pair in (contracted, common):
+        for i, j in zip(*pair, strict=True):
+            second[j] = first[i]
+    shared = [first[i] for i in common[0]]
+    summed = {first[i] for i in contracted[0]}
+    free = [letter for letter in (*first, *second) if letter not in summed.union(shared)]
+    formula = f"{''.join(first)},{''.join(second)}->{''.join([*shared, *free])}"
+    return result(equation, graph.add("Einsum", names, equation=formula))
+
+
+def _pool(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
+    """The maximum or the sum of each window of a map."""
+    (x, *_), params = operands, equation.params
+    window, strides = params["window_dimensions"], params["window_strides"]
+    plain = (1,) * 4
+    if len(window) != 4 or (params["base_dilation"], params["window_dilation"]) != (plain, plain):
+        raise NotImplementedError("pooling with dilations or of something else than a map")
+    low, high = zip(*params["padding"], strict=True)
+    shape = {"kernel_shape": window[1:3], "strides": strides[1:3], "pads": [*low[1:3], *high[1:3]]}
+    if equation.primitive.name == "reduce_window_max":
+        return result(equation, graph.add("MaxPool", [graph.first(x)], **shape), first=True)
+    mean = graph.add("AveragePool", [graph.first(x)], count_include_pad=1, **shape)
+    count = graph.constant(math.prod(window), np.float32)
+    return result(equation, graph.add("Mul", [mean, count]), first=True)
+
+
+def _reduce(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
+    """A sum, a maximum, a minimum, or whether all are true, over some axes."""
+    (x, *_), axes = operands, equation.params["axes"]
+    operator = {"sum": "ReduceSum", "max": "ReduceMax", "min": "ReduceMin", "and": "ReduceMin"}
+    kind = operator[equation.primitive.name.removeprefix("reduce_")]
+    logical = kind == "ReduceMin" and x.dtype.kind == "b"
+    source = graph.last(x, full=True)
+    if x.channels_first and tuple(axes) == (1, 2) and x.actual == x.shape:
+        source, axes = graph.first(x), (2, 3)
+    if logical:
+        source = graph.add("Cast", [source], to=element_type(np.int32))
+    name = graph.add(kind, [source, graph.constant(axes, np.int64)], keepdims=0)
+    if logical:
+        name = graph.add("Cast", [name], to=element_type(bool))
+    return result(equation, name)
+
+
+def _cumulative_sum(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
+    axis = graph.constant(equation.params["axis"], np.int64)
+    source, reverse = graph.last(operands[0], full=True), int(equation.params["reverse"])
+    return result(equation, graph.add("CumSum", [source, axis], reverse=reverse))
+
+
+RULES: dict[str, Rule] = {
+    "conv_general_dilated": _convolution,
+    "cumsum": _cumulative_sum,
+    "dot_general": _product,
+    "reduce_and": _reduce,
+    "reduce_max": _reduce,
+    "reduce_min": _reduce,
+    "reduce_sum": _reduce,
+    "reduce_window_max": _pool,
+    "reduce_window_sum": _pool,
+}
