@@ -18,7 +18,6 @@ from jaxcovid.data import device_steps
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference.grad_cam import logits_and_grad_cams
 from jaxcovid.inference.predictor import Predictor
-from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.weights.export.manifest import PIXELS
 
@@ -76,7 +75,7 @@ class Program:
           [b, explained, size / 16, size / 16] in 0 to 1.
         """
         if not self.explained:
-            logits = self.model.apply(self.variables, image, train=False)
+            logits: Any = self.model.apply(self.variables, image, train=False)
             return {"probability": self.model.probabilities(logits / self.temperature)}
         logits, cams = logits_and_grad_cams(
             self.variables, image, model=self.model, outputs=self.explained
@@ -106,7 +105,7 @@ def make_program(predictor: Predictor) -> Program:
     )
 
 
-def _plain(model: DeepCTNet) -> DeepCTNet:
+def _plain(model: Any) -> Any:
     """The same network in plain form, computed in float32; its frozen parts too."""
     options: dict[str, Any] = {"form": "plain", "dtype": "float32"}
     if isinstance(model, DeepCXRNet):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import onnx
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxcovid.weights.jaxpr_to_onnx import elementwise, layers, shapes
 from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Tensor, constant
@@ -43,7 +43,7 @@ def convert(
     graph = Graph()
     inputs = {name: graph.input(name, argument.shape, argument.dtype)}
     outputs = _write(graph, closed, list(inputs.values()))
-    names = jax.tree.structure(results).unflatten(outputs)
+    names = jax.tree.unflatten(jax.tree.structure(results), outputs)
     return graph.model(inputs, names, metadata)
 
 
@@ -54,12 +54,28 @@ def _write(graph: Graph, closed: ClosedJaxpr, arguments: Sequence[Tensor]) -> li
     values |= zip(jaxpr.invars, arguments, strict=True)
 
     def value(variable: Any) -> Tensor:
-        return constant(variable.val) if isinstance(variable, Literal) else values[variable]
+        if isinstance(variable, Literal):
+            return constant(np.asarray(variable.val, variable.aval.dtype))
+        return values[variable]
 
-    for equation in jaxpr.eqns:
+    for equation in _needed(jaxpr):
         operands = [value(variable) for variable in equation.invars]
         values |= zip(equation.outvars, _results(graph, equation, operands), strict=True)
     return [value(variable) for variable in jaxpr.outvars]
+
+
+def _needed(jaxpr: Jaxpr) -> list[Any]:
+    """The equations that the results of a program depend on, in order."""
+    wanted, equations = set(_variables(jaxpr.outvars)), []
+    for equation in reversed(jaxpr.eqns):
+        if wanted.intersection(equation.outvars):
+            wanted |= set(_variables(equation.invars))
+            equations.append(equation)
+    return equations[::-1]
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
 def _results(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> list[Tensor]:

@@ -56,10 +56,8 @@ class Tensor:
 
     @property
     def channels_first(self) -> bool:
-        """True of a map that is in ONNX's order."""
-        if self.affine and not self.names:
-            return self.affine.base.channels_first
-        return self.array is None and True in self.names
+        """True of a map that is in ONNX's order, or will be when it is made."""
+        return self.affine is not None or (self.array is None and True in self.names)
 
 
 def constant(array: Any, shape: Shape | None = None) -> Tensor:

@@ -1,7 +1,6 @@
 """Convolutions, products, pooling and sums."""
 
 import math
-import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,23 +51,37 @@ def _convolution(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Ten
 
 
 def _product(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
-    """A sum of products over some axes, with others in common."""
-    (contracted, common) = equation.params["dimension_numbers"]
-    a, b = operands
-    names = [graph.last(x, full=True) for x in operands]
-    if contracted == ((len(a.shape) - 1,), (0,)) and len(b.shape) == 2 and not any(common):
-        return result(equation, graph.add("MatMul", names))
-    letters = iter(string.ascii_lowercase)
-    first = [next(letters) for _ in a.shape]
-    second = [next(letters) for _ in b.shape]
-    for pair in (contracted, common):
-        for i, j in zip(*pair, strict=True):
-            second[j] = first[i]
-    shared = [first[i] for i in common[0]]
-    summed = {first[i] for i in contracted[0]}
-    free = [letter for letter in (*first, *second) if letter not in summed.union(shared)]
-    formula = f"{''.join(first)},{''.join(second)}->{''.join([*shared, *free])}"
-    return result(equation, graph.add("Einsum", names, equation=formula))
+    """A sum of products over one axis; of the channels of a map it is a 1x1 convolution.
+
+    Not as Einsum: OpenVINO 2026.4 computes "abcd,ed->abce" as "abcd,de->abce".
+    """
+    (contracted, common), (a, b) = equation.params["dimension_numbers"], operands
+    if len(contracted[0]) != 1 or any(common):
+        raise NotImplementedError(f"a product over {contracted} with {common} in common")
+    (axis_a,), (axis_b,) = contracted
+    if len(a.shape) == 4 and axis_a == 3 and len(b.shape) == 2 and b.array is not None:
+        kernel = np.broadcast_to(b.array, b.shape)
+        kernel = kernel if axis_b == 1 else kernel.T
+        names = [graph.first(a), graph.constant(kernel[:, :, None, None])]
+        return result(equation, graph.add("Conv", names), first=True)
+    first, second = _axis_at(graph, a, axis_a, -1), _axis_at(graph, b, axis_b, 0)
+    if len(b.shape) == 2:
+        return result(equation, graph.add("MatMul", [first, second]))
+    if len(a.shape) != 2:
+        raise NotImplementedError(f"a product of {a.shape} and {b.shape}")
+    # MatMul sums over the last axis of what has more axes; their order is put right afterwards.
+    names = [_axis_at(graph, b, axis_b, -1), _axis_at(graph, a, axis_a, 0)]
+    rank = len(b.shape)
+    turned = graph.add("Transpose", [graph.add("MatMul", names)], perm=[rank - 1, *range(rank - 1)])
+    return result(equation, turned)
+
+
+def _axis_at(graph: Graph, x: Tensor, axis: int, place: int) -> str:
+    """The name of a tensor with an axis moved to a place."""
+    order = [i for i in range(len(x.shape)) if i != axis]
+    order.insert(place % len(x.shape), axis)
+    name = graph.last(x, full=True)
+    return name if order == sorted(order) else graph.add("Transpose", [name], perm=order)
 
 
 def _pool(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:

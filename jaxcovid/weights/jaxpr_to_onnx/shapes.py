@@ -141,6 +141,8 @@ def _gather(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
     (x, indices), params = operands, equation.params
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     if not numbers.collapsed_slice_dims and not numbers.operand_batching_dims:
+        if indices.array is None:
+            raise NotImplementedError("a slice whose place is computed")
         starts = dict(zip(numbers.start_index_map, np.ravel(indices.array), strict=True))
         bounds = [(0, side, 1) for side in x.shape]
         for axis, start in starts.items():
