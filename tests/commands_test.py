@@ -18,8 +18,9 @@ def test_help(name, command):
     assert f"python -m jaxcovid.{name}" in process.stdout
 
 
-def test_help_of_status(command):
-    assert "--workdir" in command("status", "--help", check=False).stdout
+@pytest.mark.parametrize("name", ["status", "export"])
+def test_help_of_what_needs_a_workdir_alone(name, command):
+    assert "--workdir" in command(name, "--help", check=False).stdout
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_help_of_status(command):
     [
         (("evaluate", "--workdir=nowhere"), "not a workdir"),
         (("predict", "--workdir=nowhere", "README.md"), "not a workdir"),
+        (("predict", "--model=nowhere", "README.md"), "nowhere holds no manifest.json"),
         (("predict", "--workdir=nowhere", "none.png"), "no image or folder none.png"),
         (("prepare", "covid_ct", "--source=nowhere"), "nowhere"),
         (("prepare", "folder", "--window=-600"), "'-600' is no CENTRE,WIDTH"),

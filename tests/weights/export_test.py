@@ -19,9 +19,7 @@ from jaxcovid.weights.export.program import make_program
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "export.md"
 NEEDED = {"onnx": "onnx", "savedmodel": "tensorflow", "stablehlo": "jax", "torch": "safetensors"}
-EXAMPLES = re.findall(
-    r"<!-- tested: (\w+) -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL
-)
+EXAMPLES = re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 # Loads each format by its own library: {"image" or "pixels": array} -> probability and heatmap.
 RUN = """
 import pathlib, sys
@@ -72,7 +70,10 @@ def network(trained):
     return jaxcovid.load(trained)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "savedmodel", "stablehlo"])
+KINDS = ["onnx", "stablehlo", pytest.param("savedmodel", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_from_pixels_of_any_size_and_number(kind, network, tmp_path):
     pytest.importorskip(NEEDED[kind])
     folder = export(network.workdir, kind, output=tmp_path / "out")
@@ -82,9 +83,7 @@ def test_from_pixels_of_any_size_and_number(kind, network, tmp_path):
         made = run_fresh(tmp_path, kind, "pixels", pixels)
         ours = network.probabilities(list(pixels))
         np.testing.assert_allclose(made["probability"], ours, atol=1e-3)
-        np.testing.assert_allclose(
-            made["heatmap"][:, 0], network.heatmaps(list(pixels)), atol=0.02
-        )
+        np.testing.assert_allclose(made["heatmap"][:, 0], network.heatmaps(list(pixels)), atol=0.02)
     manifest = manifests.load_manifest(folder)
     assert manifest.classes == network.outputs
     assert manifest.thresholds == network.thresholds
@@ -93,7 +92,8 @@ def test_from_pixels_of_any_size_and_number(kind, network, tmp_path):
     assert "out_of_distribution.npz" in manifest.files
 
 
-@pytest.mark.parametrize("kind", ["onnx", "savedmodel", "stablehlo"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_from_the_input_of_the_network(kind, network, tmp_path):
     pytest.importorskip(NEEDED[kind])
     export(network.workdir, kind, output=tmp_path / "out", input_name="network")
@@ -125,6 +125,7 @@ def test_a_state_dict_has_the_names_of_torchvision_and_every_number(network, tmp
     assert seen | counters == set(tensors)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "code"), EXAMPLES)
 def test_the_examples_of_the_page(kind, code, network, tmp_path):
     pytest.importorskip(NEEDED[kind])

@@ -49,9 +49,7 @@ def window_mean(x):
 
 def window_max(x):
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding
-    )
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
 def gradient(function):
@@ -73,9 +71,13 @@ MAPS = {
     "per channel and per image": lambda x: x * x.mean((1, 2), keepdims=True) + x.max(),
     "concatenation": lambda x: jnp.concatenate([jax.nn.relu(x), x * 2, convolve(x, KERNEL)], -1),
     "product with the channels": lambda x: convolve(x, KERNEL) @ SQUARE,
-    "gradient of that product": gradient(lambda x: (x @ SQUARE[:4, :4])),
+    "gradient of that product": gradient(lambda x: x @ SQUARE[:4, :4]),
+    "gradient of a square matrix": gradient(lambda x: x.mean((1, 2)) @ SQUARE[:4, :4]),
     "product with the rows": lambda x: jnp.einsum("ih,bhwc->biwc", ROWS, x),
     "resize": lambda x: jax.image.resize(x, (x.shape[0], 16, 12, 4), "bilinear"),
+    "resize of one pixel": lambda x: jax.image.resize(
+        x.max((1, 2), keepdims=True), (x.shape[0], 2, 3, 4), "bilinear"
+    ),
     "flattened after a convolution": lambda x: convolve(x, KERNEL).reshape(x.shape[0], -1),
     "flipped": lambda x: jnp.flip(x, (1, 3)),
     "look-up": lambda x: x[:, jnp.array([3, 0, 0])],

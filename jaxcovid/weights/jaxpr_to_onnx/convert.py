@@ -55,7 +55,8 @@ def _write(graph: Graph, closed: ClosedJaxpr, arguments: Sequence[Tensor]) -> li
 
     def value(variable: Any) -> Tensor:
         if isinstance(variable, Literal):
-            return constant(np.asarray(variable.val, variable.aval.dtype))
+            aval: Any = variable.aval
+            return constant(np.asarray(variable.val, aval.dtype))
         return values[variable]
 
     for equation in _needed(jaxpr):

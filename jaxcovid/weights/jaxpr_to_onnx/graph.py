@@ -78,6 +78,8 @@ class Graph:
 
     def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node of one output and returns the output's name."""
+        if operator == "Transpose" and list(attributes["perm"]) == sorted(attributes["perm"]):
+            return inputs[0]
         return self.add_several(operator, inputs, 1, **attributes)[0]
 
     def add_several(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Tensor, element_type
+from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Shape, Tensor, element_type
 from jaxcovid.weights.jaxpr_to_onnx.rule import Rule, result
 
 _MAP = (0, 3, 1, 2)  # the axes of a map [b, h, w, c] as batch, channels, height and width
@@ -51,37 +51,57 @@ def _convolution(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Ten
 
 
 def _product(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
-    """A sum of products over one axis; of the channels of a map it is a 1x1 convolution.
+    """A sum of products over some axes; of the channels of a map it is a 1x1 convolution.
 
-    Not as Einsum: OpenVINO 2026.4 computes "abcd,ed->abce" as "abcd,de->abce".
+    Not as Einsum, in which OpenVINO 2026.4 forgets to transpose a square constant.
     """
-    (contracted, common), (a, b) = equation.params["dimension_numbers"], operands
-    if len(contracted[0]) != 1 or any(common):
-        raise NotImplementedError(f"a product over {contracted} with {common} in common")
-    (axis_a,), (axis_b,) = contracted
-    if len(a.shape) == 4 and axis_a == 3 and len(b.shape) == 2 and b.array is not None:
+    (summed, common), (a, b) = equation.params["dimension_numbers"], operands
+    if any(common):
+        raise NotImplementedError(f"a product with the axes {common} in common")
+    if len(a.shape) == 4 and summed[0] == (3,) and len(b.shape) == 2 and b.array is not None:
         kernel = np.broadcast_to(b.array, b.shape)
-        kernel = kernel if axis_b == 1 else kernel.T
+        kernel = kernel if summed[1] == (1,) else kernel.T
         names = [graph.first(a), graph.constant(kernel[:, :, None, None])]
         return result(equation, graph.add("Conv", names), first=True)
-    first, second = _axis_at(graph, a, axis_a, -1), _axis_at(graph, b, axis_b, 0)
-    if len(b.shape) == 2:
-        return result(equation, graph.add("MatMul", [first, second]))
-    if len(a.shape) != 2:
-        raise NotImplementedError(f"a product of {a.shape} and {b.shape}")
-    # MatMul sums over the last axis of what has more axes; their order is put right afterwards.
-    names = [_axis_at(graph, b, axis_b, -1), _axis_at(graph, a, axis_a, 0)]
-    rank = len(b.shape)
-    turned = graph.add("Transpose", [graph.add("MatMul", names)], perm=[rank - 1, *range(rank - 1)])
-    return result(equation, turned)
+    # The second of a matrix product becomes a matrix, for which its sides must be numbers.
+    turned = not all(isinstance(b.shape[axis], int) for axis in _others(b, summed[1]))
+    many, few = ((b, summed[1]), (a, summed[0])) if turned else ((a, summed[0]), (b, summed[1]))
+    name = graph.add("MatMul", [_stacked(graph, *many), _matrix(graph, *few)])
+    sides = [x.shape[axis] for x, axes in (many, few) for axis in _others(x, axes)]
+    name = graph.reshape(name, tuple(sides))
+    if turned:
+        count = len(_others(*many))
+        order = [*range(count, len(sides)), *range(count)]
+        name = graph.add("Transpose", [name], perm=order)
+    return result(equation, name)
 
 
-def _axis_at(graph: Graph, x: Tensor, axis: int, place: int) -> str:
-    """The name of a tensor with an axis moved to a place."""
-    order = [i for i in range(len(x.shape)) if i != axis]
-    order.insert(place % len(x.shape), axis)
-    name = graph.last(x, full=True)
-    return name if order == sorted(order) else graph.add("Transpose", [name], perm=order)
+def _others(x: Tensor, axes: Sequence[int]) -> list[int]:
+    return [axis for axis in range(len(x.shape)) if axis not in axes]
+
+
+def _stacked(graph: Graph, x: Tensor, axes: Sequence[int]) -> str:
+    """A tensor [others..., product of some axes]."""
+    others = _others(x, axes)
+    count = math.prod(x.shape[axis] for axis in axes) if len(axes) != 1 else x.shape[axes[0]]
+    shape = (*(x.shape[axis] for axis in others), count)
+    return _turned(graph, x, [*others, *axes], shape)
+
+
+def _matrix(graph: Graph, x: Tensor, axes: Sequence[int]) -> str:
+    """A tensor as a matrix [product of some axes, product of the others]."""
+    others = _others(x, axes)
+    sides = [[x.shape[axis] for axis in group] for group in (axes, others)]
+    shape = tuple(side[0] if len(side) == 1 else math.prod(side) for side in sides)
+    return _turned(graph, x, [*axes, *others], shape)
+
+
+def _turned(graph: Graph, x: Tensor, order: Sequence[int], shape: Shape) -> str:
+    """A tensor with its axes in another order, then in another shape."""
+    if x.array is not None:  # OpenVINO 2026.4 forgets to transpose a square constant
+        return graph.constant(np.broadcast_to(x.array, x.shape).transpose(order).reshape(shape))
+    name = graph.add("Transpose", [graph.last(x, full=True)], perm=order)
+    return name if len(shape) == len(order) else graph.reshape(name, shape)
 
 
 def _pool(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
