@@ -21,11 +21,7 @@ from jaxcovid.weights.export.program import Program, make_program
 FORMATS = ("stablehlo", "savedmodel", "onnx", "torch")
 INPUTS = {"pixels": PIXELS, "network": NETWORK_INPUT}
 # What a format needs beside jaxcovid, and the optional extra that installs it.
-_NEEDS = {
-    "onnx": ("onnx", "onnx"),
-    "torch": ("safetensors", "torch"),
-    "savedmodel": ("tensorflow", "tensorflow"),
-}
+_NEEDS = {"onnx": ("onnx", "onnx"), "savedmodel": ("tensorflow", "tensorflow")}
 
 
 def export(
