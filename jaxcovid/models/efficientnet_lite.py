@@ -57,7 +57,14 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.A
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(accumulation_dtype(x.dtype))
     total = jnp.zeros((), padded.dtype)
     for row, column in itertools.product(range(size), repeat=2):
-        shifted = padded[:, row::stride, column::stride][:, :height, :width]
+        # Not padded[:, row::stride], which is a gather where the batch is symbolic.
+        stop = (row + (height - 1) * stride + 1, column + (width - 1) * stride + 1)
+        shifted = jax.lax.slice(
+            padded,
+            (0, row, column, 0),
+            (x.shape[0], *stop, x.shape[-1]),
+            (1, stride, stride, 1),
+        )
         total = total + shifted * kernel[row, column].reshape(1, 1, 1, -1)
     return total.astype(x.dtype)
 

@@ -109,7 +109,9 @@ def test_a_state_dict_has_the_names_of_torchvision_and_every_number(network, tmp
     from jaxcovid.weights.export.torch import torch_name
 
     folder = export(network.workdir, "torch", output=tmp_path / "out")
-    tensors = numpy_tensors.load_file(folder / "model.safetensors")
+    tensors = numpy_tensors.load_file(folder / "backbone.safetensors")
+    assert all(name.startswith("features.") for name in tensors)
+    tensors |= numpy_tensors.load_file(folder / "rest.safetensors")
     assert "features.denseblock2.denselayer1.conv2.weight" in tensors
     assert "features.transition1.norm.running_var" in tensors
     counters = {name for name in tensors if name.endswith("num_batches_tracked")}

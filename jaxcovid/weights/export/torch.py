@@ -1,4 +1,4 @@
-"""A PyTorch state dict in safetensors: torchvision's names for DenseNet, ours for the rest.
+"""PyTorch state dicts in safetensors: torchvision's names for a DenseNet, ours for the rest.
 
 The numbers are those of the checkpoint, in PyTorch's layout. Names of ours are the paths of Flax
 with PyTorch's last words: `pyramid_attention.gap.conv.weight`.
@@ -17,7 +17,7 @@ from jaxcovid.runtime.files import write_atomically
 from jaxcovid.weights.export.manifest import Manifest
 from jaxcovid.weights.export.program import Program
 
-FILE = "model.safetensors"
+BACKBONE, REST = "backbone.safetensors", "rest.safetensors"
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -35,9 +35,13 @@ _BACKBONE = (  # paths of the backbone and torchvision's names
 
 
 def write(program: Program, manifest: Manifest, folder: Path) -> None:
-    """Writes `FILE`."""
+    """Writes `BACKBONE` and `REST`."""
     metadata = {"format": "pt", "use": manifest.use, "licence": manifest.licence}
-    write_atomically(folder / FILE, save(state_dict(program.variables), metadata))
+    tensors = state_dict(program.variables)
+    backbone = {name: x for name, x in tensors.items() if name.startswith("features.")}
+    rest = {name: x for name, x in tensors.items() if name not in backbone}
+    write_atomically(folder / BACKBONE, save(backbone, metadata))
+    write_atomically(folder / REST, save(rest, metadata))
 
 
 def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

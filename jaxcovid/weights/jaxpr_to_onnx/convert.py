@@ -15,7 +15,7 @@ import onnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxcovid.weights.jaxpr_to_onnx import elementwise, layers, shapes
-from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Tensor, constant
+from jaxcovid.weights.jaxpr_to_onnx.graph import Graph, Shape, Tensor, constant
 
 _RULES = {**elementwise.RULES, **layers.RULES, **shapes.RULES}
 _CALLS = ("jaxpr", "call_jaxpr")  # parameters that hold the body of a call
@@ -85,13 +85,18 @@ def _results(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> list[Te
     if bodies:
         return _write(graph, bodies[0], operands)
     primitive = equation.primitive.name
-    static = all(isinstance(d, int) for v in equation.outvars for d in v.aval.shape)
-    whole = all(x.array is not None and x.actual == x.shape for x in operands)
-    if static and whole and primitive not in ("broadcast_in_dim", "dim_as_value"):
-        made = equation.primitive.bind(*(x.array for x in operands), **equation.params)
+    static = all(_is_static(variable.aval.shape) for variable in equation.outvars)
+    known = all(x.array is not None and _is_static(x.shape) for x in operands)
+    if static and known and primitive not in ("broadcast_in_dim", "dim_as_value"):
+        arrays = [np.broadcast_to(x.array, x.shape) for x in operands]
+        made = equation.primitive.bind(*arrays, **equation.params)
         several = made if equation.primitive.multiple_results else [made]
         return [constant(np.asarray(array)) for array in several]
     if primitive not in _RULES:
         raise NotImplementedError(f"no rule writes JAX's operation {primitive} in ONNX")
     made = _RULES[primitive](graph, equation, operands)
     return made if isinstance(made, list) else [made]
+
+
+def _is_static(shape: Shape) -> bool:
+    return all(isinstance(side, int) for side in shape)

@@ -102,6 +102,8 @@ def _cut(graph: Graph, equation: Any, x: Tensor, bounds: Sequence[Any]) -> Tenso
         for axis, (bound, side) in enumerate(zip(bounds, x.shape, strict=True))
         if bound != (0, side, 1)
     ]
+    if not axes:
+        return x
     chosen = np.array([bounds[axis] for axis in axes], np.int64).T  # none of them symbolic
     constants = [graph.constant(numbers, np.int64) for numbers in (*chosen[:2], axes, chosen[2])]
     return result(equation, graph.add("Slice", [graph.last(x, full=True), *constants]))
@@ -137,7 +139,7 @@ def _pad(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
 
 
 def _gather(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
-    """Three of the forms of a gather, of which JAX has many: a slice and two kinds of look-up."""
+    """Four of the forms of a gather, of which JAX has many: slices and two kinds of look-up."""
     (x, indices), params = operands, equation.params
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     if not numbers.collapsed_slice_dims and not numbers.operand_batching_dims:
@@ -148,6 +150,8 @@ def _gather(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
         for axis, start in starts.items():
             bounds[axis] = (int(start), int(start) + sizes[axis], 1)
         return _cut(graph, equation, x, bounds)
+    if len(numbers.collapsed_slice_dims) == 2:
+        return _gather_grid(graph, equation, x, indices)
     (axis,) = numbers.collapsed_slice_dims
     if numbers.start_index_map != (axis,):
         raise NotImplementedError(f"a gather with {numbers}")
@@ -159,6 +163,24 @@ def _gather(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> Tensor:
     if numbers.operand_batching_dims or tuple(numbers.offset_dims) != others:
         raise NotImplementedError(f"a gather with {numbers}")
     return result(equation, graph.add("Gather", [source, places], axis=int(axis)))
+
+
+def _gather_grid(graph: Graph, equation: Any, x: Tensor, indices: Tensor) -> Tensor:
+    """Some rows and some columns of a map, as a slice with steps takes them."""
+    numbers = equation.params["dimension_numbers"]
+    if indices.array is None or (*numbers.collapsed_slice_dims, *numbers.offset_dims) != (
+        1,
+        2,
+        0,
+        3,
+    ):
+        raise NotImplementedError(f"a gather with {numbers}")
+    rows, columns = indices.array[:, 0, 0], indices.array[0, :, 1]
+    if (indices.array != np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)).any():
+        raise NotImplementedError("a gather of pixels that are no rows and columns")
+    name = graph.add("Gather", [graph.first(x), graph.constant(rows)], axis=2)
+    name = graph.add("Gather", [name, graph.constant(columns)], axis=3)
+    return result(equation, name, first=True)
 
 
 def _places(graph: Graph, indices: Tensor, mode: Any, side: int) -> str:
