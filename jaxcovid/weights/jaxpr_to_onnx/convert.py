@@ -86,9 +86,16 @@ def _results(graph: Graph, equation: Any, operands: Sequence[Tensor]) -> list[Te
         return _write(graph, bodies[0], operands)
     primitive = equation.primitive.name
     static = all(_is_static(variable.aval.shape) for variable in equation.outvars)
-    known = all(x.array is not None and _is_static(x.shape) for x in operands)
-    if static and known and primitive not in ("broadcast_in_dim", "dim_as_value"):
-        arrays = [np.broadcast_to(x.array, x.shape) for x in operands]
+    arrays = [
+        np.broadcast_to(x.array, x.shape)
+        for x in operands
+        if x.array is not None and _is_static(x.shape)
+    ]
+    if (
+        static
+        and len(arrays) == len(operands)
+        and primitive not in ("broadcast_in_dim", "dim_as_value")
+    ):
         made = equation.primitive.bind(*arrays, **equation.params)
         several = made if equation.primitive.multiple_results else [made]
         return [constant(np.asarray(array)) for array in several]
