@@ -1,6 +1,7 @@
 """Adam as in the paper, with a schedule, decoupled weight decay and accumulation as options."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,14 +91,6 @@ def make_optimizer(
     """
     _check(head_lr_multiplier, weight_decay, accumulate_steps, total_steps)
 
-    def head(params: Mapping[str, Any]) -> dict[str, bool]:
-        if head_lr_multiplier != 1 and not any(name in _HEAD for name in params):
-            raise ValueError(
-                f"optimizer.head_lr_multiplier matches no parameter: none of {', '.join(_HEAD)} is "
-                f"among {', '.join(params)}"
-            )
-        return {name: name in _HEAD for name in params}
-
     adam: tuple[optax.GradientTransformation, ...] = (
         _flattened(optax.scale_by_adam()),
         optax.add_decayed_weights(
@@ -109,7 +102,7 @@ def make_optimizer(
     optimizer = optax.chain(
         *adam,
         optax.scale_by_learning_rate(schedule),
-        optax.masked(optax.scale(head_lr_multiplier), head),
+        optax.masked(optax.scale(head_lr_multiplier), partial(_head, head_lr_multiplier)),
         *([scale_by_layer(layer_decay)] if layer_decay != 1 else []),
     )
     if accumulate_steps == 1:
@@ -121,6 +114,16 @@ def make_optimizer(
 
     every = steps_of if left else accumulate_steps
     return optax.MultiSteps(optimizer, every).gradient_transformation()
+
+
+def _head(multiplier: float, params: Mapping[str, Any]) -> dict[str, bool]:
+    """True for the parts of a network that are its head; there must be one, to be multiplied."""
+    if multiplier != 1 and not any(name in _HEAD for name in params):
+        raise ValueError(
+            f"optimizer.head_lr_multiplier matches no parameter: none of {', '.join(_HEAD)} is "
+            f"among {', '.join(params)}"
+        )
+    return {name: name in _HEAD for name in params}
 
 
 def _with_late_start(

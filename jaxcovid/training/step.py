@@ -4,7 +4,7 @@ What is computed from images runs under `shard_map`: each device sees its own ro
 everything that devices exchange is explicit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -127,28 +127,14 @@ def train_step(
       The next state and scalar metrics.
     """
     model = model.on(platform_of(mesh))
-    slices, devices = mesh.devices.shape
-    together = devices_together(batch_norm, mesh)
-    if together > 1:
-        across_slices = together > devices
-        model = model.clone(axis_name=(SLICE_AXIS, BATCH_AXIS) if across_slices else BATCH_AXIS)
-
-    def compute(model: nn.Module) -> Any:
-        return jax.shard_map(
-            partial(shared_gradients, model=model, weights=weights),
-            mesh=in_groups(mesh, (slices, -1, min(together, devices)), AXES),
-            in_specs=(P(), P(AXES)),
-            out_specs=P(),
-            check_vma=False,
-        )
-
+    over_mesh = partial(_gradients_over_mesh, weights=weights, mesh=mesh, batch_norm=batch_norm)
     if freezing is None:
-        grads, batch_stats, metrics = compute(model)(state.variables, batch)
+        grads, batch_stats, metrics = over_mesh(model)(state.variables, batch)
     else:
         grads, batch_stats, metrics = jax.lax.cond(
             state.step < freezing.steps,
-            compute(model.clone(frozen_layers=freezing.layers)),
-            compute(model),
+            over_mesh(model.clone(frozen_layers=freezing.layers)),
+            over_mesh(model),
             state.variables,
             batch,
         )
@@ -160,6 +146,24 @@ def train_step(
         step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
     )
     return state, metrics
+
+
+def _gradients_over_mesh(
+    model: nn.Module, *, weights: jax.Array, mesh: Mesh, batch_norm: str
+) -> Callable[..., tuple[Any, Any, Metrics]]:
+    """(variables, batch) -> `gradients` of a global batch, each device computing its own rows."""
+    slices, devices = mesh.devices.shape
+    together = devices_together(batch_norm, mesh)
+    if together > 1:
+        across_slices = together > devices
+        model = model.clone(axis_name=(SLICE_AXIS, BATCH_AXIS) if across_slices else BATCH_AXIS)
+    return jax.shard_map(
+        partial(shared_gradients, model=model, weights=weights),
+        mesh=in_groups(mesh, (slices, -1, min(together, devices)), AXES),
+        in_specs=(P(), P(AXES)),
+        out_specs=P(),
+        check_vma=False,
+    )
 
 
 def devices_together(batch_norm: str, mesh: Mesh) -> int:
