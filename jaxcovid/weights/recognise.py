@@ -41,6 +41,8 @@ def recognise(file: WeightFile) -> Plan:
     )
 
 
-def _distance(plan: Plan) -> tuple[int, int]:
-    """How many names differ between a file and a network; then how many shapes."""
-    return len(plan.missing()) + len(plan.unknown()), len(plan.mismatched())
+def _distance(plan: Plan) -> tuple[int, int, int]:
+    """How few names a file and a network share; then how many differ; then how many shapes."""
+    missing = len(plan.missing())
+    shared = len(plan.used()) - missing
+    return -shared, missing + len(plan.unknown()), len(plan.mismatched())
