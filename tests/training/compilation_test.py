@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from jaxcovid.models.deep_ct_net import DeepCTNet
-from jaxcovid.models.fused import normalised_product
+from jaxcovid.models.fused import dense_block_accelerator
+from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import Execution
-from jaxcovid.models.normalization import Affine
 from jaxcovid.runtime import sharding
 from jaxcovid.training import compilation
 from jaxcovid.training.optimizer import make_optimizer
@@ -121,14 +121,15 @@ def test_kept_programs_are_bounded_and_the_longest_unused_go(tmp_path, monkeypat
 def test_a_program_with_kernels_of_our_own_can_be_kept():
     """As a training on a GPU keeps it; none is needed to write it."""
 
-    def function(x, multiplier, shift, w):
-        norm = Affine(multiplier, shift)
-        return normalised_product.multiply(x, norm, w, Execution("gpu"))[0]
+    def function(x, *layer):
+        return dense_block_accelerator.train(x, (LayerWeights(*layer),), Execution("gpu"))[0]
 
-    function, vector = jax.jit(function), jax.ShapeDtypeStruct((32,), jnp.float32)
+    vectors = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (64, 64, 128, 128)]
+    w1 = jax.ShapeDtypeStruct((1, 1, 64, 128), jnp.float32)
+    w2 = jax.ShapeDtypeStruct((3, 3, 128, 32), jnp.float32)
     image = jax.ShapeDtypeStruct((2, 8, 8, 64), jnp.bfloat16)
-    shapes = image, vector, vector, jax.ShapeDtypeStruct((32, 128), jnp.float32)
-    program = compilation.export_program(function, *shapes, platforms=["cuda"])
+    shapes = image, *vectors[:2], w1, *vectors[2:], w2
+    program = compilation.export_program(jax.jit(function), *shapes, platforms=["cuda"])
     assert "triton" in str(program.mlir_module())
     kept = jax.export.deserialize(bytearray(program.serialize()))
     assert kept.platforms == ("cuda",)
