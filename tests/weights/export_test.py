@@ -8,11 +8,13 @@ import sys
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
 
 import jaxcovid
+from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.weights.export import manifest as manifests
 from jaxcovid.weights.export.export import FORMATS, export
 from jaxcovid.weights.export.program import make_program
@@ -119,12 +121,23 @@ def test_a_state_dict_has_the_names_of_torchvision_and_every_number(network, tmp
     seen = set()
     for collection in ("params", "batch_stats"):
         for path, array in jax.tree_util.tree_leaves_with_path(network.variables[collection]):
-            name = torch_name(tuple(key.key for key in path))
+            name = torch_name(tuple(key.key for key in path), densenet=True)
             tensor = tensors[name]
             back = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim)
             np.testing.assert_array_equal(tensor.transpose(back) if back else tensor, array)
             seen.add(name)
     assert seen | counters == set(tensors)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+def test_another_backbone_keeps_its_names(name):
+    from jaxcovid.weights.export.torch import state_dict
+
+    model = DeepCTNet(backbone_name=name, attention="none", head="gap")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    tensors = state_dict(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+    assert {name.split(".")[0] for name in tensors} == {"backbone", "norm", "classifier"}
+    assert "backbone.stem_conv.weight" in tensors
 
 
 @pytest.mark.long

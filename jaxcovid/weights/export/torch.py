@@ -4,7 +4,6 @@ The numbers are those of the checkpoint, in PyTorch's layout. Names of ours are 
 with PyTorch's last words: `pyramid_attention.gap.conv.weight`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,20 @@ from safetensors.numpy import save
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.weights.export.manifest import Manifest
 from jaxcovid.weights.export.program import Program
+from jaxcovid.weights.sources.torch_densenet import FEATURES, NORM, module_name
 
 BACKBONE, REST = "backbone.safetensors", "rest.safetensors"
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-_BACKBONE = (  # paths of the backbone and torchvision's names
-    (r"backbone\.stem_conv\.", "features.conv0."),
-    (r"backbone\.stem_norm\.", "features.norm0."),
-    (r"backbone\.final_norm\.", "features.norm5."),
-    (r"backbone\.block(\d+)\.layer(\d+)\.", r"features.denseblock\1.denselayer\2."),
-    (r"backbone\.transition(\d+)\.", r"features.transition\1."),
-)
+_LEAVES = {"kernel": "weight"} | {ours: theirs for _, ours, theirs in NORM}
 
 
 def write(program: Program, manifest: Manifest, folder: Path) -> None:
-    """Writes `BACKBONE` and `REST`."""
+    """Writes `BACKBONE`, of a DenseNet alone, and `REST`."""
     metadata = {"format": "pt", "use": manifest.use, "licence": manifest.licence}
     tensors = state_dict(program.variables)
-    backbone = {name: x for name, x in tensors.items() if name.startswith("features.")}
+    backbone = {name: x for name, x in tensors.items() if name.startswith(FEATURES)}
     rest = {name: x for name, x in tensors.items() if name not in backbone}
-    write_atomically(folder / BACKBONE, save(backbone, metadata))
+    if backbone:
+        write_atomically(folder / BACKBONE, save(backbone, metadata))
     write_atomically(folder / REST, save(rest, metadata))
 
 
@@ -54,9 +42,10 @@ def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       Arrays by PyTorch's names; those of a frozen part begin with `parts.NAME.`.
     """
     tensors: dict[str, np.ndarray] = {}
+    densenet = "final_norm" in variables.get("params", {}).get("backbone", {})
     for collection in ("params", "batch_stats"):
         for path, array in traverse_util.flatten_dict(variables.get(collection, {})).items():
-            tensors[torch_name(path)] = _turn(np.asarray(array))
+            tensors[torch_name(path, densenet=densenet)] = _turn(np.asarray(array))
     for name in [name for name in tensors if name.endswith("running_mean")]:
         counter = name.removesuffix("running_mean") + "num_batches_tracked"
         tensors[counter] = np.zeros((), np.int64)  # PyTorch's layers have one, and read it nowhere
@@ -65,12 +54,17 @@ def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def torch_name(path: tuple[str, ...]) -> str:
-    """PyTorch's name of a variable by its path, as in ("norm", "scale")."""
-    name = ".".join([*path[:-1], _LEAVES[path[-1]]])
-    for pattern, theirs in _BACKBONE:
-        name = re.sub(f"^{pattern}", theirs, name)
-    return name
+def torch_name(path: tuple[str, ...], *, densenet: bool) -> str:
+    """PyTorch's name of a variable by its path, as in ("norm", "scale").
+
+    Args:
+      path: in its collection.
+      densenet: the backbone is a DenseNet, which has torchvision's names.
+    """
+    module, theirs = path[:-1], _LEAVES[path[-1]]
+    if densenet and module[0] == "backbone":
+        return f"{FEATURES}{module_name('/'.join(module[1:]))}.{theirs}"
+    return ".".join([*module, theirs])
 
 
 def _turn(array: np.ndarray) -> np.ndarray:

@@ -10,14 +10,14 @@ from jaxcovid.weights.sources.densenet import DenseNetShape, Layer, constant, la
 
 COUNTERS = "counters of batches, of no use in inference"
 # (in our collection, our name, PyTorch's name) of each array of a batch normalisation.
-_NORM = (
+NORM = (
     ("params", "scale", "weight"),
     ("params", "bias", "bias"),
     ("batch_stats", "mean", "running_mean"),
     ("batch_stats", "var", "running_var"),
 )
 _PARALLEL = "module."  # in front of all names, by torch.nn.DataParallel
-_FEATURES = "features."
+FEATURES = "features."
 # Until torchvision 0.3, modules had names such as `norm.1`.
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 
@@ -49,7 +49,7 @@ def norm_entries(ours: str, theirs: str, channels: int) -> list[Entry]:
     """
     return [
         Entry(f"{collection}/{ours}/{name}", {f"{theirs}.{theirs_name}": (channels,)}, unchanged)
-        for collection, name, theirs_name in _NORM
+        for collection, name, theirs_name in NORM
     ]
 
 
@@ -58,11 +58,11 @@ def identity_norm(ours: str, channels: int) -> list[Entry]:
     values = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1 - 1e-5}
     return [
         Entry(f"{collection}/{ours}/{name}", {}, constant(values[name], channels))
-        for collection, name, _ in _NORM
+        for collection, name, _ in NORM
     ]
 
 
-def _module(path: str) -> str:
+def module_name(path: str) -> str:
     """PyTorch's name of one of our layers, behind `features.`."""
     fixed = {"stem_conv": "conv0", "stem_norm": "norm0", "final_norm": "norm5"}
     if path in fixed:
@@ -72,7 +72,7 @@ def _module(path: str) -> str:
 
 
 def _layer_entries(layer: Layer, prefix: str) -> list[Entry]:
-    ours, theirs = f"backbone/{layer.path}", prefix + _FEATURES + _module(layer.path)
+    ours, theirs = f"backbone/{layer.path}", prefix + FEATURES + module_name(layer.path)
     if layer.kernel is None:
         return norm_entries(ours, theirs, layer.channels)
     return [Entry(f"params/{ours}/kernel", {f"{theirs}.weight": oihw(layer.kernel)}, from_oihw)]
