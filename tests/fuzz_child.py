@@ -593,7 +593,12 @@ def weight_reader(folder):
                 archives.append({name: archive.read(name) for name in archive.namelist()})
     converted = folder / "converted"
     arrays = {"params/norm/scale": np.ones(2, np.float32)}
-    weights = ConvertedWeights(arrays, "densenet121", Origin("a", "b", "c"), Input(1, 0, 1, (1,)))
+    weights = ConvertedWeights(
+        variables=arrays,
+        backbone="densenet121",
+        origin=Origin("a", "b", "c"),
+        input=Input(1, 0, 1, (1,)),
+    )
     weights.write(converted)
     text = (converted / "weights.json").read_text()
     small = safetensors.numpy.save(arrays)

@@ -69,12 +69,11 @@ class Input:
     preprocessing_std: float | None = None
 
 
-@dataclass(frozen=True)
-class ConvertedWeights:
-    """Weights of a published network as variables of ours.
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What weights are of.
 
     Attributes:
-      variables: float32, by their path.
       backbone: value of `config.model.backbone`.
       origin: where they come from.
       input: what images they expect.
@@ -83,11 +82,9 @@ class ConvertedWeights:
       attention: value of `config.model.attention`; None if only the backbone was converted.
       head: value of `config.model.head`; None if there is no classifier.
       outputs: names of the classifier's outputs.
-      skipped: which arrays of the file were left out, and why.
       notes: what else a user of the weights should know.
     """
 
-    variables: Mapping[str, np.ndarray]
     backbone: str
     origin: Origin
     input: Input
@@ -96,8 +93,20 @@ class ConvertedWeights:
     attention: str | None = None
     head: str | None = None
     outputs: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedWeights(Description):
+    """Weights of a published network as variables of ours.
+
+    Attributes:
+      variables: float32, by their path.
+      skipped: which arrays of the file were left out, and why.
+    """
+
+    variables: Mapping[str, np.ndarray]
+    skipped: tuple[str, ...] = ()
 
     @property
     def holds(self) -> tuple[str, ...]:

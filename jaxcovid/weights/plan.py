@@ -1,12 +1,12 @@
 """How the arrays of a file become our variables; every source makes plans, see `sources`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxcovid.weights.converted import ConvertedWeights, Input, Origin
+from jaxcovid.weights.converted import ConvertedWeights, Description
 from jaxcovid.weights.files.read import WeightFile
 
 _NAMED = 3  # arrays that a message names
@@ -26,32 +26,19 @@ class Entry(NamedTuple):
     change: Callable[..., np.ndarray]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(Description):
     """What a file holds if it is of one source and network.
 
     Attributes:
-      origin: the source.
-      input: what images it expects.
-      backbone: the network.
       arrays: of the file, by the names that the source gives them today.
       entries: our variables.
       skipped: arrays that are left out, and why.
-      epsilon, epsilon_treatment, attention, head, outputs, notes: see `ConvertedWeights`.
     """
 
-    origin: Origin
-    input: Input
-    backbone: str
     arrays: Mapping[str, np.ndarray]
     entries: tuple[Entry, ...]
     skipped: Mapping[str, str]
-    epsilon: float = 1e-5
-    epsilon_treatment: str = "the same as ours"
-    attention: str | None = None
-    head: str | None = None
-    outputs: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -97,21 +84,9 @@ class Plan:
             variables[entry.ours] = array.astype(np.float32)
             if not np.isfinite(variables[entry.ours]).all():
                 raise ValueError(f"{', '.join(entry.theirs)}: some values are not finite")
-        return ConvertedWeights(
-            variables=variables,
-            backbone=self.backbone,
-            origin=Origin(
-                self.origin.name, self.origin.url, self.origin.licence, file.name, file.sha256
-            ),
-            input=self.input,
-            epsilon=self.epsilon,
-            epsilon_treatment=self.epsilon_treatment,
-            attention=self.attention,
-            head=self.head,
-            outputs=self.outputs,
-            skipped=self._skipped_in_words(),
-            notes=self.notes,
-        )
+        shared = {field.name: getattr(self, field.name) for field in fields(Description)}
+        shared["origin"] = replace(self.origin, file=file.name, sha256=file.sha256)
+        return ConvertedWeights(**shared, variables=variables, skipped=self._skipped_in_words())
 
     def _skipped_in_words(self) -> tuple[str, ...]:
         """One sentence for each reason."""

@@ -13,12 +13,12 @@ from flax import traverse_util
 from tabulate import tabulate
 
 from jaxcovid.weights.initial import InitialWeights
+from jaxcovid.weights.plan import shortened
 
 WHAT = ("backbone", "attention", "everything")
 _ASKED = {"backbone": ("backbone",), "attention": ("backbone", "pyramid_attention")}
 # Fully connected layers: they belong together, and to the outputs that they were trained for.
 _HEAD = ("classifier", "reduction", "fusion")
-_NAMED = 3  # variables that a message names
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def _problems(
         if theirs[name].shape != wanted[name].shape
     ]
     return [
-        f"{problem} ({len(items)}): {', '.join(items[:_NAMED])}"
-        + (", ..." if len(items) > _NAMED else "")
+        f"{problem} ({len(items)}): {shortened(items)}"
         for problem, items in (
             ("missing there", sorted(asked - given)),
             ("not in this network", sorted(given - asked)),
