@@ -14,7 +14,7 @@ from jaxcovid.models.fused import dense_block_accelerator
 from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.fused.gpu import convolution, dense_block, product, sums
-from jaxcovid.models.fused.normalization import NormSums, moments_backward, pool_in_one_pass
+from jaxcovid.models.fused.normalization import NormSums, moments_backward, pool_moments
 from jaxcovid.models.layers import convolve
 from jaxcovid.models.normalization import Affine, Moments
 
@@ -67,8 +67,8 @@ def test_a_product_and_its_moments():
     expected = jnp.dot(norm.relu(x[..., :CHANNELS]), w)
     assert_near(actual, rows(expected))
     stored = actual.astype(jnp.float32)
-    assert_near(pool_in_one_pass(parts).mean, stored.mean(0), 1e-5)
-    assert_near(pool_in_one_pass(parts).var, stored.var(0), 1e-5)
+    assert_near(pool_moments(parts).mean, stored.mean(0), 1e-5)
+    assert_near(pool_moments(parts).var, stored.var(0), 1e-5)
 
 
 def test_added_channels_replace_their_own_alone():
@@ -81,7 +81,7 @@ def test_added_channels_replace_their_own_alone():
     assert_near(actual[:, 64:96], rows(added))
     np.testing.assert_array_equal(actual[:, :64], rows(x)[:, :64])
     np.testing.assert_array_equal(actual[:, 96:], rows(x)[:, 96:])
-    assert_near(pool_in_one_pass(parts).mean, actual[:, 64:96].astype(jnp.float32).mean(0), 1e-5)
+    assert_near(pool_moments(parts).mean, actual[:, 64:96].astype(jnp.float32).mean(0), 1e-5)
 
 
 def test_gradients_of_the_convolution():
@@ -123,7 +123,7 @@ def test_gradients_of_the_product():
 @pytest.mark.parametrize("tiles", [1, 24, 512])
 def test_moments_of_tiles_are_joined_in_place_or_alone(tiles):
     parts = Moments(normal(tiles, 32, mean=3.0), jnp.square(normal(tiles, 32)))
-    expected = pool_in_one_pass(parts)
+    expected = pool_moments(parts)
     for one, other in zip(sums.join_moments(parts, interpret=True), expected, strict=True):
         assert_near(one, other, 1e-5)
     whole = Moments(normal(160), normal(160))

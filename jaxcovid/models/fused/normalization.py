@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import accumulation_dtype
+from jaxcovid.models.layers import AxisName, accumulation_dtype
 from jaxcovid.models.normalization import EPSILON, Affine, Moments, device_count
 
 
@@ -36,13 +36,6 @@ def one_pass_moments(x: jax.Array) -> Moments:
     return Moments(middle.reshape(-1) + mean, jnp.maximum(square - jnp.square(mean), 0))
 
 
-def pool_in_one_pass(parts: Moments) -> Moments:
-    """`pool_moments` in one pass, likewise."""
-    deviation = parts.mean - parts.mean[:1]
-    mean, square = deviation.mean(0), (parts.var + jnp.square(deviation)).mean(0)
-    return Moments(parts.mean[0] + mean, jnp.maximum(square - jnp.square(mean), 0))
-
-
 def sum_together(a: jax.Array, b: jax.Array) -> list[jax.Array]:
     """Sums of two maps over pixels by one reduction, which is fewer kernels on a GPU than two."""
     zero = jnp.zeros((), a.dtype)
@@ -59,12 +52,12 @@ def join_moments(*parts: Moments) -> Moments:
     return Moments(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def pixel_count(x: jax.Array, axis_name: str | None) -> int:
+def pixel_count(x: jax.Array, axis_name: AxisName) -> int:
     """The number of pixels of a map like `x` [b, h, w, c] on all devices together."""
     return device_count(axis_name) * math.prod(x.shape[:-1])
 
 
-def share_gradient(dmoments: Moments, axis_name: str | None) -> Moments:
+def share_gradient(dmoments: Moments, axis_name: AxisName) -> Moments:
     """Gradient by shared moments from what the rows of each device add to it: one all-reduce."""
     if device_count(axis_name) == 1:
         return dmoments

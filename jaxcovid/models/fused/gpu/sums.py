@@ -27,7 +27,7 @@ _SPLITS = 32  # that `product_gradients` takes at once, at most
 def join_moments(
     parts: Moments, whole_map: Moments | None = None, start: int = 0, *, interpret: bool = False
 ) -> Moments:
-    """`pool_in_one_pass` of the moments of equal tiles.
+    """`pool_moments` of equal tiles.
 
     Args:
       parts: [tiles, c].
