@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from backbone_checks import assert_bfloat16_keeps_float32, random_image, random_variables
 from jax.sharding import PartitionSpec as P
 
 from jaxcovid.inference.grad_cam import grad_cam
@@ -50,24 +51,6 @@ NARROW = {
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-def random_variables(model, dtype):
-    """Variables with scales, shifts and moments that a new network does not have."""
-    rng = np.random.default_rng(0)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(dtype)
-        return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]) or 1)).astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def random_image(*shape, dtype=np.float64):
-    return np.random.default_rng(sum(shape)).normal(size=shape).astype(dtype)
 
 
 def evaluate(model, variables, image):
@@ -135,19 +118,7 @@ def test_devices_together_compute_what_one_does(name, float64):
 
 @pytest.mark.parametrize("name", NARROW)
 def test_bfloat16_keeps_float32_variables_and_moments(name):
-    image = random_image(4, 64, 64, 1, dtype=np.float32)
-    variables = random_variables(NARROW[name](), np.float32)
-
-    def train(dtype):
-        apply = partial(NARROW[name](dtype=dtype).apply, train=True, mutable=["batch_stats"])
-        return jax.jit(apply)(variables, image)
-
-    features, updates = train(jnp.bfloat16)
-    assert features.dtype == jnp.bfloat16
-    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
-    exact = jax.tree.leaves(train(jnp.float32))
-    for one, other in zip(jax.tree.leaves((features, updates)), exact, strict=True):
-        assert np.linalg.norm(np.float64(one) - other) < 0.05 * np.linalg.norm(other)
+    assert_bfloat16_keeps_float32(NARROW[name], 64)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from backbone_checks import assert_bfloat16_keeps_float32, random_image, random_variables
 from jax.sharding import PartitionSpec as P
 
 from jaxcovid.models.densenet import DenseNet
@@ -28,25 +29,6 @@ FUSED = {
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-def random_variables(model, seed=0):
-    """Variables in float64, with scales, shifts and moments that a new network does not have."""
-    rng = np.random.default_rng(seed)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape)
-        fan_in = np.prod(leaf.shape[:-1]) or 1
-        return rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def random_image(*shape):
-    return np.random.default_rng(sum(shape)).normal(size=shape)
 
 
 def evaluate(model, variables, image, *, train):
@@ -165,19 +147,7 @@ def test_the_plain_form_shows_the_map_for_heatmaps():
 
 @pytest.mark.parametrize("model", [DenseNet, FUSED["cpu"], FUSED["gpu"]])
 def test_bfloat16_keeps_float32_variables_and_moments(model):
-    image = random_image(4, 32, 32, 1).astype(np.float32)
-    variables = jax.tree.map(lambda x: x.astype(np.float32), random_variables(model(**NARROW)))
-
-    def train(dtype):
-        apply = partial(model(**NARROW, dtype=dtype).apply, train=True, mutable=["batch_stats"])
-        return jax.jit(apply)(variables, image)
-
-    features, updates = train(jnp.bfloat16)
-    assert features.dtype == jnp.bfloat16
-    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
-    exact = jax.tree.leaves(train(jnp.float32))
-    for one, other in zip(jax.tree.leaves((features, updates)), exact, strict=True):
-        assert np.linalg.norm(np.float64(one) - other) < 0.05 * np.linalg.norm(other)
+    assert_bfloat16_keeps_float32(partial(model, **NARROW), 32)
 
 
 @pytest.mark.long

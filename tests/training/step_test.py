@@ -57,6 +57,11 @@ def initial(mesh, opt, model=MODEL, fsdp=1, size=SIZE):
     return jit_initial(mesh, opt, model, fsdp, size)()
 
 
+def jit_step(mesh, opt, batch_norm):
+    weights = np.ones((2, 1), np.float32)
+    return jit_train_step(mesh, model=MODEL, optimizer=opt, weights=weights, batch_norm=batch_norm)
+
+
 _compiled = {}  # train steps by what they are compiled for
 
 
@@ -209,21 +214,15 @@ def test_what_eight_devices_tell_each_other(model, batch_norm):
 )
 def test_slices_change_nothing_but_rounding(slices, batch_norm):
     """Two steps of eight devices with one slice and with several."""
-    found = []
+    results = []
     for n in (1, slices):
         mesh = sharding.make_mesh(8, slices=n)
-        step_fn = jit_train_step(
-            mesh,
-            model=MODEL,
-            optimizer=DESCENT,
-            weights=np.ones((2, 1), np.float32),
-            batch_norm=batch_norm,
-        )
+        step_fn = jit_step(mesh, DESCENT, batch_norm)
         state = initial(mesh, DESCENT)
         for seed in (1, 2):
             state, numbers = step_fn(state, sharding.place_batch(batch(seed), mesh))
-        found.append((float(numbers["loss"]), ravel_pytree(jax.device_get(state.params))[0]))
-    (loss, params), (loss_of_slices, params_of_slices) = found
+        results.append((float(numbers["loss"]), ravel_pytree(jax.device_get(state.params))[0]))
+    (loss, params), (loss_of_slices, params_of_slices) = results
     assert loss_of_slices == pytest.approx(loss, abs=1e-5)
     assert np.linalg.norm(params_of_slices - params) < 1e-6 * np.linalg.norm(params)
 
@@ -245,13 +244,7 @@ def test_a_group_normalises_as_two_devices_do():
 
     def trained(batch_norm, rows):
         mesh, opt = sharding.make_mesh(8), optimizer()
-        step_fn = jit_train_step(
-            mesh,
-            model=MODEL,
-            optimizer=opt,
-            weights=np.ones((2, 1), np.float32),
-            batch_norm=batch_norm,
-        )
+        step_fn = jit_step(mesh, opt, batch_norm)
         state, numbers = step_fn(initial(mesh, opt), sharding.place_batch(rows, mesh))
         moments = ravel_pytree(state.batch_stats)[0]
         return np.asarray(moments), np.asarray(optax.tree.get(state.opt_state, "mu")), numbers
