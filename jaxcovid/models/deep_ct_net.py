@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxcovid.models.backbones import BACKBONES, make_backbone
 from jaxcovid.models.fused.execution import CHUNK_BYTES
+from jaxcovid.models.layers import AxisName
 from jaxcovid.models.normalization import BatchNorm
 from jaxcovid.models.pyramid_attention import PyramidAttention
 
@@ -58,7 +59,7 @@ class DeepCTNet(nn.Module):
     growth_rate: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: str = "float32"
-    axis_name: str | None = None
+    axis_name: AxisName = None
     form: str = "fused"
     platform: str = dataclasses.field(default_factory=jax.default_backend)
     chunk_bytes: int = CHUNK_BYTES

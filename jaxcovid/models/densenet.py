@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import he_normal, show_map
+from jaxcovid.models.layers import AxisName, he_normal, show_map
 
 
 def _conv(features: int, size: int, *, stride: int = 1, dtype: Any, name: str) -> nn.Conv:
@@ -42,7 +42,7 @@ class DenseLayer(nn.Module):
 
     growth_rate: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -63,7 +63,7 @@ class DenseBlock(nn.Module):
     depth: int
     growth_rate: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -83,7 +83,7 @@ class Transition(nn.Module):
     """
 
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
     explained: bool = False
 
     @nn.compact
@@ -113,7 +113,7 @@ class DenseNet(nn.Module):
     growth_rate: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:

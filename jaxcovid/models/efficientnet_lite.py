@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import Conv, accumulation_dtype, he_normal, show_map
+from jaxcovid.models.layers import AxisName, Conv, accumulation_dtype, he_normal, show_map
 from jaxcovid.models.normalization import BatchNorm
 
 EPSILON = 1e-3  # TensorFlow's
@@ -98,7 +98,7 @@ class InvertedBottleneck(nn.Module):
     expansion: int
     features: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
     explained: bool = False
 
     @nn.compact
@@ -133,7 +133,7 @@ class EfficientNetLite(nn.Module):
 
     blocks: tuple[Block, ...] = BLOCKS
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:

@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Mesh axes over which devices normalise together, see `models.normalization`.
+AxisName = str | tuple[str, ...] | None
+
 # He et al., arXiv:1502.01852: untruncated normal, fan-in; the initialisation of the reference.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 

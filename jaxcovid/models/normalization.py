@@ -1,6 +1,6 @@
 """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) and the moments that it needs.
 
-`axis_name` names the mesh axis over which devices share a batch (see `shard_map`). With it the
+`axis_name` names the mesh axes over which devices share a batch (see `shard_map`). With it the
 moments are those of the rows of all devices, at the cost of one all-reduce a map forward and one
 backward; without it those of the device's own rows.
 """
@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import accumulation_dtype
+from jaxcovid.models.layers import AxisName, accumulation_dtype
 
 EPSILON = 1e-5  # PyTorch's
 
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
         return Moments(self.mean[start:stop], self.var[start:stop])
 
 
-def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
+def batch_moments(x: jax.Array, axis_name: AxisName = None) -> Moments:
     """Moments of `x` [..., c] over all axes but the last, accumulated in float32.
 
     The variance is the mean of the squared deviations: the cheaper E[x^2] - E[x]^2 loses the digits
@@ -40,12 +40,12 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
     return share_moments(Moments(mean.reshape(-1), jnp.square(x - mean).mean(axes)), axis_name)
 
 
-def device_count(axis_name: str | None) -> int:
+def device_count(axis_name: AxisName) -> int:
     """The number of devices that share a batch."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def share_moments(moments: Moments, axis_name: str | None) -> Moments:
+def share_moments(moments: Moments, axis_name: AxisName) -> Moments:
     """Moments of the rows of all devices from those of each device's rows: one all-reduce."""
     if device_count(axis_name) == 1:
         return moments
@@ -147,7 +147,7 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
     """
 
-    axis_name: str | None = None
+    axis_name: AxisName = None
     epsilon: float = EPSILON
 
     @nn.compact

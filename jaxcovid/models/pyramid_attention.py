@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import Conv
+from jaxcovid.models.layers import AxisName, Conv
 from jaxcovid.models.normalization import BatchNorm
 
 
@@ -17,7 +17,7 @@ class ConvNormRelu(nn.Module):
     size: int
     stride: int
     dtype: Any
-    axis_name: str | None
+    axis_name: AxisName
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -49,7 +49,7 @@ class PyramidAttention(nn.Module):
 
     wide: bool = False
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

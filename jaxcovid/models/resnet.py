@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import Conv, show_map
+from jaxcovid.models.layers import AxisName, Conv, show_map
 from jaxcovid.models.normalization import BatchNorm
 
 
@@ -22,7 +22,7 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -52,7 +52,7 @@ class Stage(nn.Module):
     width: int
     stride: int
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
     explained: bool = False
 
     @nn.compact
@@ -80,7 +80,7 @@ class ResNet(nn.Module):
     width: int = 64
     depths: tuple[int, ...] = (3, 4, 6, 3)
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:

@@ -21,7 +21,7 @@ from jaxcovid.models.fused import (
 )
 from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import CHUNK_BYTES, Execution
-from jaxcovid.models.layers import he_normal
+from jaxcovid.models.layers import AxisName, he_normal
 from jaxcovid.models.normalization import BatchNorm, Moments, Norm, RunningMoments, declare_norm
 
 
@@ -121,7 +121,7 @@ class FusedDenseNet(nn.Module):
     growth_rate: int = 32
     depths: tuple[int, ...] = (6, 12, 24, 16)
     dtype: Any = jnp.float32
-    axis_name: str | None = None
+    axis_name: AxisName = None
     chunk_bytes: int = CHUNK_BYTES
 
     @nn.compact

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from jaxcovid.models.layers import AxisName
+
 # What the kernels for a GPU take at once; pixels and channels of a map must divide by them.
 TILE_PIXELS, TILE_CHANNELS = 128, 32
 CHUNK_BYTES = 5 * 2**20  # of the largest map of a chunk; a few such maps fit into a CPU's cache
@@ -20,5 +22,5 @@ class Execution:
     """
 
     platform: str
-    axis_name: str | None = None
+    axis_name: AxisName = None
     chunk_bytes: int | None = None
