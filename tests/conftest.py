@@ -18,7 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from absl import flags, logging
 
 from jaxcovid import prepare
 
@@ -41,6 +41,16 @@ def end_what_was_started():
 
     yield
     runs.end_all()
+
+
+@pytest.fixture(autouse=True)
+def keep_verbosity():
+    """Commands that a test calls set how much is logged; the next test starts as the first did."""
+    logger = logging.get_absl_logger()
+    verbosity, level = logging.get_verbosity(), logger.level
+    yield
+    logging.set_verbosity(verbosity)  # sets the level as well, to one that caplog does not change
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

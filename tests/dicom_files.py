@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
 CT = {"Modality": "CT", "RescaleSlope": 2, "RescaleIntercept": -1000}
 
@@ -15,7 +15,7 @@ def dicom_bytes(pixels=None, *, syntax=ExplicitVRLittleEndian, **tags):
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.MediaStorageSOPInstanceUID = "1.2.3"  # files of the same tags have the same length
     dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     if pixels is not None:
         dataset.Rows, dataset.Columns = pixels.shape[-2:]
