@@ -19,6 +19,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.seed = 0  # of initialisation, shuffling and augmentation
     config.dataset = "covid_ct"  # a prepared data set, NAME or NAME/CONFIG
     config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (with frozen parts)
+    # screening | segmentation (of lungs and lesion, by a decoder) | joint (both)
+    config.objective = "screening"
     # binary (one sigmoid) | one_vs_rest (three sigmoids) | multiclass (softmax over two classes) |
     # multilabel (a sigmoid for each finding)
     config.task = "binary"
@@ -94,6 +96,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.fusion.part3 = True  # False: nothing but the likelihoods of the frozen parts
     config.fusion.reduced = 128  # features left of part 3's; 0 keeps all (the paper's flatten)
     config.fusion.width = 64  # of the layer after the join
+
+    config.segmentation = ml_collections.ConfigDict()
+    config.segmentation.weight = 1.0  # joint: of the loss of the masks beside that of the classes
 
     config.preprocessing = ml_collections.ConfigDict()
     config.preprocessing.size = 256  # pixels a side of the network's input

@@ -16,6 +16,7 @@ from jaxcovid.metrics.calibration import calibration_of
 from jaxcovid.metrics.findings import evaluate_findings
 from jaxcovid.metrics.screening import evaluate_screening
 from jaxcovid.metrics.subgroups import subgroup_scores
+from jaxcovid.metrics.thresholds import main_name
 
 
 def check_request(
@@ -83,7 +84,9 @@ def evaluate(
             temperature=predictor.temperature,
         ),
         subgroups=subgroup_scores(
-            predictions, scored.groups, threshold=predictor.thresholds["youden"]
+            predictions,
+            scored.groups,
+            threshold=predictor.thresholds[main_name(predictor.thresholds)],
         ),
     )
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxcovid.data.masks import UNKNOWN
+from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.sharding import (
     ROW_AXES,
@@ -23,19 +26,44 @@ def forward(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module)
     return model.probabilities(model.apply(variables, image, train=False))
 
 
-def jit_forward(mesh: Mesh, *, model: nn.Module) -> Any:
-    """`forward` compiled over `mesh`, rows of the batch sharded in and out."""
+def forward_with_overlaps(
+    variables: Mapping[str, Any], image: jax.Array, masks: jax.Array, *, model: SegmentationNet
+) -> tuple[jax.Array, jax.Array]:
+    """`forward`, and how far the masks of a segmentation agree with given ones.
+
+    Args:
+      variables: of the network.
+      image: float32 [b, h, w, 1].
+      masks: uint8 [b, h, w, structures], see `data.masks`.
+      model: the network.
+
+    Returns:
+      Probabilities float32 [b, outputs], and int32 [b, structures, 3]: pixels in both masks, in
+      that of the network, and in the given one, of those that are known.
+    """
+    logits = model.apply(variables, image, train=False, method="all_logits")
+    known, inside, called = masks != UNKNOWN, masks == 1, logits["masks"] > 0
+    overlaps = jnp.stack([called & inside, called & known, inside], -1).sum((1, 2))
+    return model.probabilities(model.scores(logits)), overlaps
+
+
+def jit_forward(mesh: Mesh, *, model: nn.Module, masks: bool = False) -> Any:
+    """`forward` compiled over `mesh`, rows of the batch sharded in and out.
+
+    With `masks` it is `forward_with_overlaps`.
+    """
     replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
+    function, arguments = (forward_with_overlaps, 2) if masks else (forward, 1)
     sharded = jax.shard_map(
-        partial(forward, model=model.on(platform_of(mesh))),
+        partial(function, model=model.on(platform_of(mesh))),
         mesh=mesh,
-        in_specs=(P(), P(ROW_AXES)),
+        in_specs=(P(), *[P(ROW_AXES)] * arguments),
         out_specs=P(ROW_AXES),
         check_vma=False,
     )
     return jax.jit(
         sharded,
-        in_shardings=(replicated, rows),
+        in_shardings=(replicated, *[rows] * arguments),
         out_shardings=rows,
         compiler_options=compiler_options(platform_of(mesh)),
     )

@@ -1,4 +1,4 @@
-"""The probabilities of a whole split."""
+"""The probabilities of a whole split, and what else a forward pass gives."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +25,9 @@ def predict_source(
     mesh: Mesh,
     ablation: Ablation | None = None,
     workers: int = 0,
-) -> np.ndarray:
-    """Probabilities float32 [n, outputs] of all records, in the order of `source`.
+    masks: bool = False,
+) -> Any:
+    """What `forward` gives of all records, arrays [n, ...] in the order of `source`.
 
     Args:
       variables: of the network, replicated over the mesh.
@@ -37,21 +38,24 @@ def predict_source(
       mesh: the devices.
       ablation: see `pipeline.Loading`.
       workers: see `pipeline.Loading`.
+      masks: `forward` takes the masks of the records too.
     """
     processes = process_order(mesh)
     loading = pipeline.Loading(
         preprocessing=preprocessing,
         batch_size=batch_size,
         ablation=ablation,
+        masks=masks,
         workers=workers,
         process_index=processes.index(jax.process_index()),
         process_count=len(processes),
     )
-    sharded = [
-        forward(variables, place_batch({"image": batch["image"]}, mesh)["image"])
-        for batch in pipeline.eval_batches(source, loading)
-    ]
+    names = ("image", "masks") if masks else ("image",)
+    sharded = []
+    for batch in pipeline.eval_batches(source, loading):
+        placed = place_batch({name: batch[name] for name in names}, mesh)
+        sharded.append(forward(variables, *(placed[name] for name in names)))
     # Rows come in the order of the mesh, which is that of the source over batches and processes;
     # padding is at the end.
     gathered = [multihost_utils.process_allgather(rows, tiled=True) for rows in sharded]
-    return np.concatenate(gathered)[: len(source)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *gathered)

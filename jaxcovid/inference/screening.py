@@ -24,6 +24,7 @@ from jaxcovid.data.png import encode_png
 from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
 from jaxcovid.inference.network import Network
 from jaxcovid.inference.overlay import overlay
+from jaxcovid.metrics.thresholds import main_name
 
 Row = dict[str, Any]
 
@@ -228,6 +229,8 @@ def parse_threshold(threshold: str, stored: Mapping[str, float]) -> float:
     Raises:
       ValueError: neither a stored name nor a number in 0 to 1.
     """
+    if threshold == "youden":  # the default, which not all networks have
+        threshold = main_name(stored)
     if threshold in stored:
         return stored[threshold]
     try:

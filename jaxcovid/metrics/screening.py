@@ -11,6 +11,7 @@ from jaxcovid.metrics.calibration import PredictiveValues, predictive_values
 from jaxcovid.metrics.classes import Averages, ClassScores, average_classes, class_report
 from jaxcovid.metrics.predictions import Predictions, per_patient
 from jaxcovid.metrics.scores import RATIOS, Confusion, average_precision, confusion
+from jaxcovid.metrics.thresholds import main_name
 
 PREVALENCES = (0.01, 0.05, 0.2, 0.5)  # at which predictive values are given
 
@@ -90,10 +91,10 @@ def evaluate_screening(
       seed: of the resamples.
 
     Raises:
-      ValueError: no 'youden' in thresholds, or a threshold outside [0, 1].
+      ValueError: no thresholds, or one outside [0, 1].
     """
-    if "youden" not in thresholds:
-        raise ValueError(f"thresholds lack 'youden'; they are {sorted(thresholds)}")
+    if not thresholds:
+        raise ValueError("there are no thresholds; take a checkpoint that was validated")
     for name, threshold in thresholds.items():
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {name} is {threshold}, not in [0, 1]")
@@ -108,7 +109,7 @@ def evaluate_screening(
 def unit_scores(
     predictions: Predictions, points: Mapping[str, float], *, resamples: int = 2000, seed: int = 0
 ) -> UnitScores:
-    """The scores of `evaluate_screening` for one unit, image or patient; points need 'youden'."""
+    """The scores of `evaluate_screening` for one unit, image or patient."""
     # float64: a threshold between two float32 neighbours would round to one of them.
     probabilities = predictions.probabilities.astype(np.float64)
     targets, positive, probability = predictions.targets, predictions.positive, probabilities[:, 0]
@@ -130,7 +131,7 @@ def unit_scores(
     classes = None
     if len(outputs) > 2 and (targets.sum(1) == 1).all():
         classes = class_report(targets.argmax(1), probabilities.argmax(1), outputs)
-    both = class_report(~positive, ~calls["youden"], ("positive", "rest"))
+    both = class_report(~positive, ~calls[main_name(points)], ("positive", "rest"))
     return UnitScores(
         n=len(predictions.ids),
         n_patients=len(set(predictions.patients)),

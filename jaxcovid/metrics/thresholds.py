@@ -1,10 +1,20 @@
 """Operating points: thresholds chosen on validation images, never on what is scored."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from jaxcovid.metrics.predictions import check_scores
 
 SENSITIVITIES = {"sensitivity_90": 90, "sensitivity_95": 95}  # name -> per cent
+# Of the share of the lungs that is involved, where all validation images are of one class and
+# nothing can be chosen: above the few pixels that a network marks in healthy lungs.
+INVOLVED = {"involved": 0.01}
+
+
+def main_name(thresholds: Mapping[str, float]) -> str:
+    """The name of the threshold that is used unless another is asked for."""
+    return "youden" if "youden" in thresholds else next(iter(thresholds))
 
 
 def choose_thresholds(positive: np.ndarray, probability: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,8 @@
-"""The backbones of the networks, by name."""
+"""The backbones of the networks, by name.
+
+Each gives maps [b, h / s, w / s, c] of images [b, h, w, 1 or 3], for s of 4, 8, 16 and 32; the last
+one after its activation. Screening reads the last map alone, the decoder all four.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +21,7 @@ DEPTHS_169 = (6, 12, 32, 32)
 def make_backbone(
     name: str, *, densenet: Mapping[str, Any], fused: Mapping[str, Any] | None, **shared: Any
 ) -> nn.Module:
-    """The backbone of a name: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, c], after its last ReLU.
+    """The backbone of a name.
 
     Args:
       name: one of `BACKBONES`.

@@ -5,8 +5,11 @@ from typing import Any
 
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
+from jaxcovid.models.segmentation_net import SegmentationNet
 
 NETWORKS = ("deep_ct_net", "deep_cxr_net")
+MASKED = ("segmentation", "joint")  # objectives that segment, with a decoder
+OBJECTIVES = ("screening", *MASKED)
 
 
 def make_model(
@@ -19,8 +22,8 @@ def make_model(
     """The network of a configuration.
 
     Args:
-      config: a whole configuration, see `configs/default.py`; read are `network`, `model` and, for
-        deep_cxr_net, `fusion`.
+      config: a whole configuration, see `configs/default.py`; read are `network`, `objective`,
+        `model` and, for deep_cxr_net, `fusion`.
       outputs: number of logits.
       exclusive: the outputs are one softmax; else independent sigmoids.
       parts: deep_cxr_net: its frozen networks by name.
@@ -31,6 +34,13 @@ def make_model(
     options = {**config["model"], "depths": tuple(config["model"]["depths"])}
     options["backbone_name"] = options.pop("backbone")
     options |= {"outputs": outputs, "exclusive": exclusive}
+    objective = config["objective"]
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}; use one of {', '.join(OBJECTIVES)}")
+    if objective in MASKED:
+        if config["network"] != "deep_ct_net":
+            raise ValueError(f"objective={objective} needs --config.network=deep_ct_net")
+        return SegmentationNet(joint=objective == "joint", **options)
     if config["network"] == "deep_ct_net":
         return DeepCTNet(**options)
     if config["network"] == "deep_cxr_net":

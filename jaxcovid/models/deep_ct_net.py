@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxcovid.models.backbones import BACKBONES, make_backbone
 from jaxcovid.models.fused.execution import CHUNK_BYTES
-from jaxcovid.models.layers import AxisName
+from jaxcovid.models.layers import AxisName, Maps
 from jaxcovid.models.normalization import BatchNorm
 from jaxcovid.models.pyramid_attention import PyramidAttention
 
@@ -102,8 +102,16 @@ class DeepCTNet(nn.Module):
         attended = self.attend(features, train=train)
         return self.classify(attended, image, train=train)
 
+    def all_logits(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """What is trained: `classes`, the logits of a call, and of a `SegmentationNet` `masks`."""
+        return {"classes": self(image, train=train)}
+
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """The map of the backbone [b, h / 32, w / 32, c]; c is 1024 of densenet121."""
+        """The last map of the backbone [b, h / 32, w / 32, c]; c is 1024 of densenet121."""
+        return self.maps(image, train=train)[-1]
+
+    def maps(self, image: jax.Array, *, train: bool = False) -> Maps:
+        """The maps of the backbone at four sizes, see `backbones`."""
         return self._run("backbone", image, train=train)
 
     def attend(self, features: jax.Array, *, train: bool = False) -> jax.Array:
@@ -112,7 +120,7 @@ class DeepCTNet(nn.Module):
             return features
         return self._run("pyramid_attention", features, train=train)
 
-    def _run(self, layer: str, x: jax.Array, *, train: bool) -> jax.Array:
+    def _run(self, layer: str, x: jax.Array, *, train: bool) -> Any:
         """A layer of `FREEZABLE`, in inference mode and without a gradient where it is frozen."""
         frozen = layer in self.frozen_layers
         y = getattr(self, layer)(x, train=train and not frozen)
@@ -139,6 +147,11 @@ class DeepCTNet(nn.Module):
         """Probabilities float32 [b, outputs] of logits."""
         logits = logits.astype(jnp.float32)
         return jax.nn.softmax(logits) if self.exclusive else jax.nn.sigmoid(logits)
+
+    @property
+    def classifies(self) -> bool:
+        """True if it has a classifier; one that only segments has none, see `SegmentationNet`."""
+        return True
 
     @property
     def has_gradcam(self) -> bool:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, he_normal, show_map
+from jaxcovid.models.layers import AxisName, Maps, he_normal, show_map
 
 
 def _conv(features: int, size: int, *, stride: int = 1, dtype: Any, name: str) -> nn.Conv:
@@ -97,10 +97,10 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Features of DenseNet: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, c], after a final BN + ReLU.
+    """Maps of DenseNet at four sizes, see `backbones`: after each dense block.
 
-    With the defaults it is DenseNet-121: c = 1024 and 6,953,856 parameters. One channel stands for
-    three equal ones.
+    With the defaults it is DenseNet-121: 256, 512, 1024 and 1024 channels, 6,953,856 parameters.
+    The last map is the one after a final BN + ReLU. One channel stands for three equal ones.
 
     Attributes:
       growth_rate: channels that each layer adds.
@@ -116,7 +116,7 @@ class DenseNet(nn.Module):
     axis_name: AxisName = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
         norm = partial(_BatchNorm, not train, **shared)
         if image.shape[-1] == 1:
@@ -124,9 +124,11 @@ class DenseNet(nn.Module):
         x = _conv(2 * self.growth_rate, 7, stride=2, dtype=self.dtype, name="stem_conv")(image)
         x = nn.relu(norm(name="stem_norm")(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        maps = []
         for i, depth in enumerate(self.depths, start=1):
             x = DenseBlock(depth, self.growth_rate, **shared, name=f"block{i}")(x, train=train)
             if i < len(self.depths):
+                maps.append(x)
                 last = i == len(self.depths) - 1
                 x = Transition(**shared, explained=last, name=f"transition{i}")(x, train=train)
-        return nn.relu(norm(name="final_norm")(x))
+        return (*maps, nn.relu(norm(name="final_norm")(x)))

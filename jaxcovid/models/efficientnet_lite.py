@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Conv, accumulation_dtype, he_normal, show_map
+from jaxcovid.models.layers import AxisName, Conv, Maps, accumulation_dtype, he_normal, show_map
 from jaxcovid.models.normalization import BatchNorm
 
 EPSILON = 1e-3  # TensorFlow's
@@ -121,9 +121,10 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Features of Lite0: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, 1280], after a ReLU6.
+    """Maps of Lite0 at four sizes, see `backbones`: before each halving, and after the last ReLU6.
 
-    With the defaults it has 3,371,008 parameters. One channel stands for three equal ones.
+    With the defaults it has 24, 40, 112 and 1280 channels and 3,371,008 parameters. One channel
+    stands for three equal ones.
 
     Attributes:
       blocks: between stem and head; four of them have stride 2.
@@ -136,7 +137,7 @@ class EfficientNetLite(nn.Module):
     axis_name: AxisName = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         def norm(y: jax.Array, name: str) -> jax.Array:
             return BatchNorm(self.axis_name, EPSILON, name=name)(y, train=train)
 
@@ -145,11 +146,14 @@ class EfficientNetLite(nn.Module):
         stem = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
         x = stem(32, (3, 3), strides=2, padding="SAME", name="stem_conv")(image)
         x = nn.relu6(norm(x, "stem_norm"))
+        maps = []
         last_halving = max(i for i, block in enumerate(self.blocks, start=1) if block.stride == 2)
         for i, block in enumerate(self.blocks, start=1):
+            if block.stride == 2:
+                maps.append(x)
             layer = InvertedBottleneck(
                 *block, self.dtype, self.axis_name, explained=i == last_halving, name=f"block{i}"
             )
             x = layer(x, train=train)
         x = Conv(1280, 1, dtype=self.dtype, name="head_conv")(x)
-        return nn.relu6(norm(x, "head_norm"))
+        return (*maps[1:], nn.relu6(norm(x, "head_norm")))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 # Mesh axes over which devices normalise together, see `models.normalization`.
 AxisName = str | tuple[str, ...] | None
+# Of a backbone: [b, h / s, w / s, c] for s of 4, 8, 16 and 32.
+Maps = tuple[jax.Array, ...]
 
 # He et al., arXiv:1502.01852: untruncated normal, fan-in; the initialisation of the reference.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Conv, show_map
+from jaxcovid.models.layers import AxisName, Conv, Maps, show_map
 from jaxcovid.models.normalization import BatchNorm
 
 
@@ -65,10 +65,10 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Features of ResNet: [b, h, w, 1 or 3] -> [b, h / 32, w / 32, 32 width], after a ReLU.
+    """Maps of ResNet at four sizes, see `backbones`: after each stage, which ends with a ReLU.
 
-    With the defaults it is ResNet-50: 2048 channels and 23,508,032 parameters. One channel stands
-    for three equal ones.
+    With the defaults it is ResNet-50: 256, 512, 1024 and 2048 channels, 23,508,032 parameters. One
+    channel stands for three equal ones.
 
     Attributes:
       width: channels after the stem.
@@ -83,12 +83,13 @@ class ResNet(nn.Module):
     axis_name: AxisName = None
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         if image.shape[-1] == 1:
             image = jnp.repeat(image, 3, axis=-1)
         x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="stem_conv")(image)
         x = nn.relu(BatchNorm(self.axis_name, name="stem_norm")(x, train=train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        maps = []
         for i, depth in enumerate(self.depths, start=1):
             stage = Stage(
                 depth,
@@ -100,4 +101,5 @@ class ResNet(nn.Module):
                 name=f"stage{i}",
             )
             x = stage(x, train=train)
-        return x
+            maps.append(x)
+        return tuple(maps)

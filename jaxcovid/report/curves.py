@@ -172,5 +172,7 @@ def point_name(name: str) -> str:
     """An operating point as people read it: 'sensitivity_90' -> 'Sensitivity 90 %'."""
     if name == "youden":
         return "Youden's J"
+    if name == "involved":
+        return "1 % of the lungs"
     kind, _, percent = name.partition("_")
     return f"{kind.capitalize()} {percent} %" if percent.isdigit() else f"Threshold {name}"

@@ -8,6 +8,7 @@ from scipy.stats import t
 from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.screening import UnitScores
+from jaxcovid.metrics.thresholds import main_name
 
 
 def summarize(result: EvaluationResult) -> str:
@@ -42,7 +43,7 @@ def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
     scores = result.per_image
     yield "AUC", scores.auc
     if isinstance(scores, UnitScores):
-        yield from scores.operating_points["youden"].ratios.items()
+        yield from scores.operating_points[main_name(scores.operating_points)].ratios.items()
     else:
         yield from scores.auc_per_output.items()
     for row in result.ablations or ():

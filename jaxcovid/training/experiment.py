@@ -1,11 +1,10 @@
 """A training as its configuration describes it: everything checked and built, nothing started.
 
-The only module below the commands that takes a `ConfigDict`.
+With `splits`, the only module below the commands that takes a `ConfigDict`.
 """
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,36 +17,22 @@ from jax.sharding import Mesh
 
 import jaxcovid
 from jaxcovid.data import image_cache, pipeline
-from jaxcovid.data.ablations import Ablation, trained_ablation
-from jaxcovid.data.datasets import Dataset, Record
-from jaxcovid.data.labels import Encoder, Task, make_task, shuffled
+from jaxcovid.data.ablations import trained_ablation
+from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.labels import Task
 from jaxcovid.inference import frozen_parts
 from jaxcovid.models.deep_ct_net import FREEZABLE
 from jaxcovid.runtime import sharding
-from jaxcovid.training import losses
+from jaxcovid.training import losses, splits
 from jaxcovid.training.freezing import Freezing
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.plan import Plan
+from jaxcovid.training.splits import SPLITS, Split
 from jaxcovid.training.step import devices_together
 from jaxcovid.weights import warm_start
 from jaxcovid.weights.selection import WHAT
 from jaxcovid.weights.warm_start import WarmStart
 from jaxcovid.workdir.run import Run, RunDataset
-
-
-@dataclass(frozen=True)
-class Split:
-    """Records of a data set, as the network is to see them.
-
-    Attributes:
-      source: the records.
-      encode: makes their targets.
-      ablation: alters their images; None alters nothing.
-    """
-
-    source: Sequence[Record]
-    encode: Encoder
-    ablation: Ablation | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +50,7 @@ class Experiment:
       optimizer: see `optimizer.make_optimizer`.
       schedule: learning rate by update.
       loss_weights: float32 [2, outputs], see `losses.class_weights`.
+      segmentation_weight: see `objective.total_loss`.
       batch_norm: see `step.train_step`.
       training: the split that is trained on.
       validation: that which ranks checkpoints.
@@ -85,6 +71,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     loss_weights: np.ndarray
+    segmentation_weight: float
     batch_norm: str
     training: Split
     validation: Split
@@ -120,16 +107,8 @@ def make_experiment(
       ValueError: an option or combination that cannot work.
     """
     check_options(config)
-    task = make_task(
-        config.task,
-        class_names=dataset.class_names,
-        finding_names=dataset.finding_names,
-        positive_class=config.positive_class,
-        findings=config.findings,
-        uncertain_positive=config.uncertain.ones,
-        uncertain_unknown=config.uncertain.ignore,
-    )
-    counts = {name: _class_counts(dataset, task, name) for name in ("train", "validation")}
+    task = splits.make_task(config, dataset)
+    counts = {name: splits.class_counts(dataset, task, name, config.objective) for name in SPLITS}
     start = warm_start.find(workdir, config.init.weights, what=config.init.what)
     run, parts = _make_run(config, dataset, task, workdir, command)
     run = dataclasses.replace(run, init=start.summary if start else None)
@@ -151,9 +130,10 @@ def make_experiment(
         optimizer=optimizer,
         schedule=schedule,
         loss_weights=losses.class_weights(counts["train"], kind=config.class_weights),
+        segmentation_weight=config.segmentation.weight,
         batch_norm=config.batch_norm,
-        training=_split(dataset, task, "train", config),
-        validation=_split(dataset, task, "validation", config),
+        training=splits.make_split(dataset, task, "train", config),
+        validation=splits.make_split(dataset, task, "validation", config),
         preprocess_on=config.preprocess_on,
         bad_records=config.bad_records,
         workers=config.workers,
@@ -180,6 +160,8 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
     trained_ablation(config.ablation)
+    if not config.segmentation.weight > 0:
+        raise ValueError(f"segmentation.weight is {config.segmentation.weight}; it must be above 0")
     _check_init(config.init)
 
 
@@ -266,31 +248,3 @@ def _make_run(
         command=command,
     )
     return run, parts
-
-
-def _split(dataset: Dataset, task: Task, name: str, config: ml_collections.ConfigDict) -> Split:
-    source, encode = dataset.source(name), task.encoder(dataset.class_names)
-    if config.ablation == "shuffled_labels":
-        encode = shuffled(encode, source, seed=config.seed)
-    return Split(source, encode, trained_ablation(config.ablation))
-
-
-def _class_counts(dataset: Dataset, task: Task, split: str) -> np.ndarray:
-    """Negative and positive images of each output, int [2, outputs].
-
-    Raises:
-      ValueError: no such split, or an output without positive or negative images.
-    """
-    if split not in dataset.split_sizes:
-        raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
-    counts = task.class_counts((dataset.finding_counts or dataset.class_counts)[split])
-    absent = [
-        f"no image {side} {name}"
-        for name, column in zip(task.outputs, counts.T, strict=True)
-        for side, count in zip(("without", "with"), column, strict=True)
-        if not count
-    ]
-    if absent:
-        fix = "leave it out of --config.findings" if dataset.finding_names else "add some"
-        raise ValueError(f"the {split} split of {dataset.name} has {' and '.join(absent)}; {fix}")
-    return counts

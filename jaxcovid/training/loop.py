@@ -107,7 +107,7 @@ def train(plan: Plan, tools: Tools, *, state: TrainState, history: History) -> R
             return Result(step, history, terminated=True)
         if plan.validates(step) and plan.stops_early(history):
             logging.info(
-                "Stopping early: the best validation AUC is %d validations old",
+                "Stopping early: the best validation is %d validations old",
                 plan.early_stop_validations,
             )
             break

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcovid.data.masks import UNKNOWN
+
 CLASS_WEIGHTS = ("none", "balanced")
 
 
@@ -51,3 +53,43 @@ def cross_entropy(
     losses = optax.sigmoid_binary_cross_entropy(logits, targets)
     weighted = (weights[:1] * (1 - targets) + weights[1:] * targets) * losses
     return jnp.where(targets < 0, 0.0, weighted).mean()
+
+
+def segmentation_losses(
+    logits: jax.Array, masks: jax.Array, *, axis_name: str | tuple[str, ...] | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy plus Dice loss (Milletari et al., arXiv:1606.04797), mean over structures.
+
+    Both are of all known pixels of the batch at once: the Dice of a small lesion, or of none, in a
+    single image would be noise. The Dice loss takes care of lesions that are few pixels beside the
+    rest. A structure that is nowhere known in the batch is left out.
+
+    Args:
+      logits: [b, h, w, structures].
+      masks: uint8 of the same shape: 1, 0 or `masks.UNKNOWN`.
+      axis_name: mesh axes over whose devices the sums are taken, so that the result does not depend
+        on how many there are; None sums over these rows alone.
+
+    Returns:
+      The loss, and the (soft) Dice of each structure, float32 [structures], NaN if not known.
+    """
+    known, inside = masks != UNKNOWN, (masks == 1).astype(jnp.float32)
+    probabilities = jax.nn.sigmoid(logits)
+    parts = jnp.stack(
+        [
+            jnp.where(known, part, 0).sum((0, 1, 2))
+            for part in (
+                jnp.ones_like(inside),
+                optax.sigmoid_binary_cross_entropy(logits, inside),
+                probabilities * inside,
+                probabilities + inside,
+            )
+        ]
+    )
+    if axis_name is not None:
+        parts = jax.lax.psum(parts, axis_name)
+    pixels, entropy, both, either = parts
+    dice = (2 * both + 1) / (either + 1)
+    losses = jnp.where(pixels > 0, entropy / jnp.maximum(pixels, 1) + 1 - dice, 0.0)
+    loss = losses.sum() / jnp.maximum((pixels > 0).sum(), 1)
+    return loss, jnp.where(pixels > 0, dice, jnp.nan)

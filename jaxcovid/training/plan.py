@@ -17,7 +17,7 @@ class Plan:
       validate_every: steps between validations; the last step is always validated.
       save_every: steps between checkpoints, beside one at each validation.
       log_every: steps between lines of scalars.
-      early_stop_validations: stop when the best AUC is so many validations old; 0 never does.
+      early_stop_validations: stop when the best score is so many validations old; 0 never does.
       profile: the first and the last step that are traced for TensorBoard; (0, 0) traces none.
     """
 
@@ -48,11 +48,11 @@ class Plan:
         return step % self.log_every == 0 or step == self.total_steps
 
     def stops_early(self, history: History) -> bool:
-        """True if the best AUC is as many validations old as is allowed."""
+        """True if the best score is as many validations old as is allowed."""
         if not self.early_stop_validations or not history:
             return False
-        aucs = [validation.auc for validation in history]
-        return len(aucs) - 1 - aucs.index(max(aucs)) >= self.early_stop_validations
+        scores = [validation.score for validation in history]
+        return len(scores) - 1 - scores.index(max(scores)) >= self.early_stop_validations
 
     def finished(self, step: int, history: History) -> bool:
         """True if nothing is left to train after this step."""

@@ -57,12 +57,13 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
         result = _train_claimed(experiment, workdir, validator, initialise)
         if distributed.is_main() and not result.terminated:
             _fit_detector(experiment, workdir)
-    best = max(result.history, key=lambda entry: (entry.auc, entry.step), default=None)
+    best = max(result.history, key=lambda entry: (entry.score, entry.step), default=None)
     if distributed.is_main() and best and not result.terminated:
         logging.info(
-            "Best validation AUC %.4f at step %d of %d. Evaluate it with\n"
+            "Best validation%s %.4f at step %d of %d. Evaluate it with\n"
             "  python -m jaxcovid.evaluate --workdir=%s --split=test",
-            best.auc,
+            "" if best.dice else " AUC",
+            best.score,
             best.step,
             result.step,
             workdir,
@@ -228,6 +229,7 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
         preprocessing=preprocessing,
         batch_size=experiment.plan.batch_size,
         ablation=split.ablation,
+        masks=split.masks,
         workers=experiment.workers,
         process_index=processes.index(jax.process_index()),
         process_count=len(processes),
@@ -257,5 +259,6 @@ def _compile(experiment: Experiment, expected: TrainState, batch: Any) -> Any:
         optimizer=experiment.optimizer,
         weights=experiment.loss_weights,
         batch_norm=experiment.batch_norm,
+        segmentation_weight=experiment.segmentation_weight,
         freezing=experiment.freezing,
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jax.flatten_util import ravel_pytree
@@ -26,22 +25,21 @@ from jaxcovid.runtime.sharding import (
 )
 from jaxcovid.training.exchange import AXES, mean_gradients, noted_calls
 from jaxcovid.training.freezing import Freezing
-from jaxcovid.training.losses import cross_entropy
+from jaxcovid.training.objective import Metrics, over_known, total_loss
 from jaxcovid.training.state import TrainState
 
 BATCH_NORMS = ("global", "per_device", "groups:N")
-# image: float32 [b, h, w, 1]; target: float32 [b, outputs], below 0 if unknown
+# image: float32 [b, h, w, 1]; target: float32 [b, outputs], below 0 if unknown; with a decoder
+# masks: uint8 [b, h, w, 2], see `data.masks`
 Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]  # scalars
 
 
 def gradients(
-    variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, weights: jax.Array
+    variables: Mapping[str, Any], batch: Batch, *, model: nn.Module, **options: Any
 ) -> tuple[Any, Any, Metrics]:
     """Gradients of the loss over these rows, the new running moments, and the rows' metrics.
 
-    `unknown` is the share of all targets, `first_unknown` that of the first output's, see
-    `over_known`.
+    The options and metrics are those of `objective.total_loss`.
     """
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
@@ -50,40 +48,16 @@ def gradients(
             batch["image"],
             train=True,
             mutable=["batch_stats", "intermediates"],
+            method="all_logits",
         )
-        loss = cross_entropy(logits, batch["target"], weights, exclusive=model.exclusive)
-        return loss, (logits, updates)
+        loss, metrics = total_loss(logits, batch, model=model, **options)
+        return loss, (metrics, updates)
 
-    (loss, (logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        variables["params"]
-    )
-    called, unknown = model.probabilities(logits) > 0.5, batch["target"] < 0
-    right = (called == (batch["target"] > 0.5)) & ~unknown
-    metrics = {
-        "loss": loss,
-        "accuracy": right[:, 0].mean(),
-        "unknown": unknown.mean(),
-        "first_unknown": unknown[:, 0].mean(),
-    }
+    (_, (metrics, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
     sown = updates.get("intermediates", {})
     for path, values in traverse_util.flatten_dict(sown).items():
         metrics[path[-1]] = values[0]
     return grads, updates.get("batch_stats", {}), metrics
-
-
-def over_known(metrics: Metrics) -> Metrics:
-    """`loss` and `accuracy` of a whole batch as means over its known targets alone.
-
-    The shares are of the whole batch too: devices that know more count for more. Where all targets
-    are known both stay bit for bit as they are. Of a batch whose first output is nowhere known the
-    accuracy is NaN; a batch without any known target has a loss of 0.
-    """
-    metrics = dict(metrics)
-    for name, share, of_none in (("loss", "unknown", 0.0), ("accuracy", "first_unknown", jnp.nan)):
-        known = 1 - metrics.pop(share)
-        # Below one in a million it is what rounding leaves of none.
-        metrics[name] = jnp.where(known > 1e-6, metrics[name] / known, of_none)
-    return metrics
 
 
 def shared_gradients(
@@ -107,27 +81,35 @@ def train_step(
     weights: jax.Array,
     mesh: Mesh,
     batch_norm: str = "global",
+    segmentation_weight: float = 1.0,
     freezing: Freezing | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step on a global batch that is sharded over the mesh.
 
     Args:
       state: the current state.
-      batch: `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
-      model: `DeepCTNet` or `DeepCXRNet`.
+      batch: see `Batch`.
+      model: `DeepCTNet`, `DeepCXRNet` or `SegmentationNet`.
       optimizer: see `optimizer.make_optimizer`.
       weights: float32 [2, outputs], see `losses.class_weights`.
       mesh: see `sharding.make_mesh`.
       batch_norm: `global` normalises with the moments of the whole batch; `per_device` with
         those of each device's rows, and averages the running moments; `groups:N` with those of N
         neighbouring devices, such as the chips of a host.
+      segmentation_weight: see `objective.total_loss`.
       freezing: what is not trained at first, as the optimizer has it.
 
     Returns:
       The next state and scalar metrics.
     """
     model = model.on(platform_of(mesh))
-    over_mesh = partial(_gradients_over_mesh, weights=weights, mesh=mesh, batch_norm=batch_norm)
+    over_mesh = partial(
+        _gradients_over_mesh,
+        mesh=mesh,
+        batch_norm=batch_norm,
+        weights=weights,
+        segmentation_weight=segmentation_weight,
+    )
     if freezing is None:
         grads, batch_stats, metrics = over_mesh(model)(state.variables, batch)
     else:
@@ -149,7 +131,7 @@ def train_step(
 
 
 def _gradients_over_mesh(
-    model: nn.Module, *, weights: jax.Array, mesh: Mesh, batch_norm: str
+    model: nn.Module, *, mesh: Mesh, batch_norm: str, **options: Any
 ) -> Callable[..., tuple[Any, Any, Metrics]]:
     """(variables, batch) -> `gradients` of a global batch, each device computing its own rows."""
     slices, devices = mesh.devices.shape
@@ -158,7 +140,12 @@ def _gradients_over_mesh(
         across_slices = together > devices
         model = model.clone(axis_name=(SLICE_AXIS, BATCH_AXIS) if across_slices else BATCH_AXIS)
     return jax.shard_map(
-        partial(shared_gradients, model=model, weights=weights),
+        partial(
+            shared_gradients,
+            model=model,
+            axis_name=AXES if mesh.size > 1 else None,
+            **options,
+        ),
         mesh=in_groups(mesh, (slices, -1, min(together, devices)), AXES),
         in_specs=(P(), P(AXES)),
         out_specs=P(),

@@ -1,5 +1,8 @@
 """Validation: probabilities of the validation split, and the scores that rank a checkpoint."""
 
+import dataclasses
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,17 +14,18 @@ from jax.sharding import Mesh
 
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.labels import Task
+from jaxcovid.data.masks import STRUCTURES
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.overlay import overlay
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.metrics import calibration, scores
-from jaxcovid.metrics.thresholds import choose_thresholds
+from jaxcovid.metrics.thresholds import INVOLVED, choose_thresholds
 from jaxcovid.runtime import distributed
 from jaxcovid.runtime.sharding import replicated_sharding
-from jaxcovid.training.experiment import Split
 from jaxcovid.training.progress import Progress
+from jaxcovid.training.splits import Split
 from jaxcovid.training.state import TrainState
 from jaxcovid.workdir.checkpoint_facts import History, Validation
 from jaxcovid.workdir.checkpoints import Checkpoints
@@ -60,9 +64,12 @@ class Validator:
         self._split, self._task, self._model = split, task, model
         self._preprocessing, self._mesh, self._batch_size = preprocessing, mesh, batch_size
         self._loss_weights, self._workers = loss_weights, workers
-        self._forward = jit_forward(mesh, model=model)
+        self._forward = jit_forward(mesh, model=model, masks=split.masks)
         records = (split.source[i] for i in range(len(split.source)))  # one at a time
-        self._targets = np.stack([split.encode(record) for record in records])
+        targets, self._patients = zip(
+            *((split.encode(record), record["patient"]) for record in records), strict=True
+        )
+        self._targets = np.stack(targets)
         self._heatmaps = None
         if model.has_gradcam:
             positives = np.flatnonzero(self._targets[:, 0] > 0.5)[:_HEATMAPS].tolist()
@@ -80,9 +87,11 @@ class Validator:
         """Validates a state that is saved; returns all validations up to this one."""
         variables = jax.device_put(state.variables, replicated_sharding(self._mesh))
         validation = self.scores(step, variables)
-        progress.writer.scalars(
-            step, {"validation/auc": validation.auc, "validation/loss": validation.loss}
-        )
+        scores = {"loss": validation.loss}
+        if self._model.classifies:
+            scores["auc"] = validation.auc
+        scores |= {f"dice_{name}": value for name, value in validation.dice.items()}
+        progress.writer.scalars(step, {f"validation/{k}": v for k, v in sorted(scores.items())})
         if self._heatmaps and distributed.is_main():
             progress.writer.images(step, "heatmaps", self._heatmaps.draw(variables))
         history = (*history, validation)
@@ -90,8 +99,12 @@ class Validator:
         return history
 
     def scores(self, step: int, variables: Mapping[str, Any]) -> Validation:
-        """The scores of variables that are replicated over the mesh."""
-        probabilities = predict_source(
+        """The scores of variables that are replicated over the mesh.
+
+        Raises:
+          ValueError: no mask is known of a network that segments.
+        """
+        result = predict_source(
             variables,
             self._split.source,
             forward=self._forward,
@@ -100,10 +113,16 @@ class Validator:
             mesh=self._mesh,
             ablation=self._split.ablation,
             workers=validation_workers(self._workers, len(self._split.source)),
+            masks=self._split.masks,
         )
-        return validation_scores(
+        probabilities, overlaps = result if self._split.masks else (result, None)
+        dice = {} if overlaps is None else mean_dice(overlaps, self._patients)
+        if not self._model.classifies:
+            return segmentation_scores(step, probabilities[:, 0], self._targets[:, 0], dice)
+        validation = validation_scores(
             step, probabilities, self._targets, task=self._task, loss_weights=self._loss_weights
         )
+        return dataclasses.replace(validation, dice=dice)
 
 
 class _HeatmapDrawer:
@@ -165,6 +184,53 @@ def validation_scores(
         loss=calibration.loss(probabilities, targets, exclusive=exclusive, weights=loss_weights),
         temperature=temperature,
         thresholds=thresholds,
+    )
+
+
+def mean_dice(overlaps: np.ndarray, patients: Sequence[str]) -> dict[str, float]:
+    """The mean Dice over patients of each structure, of the pixels of all their images together.
+
+    A patient without the structure in both masks does not count, nor does one of unknown masks.
+
+    Args:
+      overlaps: int [n, structures, 3], see `forward.forward_with_overlaps`.
+      patients: of the images, [n].
+
+    Raises:
+      ValueError: no patient counts for any structure.
+    """
+    numbers, group = np.unique(patients, return_inverse=True)
+    sums = np.zeros((len(numbers), *overlaps.shape[1:]))
+    np.add.at(sums, group, overlaps)
+    both, sizes = 2 * sums[..., 0], sums[..., 1] + sums[..., 2]
+    dice = {
+        name: float(np.mean(both[counts, i] / sizes[counts, i]))
+        for i, (name, counts) in enumerate(zip(STRUCTURES, (sizes > 0).T, strict=True))
+        if counts.any()
+    }
+    if not dice:
+        raise ValueError("no mask is known in the validation split, so nothing ranks checkpoints")
+    return dice
+
+
+def segmentation_scores(
+    step: int, involvement: np.ndarray, positive: np.ndarray, dice: Mapping[str, float]
+) -> Validation:
+    """The scores of a network without a classifier.
+
+    Args:
+      step: at which they are.
+      involvement: share of the lungs that the lesion covers, float [n].
+      positive: 1 of images of the positive class, float [n].
+      dice: see `mean_dice`.
+    """
+    both = 0 < positive.sum() < positive.size
+    return Validation(
+        step=step,
+        auc=math.nan,
+        loss=1 - statistics.fmean(dice.values()),
+        thresholds=choose_thresholds(positive > 0.5, involvement) if both else INVOLVED,
+        dice=dice,
     )
 
 

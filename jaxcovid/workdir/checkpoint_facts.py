@@ -5,7 +5,9 @@ all validations so far.
 """
 
 import dataclasses
+import math
 import re
+import statistics
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,10 +39,11 @@ class Validation:
 
     Attributes:
       step: at which it was.
-      auc: that ranks checkpoints: of the positive class, or the mean over findings.
-      loss: that of the training, nats.
+      auc: of the positive class, or the mean over findings; NaN of a network without classes.
+      loss: that of the training, nats; without classes the mean of 1 - Dice.
       temperature: see `metrics.calibration`.
       thresholds: on calibrated probabilities, by name; see `metrics.thresholds`.
+      dice: of a network that segments, by structure: the mean over patients.
     """
 
     step: int
@@ -48,6 +51,14 @@ class Validation:
     loss: float
     temperature: float = 1.0
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dice: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """What ranks checkpoints: the AUC, the Dice of the lesion, or the mean of both."""
+        dice = self.dice.get("lesion", self.dice.get("lungs", math.nan))
+        known = [value for value in (self.auc, dice) if not math.isnan(value)]
+        return statistics.fmean(known) if known else math.nan
 
 
 History = tuple[Validation, ...]  # all validations of a run, in order
@@ -168,15 +179,19 @@ def _malformed(content: Mapping[str, Any]) -> str:
             or not isinstance(entry.get("auc"), int | float)
             or not isinstance(entry.get("loss", 0.0), int | float)
             or not isinstance(entry.get("temperature", 1.0), int | float)
-            or not isinstance(thresholds := entry.get("thresholds", {}), dict)
-            or not all(isinstance(value, int | float) for value in thresholds.values())
+            or not all(map(_is_numbers, (entry.get("thresholds", {}), entry.get("dice", {}))))
         ):
             return "history"
     return ""
 
 
+def _is_numbers(value: Any) -> bool:
+    """True of a mapping from names to numbers."""
+    return isinstance(value, dict) and all(isinstance(x, int | float) for x in value.values())
+
+
 def _best(workdir: Path) -> Checkpoint:
-    """The validated checkpoint of highest validation AUC; the later one of a tie.
+    """The validated checkpoint of the best validation score; the later one of a tie.
 
     Damaged checkpoints do not count: a run that is killed may leave an old one half deleted.
 
@@ -191,7 +206,7 @@ def _best(workdir: Path) -> Checkpoint:
             logging.warning("%s; it does not count", error)
             continue
         if facts.validation:
-            ranked.append((facts.validation.auc, step, facts))
+            ranked.append((facts.validation.score, step, facts))
     if not ranked:
         raise CheckpointError(
             f"no validated checkpoint in {workdir}; train until the first validation"
@@ -204,7 +219,7 @@ def open_checkpoint(workdir: Path, step: int | None = None) -> Checkpoint:
 
     Args:
       workdir: of a training run.
-      step: one of `steps`; None is the validated one of highest AUC, the later one of a tie.
+      step: one of `steps`; None is the validated one of the best score, the later one of a tie.
 
     Raises:
       DamagedError: its facts are missing or malformed.

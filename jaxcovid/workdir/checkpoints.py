@@ -110,7 +110,7 @@ class _LatestTwoAndBest:
         """For each checkpoint, in ascending order of their steps, whether it is kept."""
         del context
         present = [checkpoint.step for checkpoint in checkpoints]
-        ranked = [(entry.auc, entry.step) for entry in self.history if entry.step in present]
+        ranked = [(entry.score, entry.step) for entry in self.history if entry.step in present]
         kept = {*present[-2:], *(step for _, step in sorted(ranked)[-1:])}
         return [step in kept for step in present]
 

@@ -62,7 +62,7 @@ class Writer:
         kept = [
             _line(line)
             for line in read(workdir)
-            if line["step"] < start_step + (not (revalidates and "validation/auc" in line))
+            if line["step"] < start_step + (not (revalidates and "validation/loss" in line))
         ]
         self._kept = kept if is_remote(path) else []
         self._unwritten, self._written = False, time.monotonic()

@@ -50,6 +50,7 @@ _TYPES = {  # of what is read from run.json
 _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and what they did without
     "model": {"backbone": "densenet121"},
     "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
+    "segmentation": {"weight": 1.0},
 }
 _CHANGED_DATA = (
     " The data set of this name holds other images, labels, patients or splits than it did: what "
@@ -239,6 +240,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
     _check_types(facts, _TYPES, "")
     outputs, config, dataset = facts["outputs"], facts["config"], facts["dataset"]
     config |= {group: added | config.get(group, {}) for group, added in _ADDED.items()}
+    config.setdefault("objective", "screening")
     if not outputs or not all(isinstance(name, str) for name in outputs):
         raise ValueError("outputs are no names")
     if config["task"] not in KINDS:

@@ -69,12 +69,11 @@ def _summary(workdir: Path, beats: Sequence[Beat], state: str, now: float) -> li
     else:
         lines.append("  no checkpoint yet")
     log = metric_writer.read(workdir)
-    validations = [line for line in log if line.get("validation/auc") is not None]
-    if validations:
-        best = max(validations, key=lambda line: line["validation/auc"])
-        lines.append(
-            f"  best validation AUC: {best['validation/auc']:.4f} at step {best['step']:,}"
-        )
+    for name, key in (("AUC", "validation/auc"), ("Dice of the lesion", "validation/dice_lesion")):
+        validations = [line for line in log if line.get(key) is not None]
+        if validations:
+            best = max(validations, key=lambda line: line[key])
+            lines.append(f"  best validation {name}: {best[key]:.4f} at step {best['step']:,}")
     if first.state == "training" and first.seconds_per_step is not None:
         left = (total - step) * first.seconds_per_step
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(now + left))

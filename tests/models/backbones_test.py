@@ -54,17 +54,17 @@ def float64():
 
 
 def evaluate(model, variables, image):
-    """Features in training, gradients of a weighted sum of them, and the running moments after."""
+    """Maps in training, gradients of a weighted sum of them, and the running moments after."""
 
     def loss(params):
-        features, updates = model.apply(
+        maps, updates = model.apply(
             {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
         )
-        weights = jnp.cos(jnp.arange(features[0].size)).reshape(1, *features.shape[1:])
-        return (features * weights).sum(), (features, updates)
+        weights = [jnp.cos(jnp.arange(x[0].size)).reshape(1, *x.shape[1:]) for x in maps]
+        return sum((x * w).sum() for x, w in zip(maps, weights, strict=True)), (maps, updates)
 
-    gradients, (features, updates) = jax.grad(loss, has_aux=True)(variables["params"])
-    return gradients, features, updates
+    gradients, (maps, updates) = jax.grad(loss, has_aux=True)(variables["params"])
+    return gradients, maps, updates
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -80,15 +80,15 @@ def test_sizes_are_those_published(name):
 
 
 @pytest.mark.parametrize("name", NARROW)
-def test_the_map_is_what_the_last_activation_leaves(name):
+def test_the_last_map_is_what_the_last_activation_leaves(name):
     model = NARROW[name]()
     image = random_image(2, 96, 64, 1, dtype=np.float32)
     apply = jax.jit(partial(model.apply, train=False))
     variables = random_variables(model, np.float32)
-    features = apply(variables, image)
-    assert features.shape[:3] == (2, 3, 2)
-    assert features.min() == 0 < features.max()
-    np.testing.assert_allclose(apply(variables, image.repeat(3, -1)), features, rtol=1e-6)
+    maps = apply(variables, image)
+    assert [x.shape[:3] for x in maps] == [(2, 24, 16), (2, 12, 8), (2, 6, 4), (2, 3, 2)]
+    assert maps[-1].min() == 0 < maps[-1].max()
+    np.testing.assert_allclose(apply(variables, image.repeat(3, -1))[-1], maps[-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -99,8 +99,8 @@ def test_devices_together_compute_what_one_does(name, float64):
 
     def per_device(image):
         model = NARROW[name](**options, axis_name=BATCH_AXIS)
-        gradients, features, updates = evaluate(model, variables, image)
-        return jax.lax.psum(gradients, BATCH_AXIS), features, updates
+        gradients, maps, updates = evaluate(model, variables, image)
+        return jax.lax.psum(gradients, BATCH_AXIS), maps, updates
 
     spread = jax.shard_map(
         per_device,

@@ -32,20 +32,23 @@ def float64():
 
 
 def evaluate(model, variables, image, *, train):
-    """Features, their gradients by parameters and image, and the running moments afterwards.
+    """Maps, their gradients by parameters and image, and the running moments afterwards.
 
-    The gradients are those of a sum that weighs every feature differently.
+    The gradients are those of a sum that weighs every value of every map differently.
     """
 
     def loss(params, image):
-        features, updates = model.apply(
+        maps, updates = model.apply(
             {**variables, "params": params}, image, train=train, mutable=["batch_stats"]
         )
-        weights = jnp.cos(jnp.arange(features.size)).reshape(features.shape)
-        return (features * weights).sum(), (features, updates)
+        return sum(map(weighted_sum, maps)), (maps, updates)
 
     gradients = jax.grad(loss, argnums=(0, 1), has_aux=True)
     return jax.jit(gradients)(variables["params"], image)
+
+
+def weighted_sum(x):
+    return (x * jnp.cos(jnp.arange(x.size)).reshape(x.shape)).sum()
 
 
 def assert_same(one, other, tolerance=1e-9):
@@ -89,8 +92,8 @@ def test_both_forms_share_moments_over_devices(platform):
         variables = random_variables(model)
 
         def per_device(image):
-            gradients, (features, updates) = evaluate(model, variables, image, train=True)
-            return jax.lax.psum(gradients[0], BATCH_AXIS), gradients[1], features, updates
+            gradients, (maps, updates) = evaluate(model, variables, image, train=True)
+            return jax.lax.psum(gradients[0], BATCH_AXIS), gradients[1], maps, updates
 
         rows = P(BATCH_AXIS)
         return jax.jit(
@@ -131,13 +134,13 @@ def test_the_plain_form_shows_the_map_for_heatmaps():
 
     def total(change):
         """The sum of all features if the map changes, and the map."""
-        features, shown = model.apply(
+        maps, shown = model.apply(
             {**variables, "perturbations": {"transition2": {"explained": change}}},
             image,
             train=False,
             mutable=["maps"],
         )
-        return features.sum(), shown["maps"]["transition2"]["explained"][0]
+        return maps[-1].sum(), shown["maps"]["transition2"]["explained"][0]
 
     shape = (2, 8, 8, 6 + 2 * 4)  # of the last block but one
     gradient, shown = jax.jit(jax.grad(total, has_aux=True))(jnp.zeros(shape))

@@ -66,7 +66,7 @@ def test_a_photograph_gets_its_class_of_imagenet(tmp_path):
     expected = weights.input
     image = (image - expected.preprocessing_mean) / expected.preprocessing_std
     apply = jax.jit(partial(EfficientNetLite().apply, train=False))
-    features = apply(backbone_of(weights.variables), np.float32(image)[None])[0].mean((0, 1))
+    features = apply(backbone_of(weights.variables), np.float32(image)[None])[-1][0].mean((0, 1))
     kernel, bias = (
         weights.variables[f"params/imagenet_head/{name}"] for name in ("kernel", "bias")
     )

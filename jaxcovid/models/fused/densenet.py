@@ -21,7 +21,7 @@ from jaxcovid.models.fused import (
 )
 from jaxcovid.models.fused.dense_block import LayerWeights
 from jaxcovid.models.fused.execution import CHUNK_BYTES, Execution
-from jaxcovid.models.layers import AxisName, he_normal
+from jaxcovid.models.layers import AxisName, Maps, he_normal
 from jaxcovid.models.normalization import BatchNorm, Moments, Norm, RunningMoments, declare_norm
 
 
@@ -125,16 +125,19 @@ class FusedDenseNet(nn.Module):
     chunk_bytes: int = CHUNK_BYTES
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         chunk_bytes = self.chunk_bytes if self.platform == "cpu" else None
         execution = Execution(self.platform, self.axis_name, chunk_bytes)
         x = self._stem(image, execution, train=train)
+        maps = []
         for i, depth in enumerate(self.depths, start=1):
             block = DenseBlock(depth, self.growth_rate, execution, name=f"block{i}")
             x, moments = block(x, train=train)
             if i < len(self.depths):
+                maps.append(x)
                 x = Transition(execution, name=f"transition{i}")(x, moments, train=train)
-        return nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))
+        x = nn.relu(BatchNorm(name="final_norm")(x, train=train, moments=moments))
+        return (*maps, x)
 
     def _stem(self, image: jax.Array, execution: Execution, *, train: bool) -> jax.Array:
         features = 2 * self.growth_rate

@@ -1,0 +1,95 @@
+"""What a training learns from: its task, and the splits of its data as the network sees them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ml_collections
+import numpy as np
+
+from jaxcovid.data import labels
+from jaxcovid.data.ablations import Ablation, trained_ablation
+from jaxcovid.data.datasets import Dataset, Record
+from jaxcovid.data.labels import Encoder, Task, shuffled
+from jaxcovid.models.build import MASKED
+
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records of a data set, as the network is to see them.
+
+    Attributes:
+      source: the records.
+      encode: makes their targets.
+      ablation: alters their images; None alters nothing.
+      masks: their masks are segmented.
+    """
+
+    source: Sequence[Record]
+    encode: Encoder
+    ablation: Ablation | None
+    masks: bool = False
+
+
+def make_task(config: ml_collections.ConfigDict, dataset: Dataset) -> Task:
+    """What the network is asked.
+
+    Raises:
+      ValueError: an objective that the data set has no masks for, or see `labels.make_task`.
+    """
+    if config.objective in MASKED:
+        if not dataset.masks:
+            raise ValueError(
+                f"objective={config.objective} needs masks, and {dataset.name} has none; data sets "
+                "with masks: phantom, covid19_ct_seg, mosmed, folder with a column lesion_mask"
+            )
+        if config.ablation != "none":
+            raise ValueError(
+                f"ablation={config.ablation} alters images, not masks; use objective=screening"
+            )
+    if config.objective == "segmentation":
+        # Its score is of the lesion whatever the classes are, and one class is enough.
+        return Task(config.task, (config.positive_class,))
+    return labels.make_task(
+        config.task,
+        class_names=dataset.class_names,
+        finding_names=dataset.finding_names,
+        positive_class=config.positive_class,
+        findings=config.findings,
+        uncertain_positive=config.uncertain.ones,
+        uncertain_unknown=config.uncertain.ignore,
+    )
+
+
+def make_split(dataset: Dataset, task: Task, name: str, config: ml_collections.ConfigDict) -> Split:
+    """A split as the network is to see it."""
+    source, encode = dataset.source(name), task.encoder(dataset.class_names)
+    if config.ablation == "shuffled_labels":
+        encode = shuffled(encode, source, seed=config.seed)
+    masks = config.objective in MASKED
+    return Split(source, encode, trained_ablation(config.ablation), masks)
+
+
+def class_counts(dataset: Dataset, task: Task, split: str, objective: str) -> np.ndarray:
+    """Negative and positive images of each output, int [2, outputs].
+
+    Raises:
+      ValueError: no such split, or an output without positive or negative images, unless masks are
+        all that is learned.
+    """
+    if split not in dataset.split_sizes:
+        raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
+    if objective == "segmentation":
+        return np.ones((2, len(task.outputs)), int)
+    counts = task.class_counts((dataset.finding_counts or dataset.class_counts)[split])
+    absent = [
+        f"no image {side} {name}"
+        for name, column in zip(task.outputs, counts.T, strict=True)
+        for side, count in zip(("without", "with"), column, strict=True)
+        if not count
+    ]
+    if absent:
+        fix = "leave it out of --config.findings" if dataset.finding_names else "add some"
+        raise ValueError(f"the {split} split of {dataset.name} has {' and '.join(absent)}; {fix}")
+    return counts
