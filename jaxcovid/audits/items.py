@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import colour_of, decode_gray
+from jaxcovid.data.masks import FEATURES
 
 SIDE_PX = 128  # of the small copies that are compared
 HASH_SIZE = 16  # of the perceptual hash: 256 bits
@@ -66,7 +67,7 @@ def read_item(split: str, record: Record) -> Item:
     gray = decode_gray(data)
     small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
     hashed = imagehash.phash(Image.fromarray(gray), hash_size=HASH_SIZE).hash
-    kept = {k: v for k, v in record.items() if k not in ("image", "mask", "lung_mask")}
+    kept = {k: v for k, v in record.items() if k not in ("image", *FEATURES.values())}
     return Item(
         split=split,
         record=kept,

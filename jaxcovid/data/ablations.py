@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from jaxcovid.data.masks import decode_mask
+
 _EDGE = 0.15  # share of a side that is border, on each side
 _BRIGHTER = 30  # gray levels of 255
 ABLATIONS = (
@@ -54,7 +56,7 @@ class Ablation:
             centre[top : height - top, left : width - left] = True
             return np.where(centre == (self.name == "centre_only"), gray, 0).astype(np.uint8)
         if self.name == "lungs_only":
-            return np.where(mask_of(record), gray, 0).astype(np.uint8)
+            return np.where(decode_mask(record, "lungs"), gray, 0).astype(np.uint8)
         if self.name == "thumbnail":
             small = cv2.resize(gray, (16, 16), interpolation=cv2.INTER_AREA)
             return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -73,14 +75,6 @@ def trained_ablation(name: str) -> Ablation | None:
     if name not in TRAINED:
         raise ValueError(f"ablation is {name!r}; use one of {', '.join(TRAINED)}")
     return Ablation(name) if name in ABLATIONS else None
-
-
-def mask_of(record: Mapping[str, Any]) -> np.ndarray | None:
-    """The mask of a record, bool [h, w]: of its lesion or its lungs; None if it has none."""
-    data = record.get("mask") or record.get("lung_mask")
-    if not data:
-        return None
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) > 0
 
 
 def mass_inside(heatmap: np.ndarray, mask: np.ndarray) -> float:

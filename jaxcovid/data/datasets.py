@@ -16,6 +16,7 @@ from etils import epath
 
 from jaxcovid.data import identity
 from jaxcovid.data.image_error import ImageError
+from jaxcovid.data.masks import FEATURES, STRUCTURES
 from jaxcovid.runtime.files import expand_home, home
 
 DIGEST_FILE = "digest.json"
@@ -31,6 +32,7 @@ _STORED = (
     "patient_counts",
     "crossing_patients",
 )
+_OLD_NAMES = {"mask": FEATURES["lesion"]}  # of features in data sets that were prepared before
 
 Record = Mapping[str, Any]  # see `Source`
 
@@ -51,7 +53,7 @@ class Source(Sequence[Record]):
         self._split = split
         builder = tfds.builder_from_directory(self._directory)
         images = [k for k, v in builder.info.features.items() if isinstance(v, tfds.features.Image)]
-        self._bytes = {*images, *(k for k in builder.info.features if k.endswith("_mask"))}
+        self._bytes = {*images, *FEATURES.values()}
         self._records = builder.as_data_source(
             split, decoders={name: tfds.decode.SkipDecoding() for name in images}
         )
@@ -75,7 +77,8 @@ class Source(Sequence[Record]):
                 f"record {index} of {self!r} cannot be read ({error}); prepare the data set anew"
             ) from error
         return {
-            name: value if name in self._bytes else _plain(value) for name, value in record.items()
+            _OLD_NAMES.get(name, name): value if name in self._bytes else _plain(value)
+            for name, value in record.items()
         }
 
 
@@ -88,6 +91,7 @@ class Dataset:
         directory: Where its files lie (the directory of the version).
         class_names: Class names; a record's label is an index into them. empty if it has findings.
         finding_names: Findings that each record has instead of one label, sorted.
+        masks: Of `masks.STRUCTURES`, those that its records may have masks of.
         digest: SHA-256 over all records, 64 hexadecimal digits; see `digest.compute_digest`.
         citation: BibTeX, empty if there is none.
         description: What it holds and where it comes from.
@@ -109,6 +113,7 @@ class Dataset:
     directory: epath.Path
     class_names: tuple[str, ...]
     finding_names: tuple[str, ...]
+    masks: tuple[str, ...]
     digest: str
     citation: str
     description: str
@@ -193,11 +198,13 @@ def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
             f"anew:\n  {prepare_command(name, data_dir)} --overwrite"
         )
     several = "findings" in info.features
+    features = {_OLD_NAMES.get(name, name) for name in info.features}
     return Dataset(
         name=info.full_name.removesuffix(f"/{info.version}"),
         directory=directory,
         class_names=() if several else tuple(info.features["label"].names),
         finding_names=tuple(sorted(info.features["findings"])) if several else (),
+        masks=tuple(name for name in STRUCTURES if FEATURES[name] in features),
         digest=stored["digest"],
         citation=info.citation,
         description=info.description,

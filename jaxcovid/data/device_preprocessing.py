@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from jaxcovid.data import device_steps
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.preprocessing import Preprocessing, random_affine, resized_shape
+from jaxcovid.data.preprocessing import Preprocessing, resized_shape
 from jaxcovid.runtime.sharding import batch_sharding
 
 # Sides of the canvases: a film has up to 4,300 px, and no square image of more is decoded.
@@ -28,17 +28,25 @@ SIDES_PX = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 Packed = dict[str, np.ndarray]  # see `pack` and `pack_batch`
 
 
-def pack(image: np.ndarray, *, preprocessing: Preprocessing, rng: np.random.Generator) -> Packed:
+def pack(
+    image: np.ndarray,
+    *,
+    preprocessing: Preprocessing,
+    rng: np.random.Generator,
+    masks: np.ndarray | None = None,
+) -> Packed:
     """Packs what the device needs of one image.
 
     Args:
       image: gray, uint8 [h, w].
       preprocessing: the five steps.
       rng: source of the random rotation and translation.
+      masks: uint8 [h, w, c]; None if there are none to take along.
 
     Returns:
       `pixels` uint8 [h * w]; `shape` int32 [2], the height and width; `resized` int32 [2], those
-      after step 3; `inverse` float32 [2, 3], from a pixel (x, y) after step 1 to its place before.
+      after step 3; `inverse` float32 [2, 3], from a pixel (x, y) after step 1 to its place before;
+      `masks`, if there are any, ready for the network, uint8 [size, size, c].
 
     Raises:
       ImageError: a side is longer than the largest of `SIDES_PX`.
@@ -49,14 +57,10 @@ def pack(image: np.ndarray, *, preprocessing: Preprocessing, rng: np.random.Gene
             f"{width} x {height} px: preprocessing on the device takes at most {SIDES_PX[-1]} px a "
             "side; shrink the image, or use --config.preprocess_on=host"
         )
-    matrix = random_affine(
-        (height, width),
-        rng=rng,
-        rotation_deg=preprocessing.rotation_deg,
-        translation_fraction=preprocessing.translation_fraction,
-    )
+    matrix = preprocessing.draw(image.shape, rng)
     resized = resized_shape(image.shape, preprocessing.size, preprocessing.keep_ratio)
-    return {
+    placed = {} if masks is None else {"masks": preprocessing.place_masks(masks, matrix)}
+    return placed | {
         "pixels": image.ravel(),
         "shape": np.array(image.shape, np.int32),
         "resized": np.array(resized, np.int32),

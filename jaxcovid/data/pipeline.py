@@ -4,6 +4,7 @@ Everything is a function of (seed, step): a resumed run slices to its step and s
 uninterrupted one sees, for any number of worker processes and hosts.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.device_preprocessing import pack, pack_batch
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.labels import Encoder
+from jaxcovid.data.masks import decode_masks
 from jaxcovid.data.preprocessing import Preprocessing
 
 _EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
@@ -39,7 +41,8 @@ class Loading:
     Attributes:
       preprocessing: the five steps.
       batch_size: images of the global batch; every process gets its contiguous share of rows.
-      ablation: alters every image before the five steps; None alters nothing.
+      ablation: alters every image, but no mask, before the five steps; None alters nothing.
+      masks: take the masks of the records along.
       workers: worker processes; 0 prepares batches in threads of this process.
       process_index: this process among `process_count`.
       process_count: processes that share the global batch.
@@ -48,18 +51,39 @@ class Loading:
     preprocessing: Preprocessing
     batch_size: int
     ablation: Ablation | None = None
+    masks: bool = False
     workers: int = 0
     process_index: int = 0
     process_count: int = 1
 
 
-def _decode(record: Record, ablation: Ablation | None) -> np.ndarray:
-    """The gray image uint8 [h, w] of a record, decoded unless it was; errors name its id."""
+@contextlib.contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Puts the id of a record before what is wrong with it."""
     try:
-        gray = record["gray"] if "gray" in record else decode_gray(record["image"])
-        return ablation(gray, record) if ablation else gray
+        yield
     except ImageError as error:
         raise ImageError(f"{record['id']}: {error}") from error
+
+
+def _decode(record: Record, loading: Loading) -> tuple[np.ndarray, np.ndarray | None]:
+    """The gray image uint8 [h, w] of a record, decoded unless it was, and its masks if wanted."""
+    gray = record["gray"] if "gray" in record else decode_gray(record["image"])
+    masks = decode_masks(record, gray.shape) if loading.masks else None
+    return loading.ablation(gray, record) if loading.ablation else gray, masks
+
+
+def _prepare(
+    image: np.ndarray,
+    masks: np.ndarray | None,
+    preprocessing: Preprocessing,
+    rng: np.random.Generator | None = None,
+) -> Batch:
+    """Takes the five steps: `image`, and `masks` if there are any."""
+    if masks is None:
+        return {"image": preprocessing(image, rng)}
+    image, masks = preprocessing.with_masks(image, masks, rng)
+    return {"image": image, "masks": masks}
 
 
 @functools.cache  # once for each process and record
@@ -76,8 +100,7 @@ class _LoadForTraining(grain.transforms.RandomMap):
 
     source: Sequence[Record]
     target: Encoder
-    preprocessing: Preprocessing
-    ablation: Ablation | None
+    loading: Loading
     on_device: bool
     skip: bool
 
@@ -92,15 +115,13 @@ class _LoadForTraining(grain.transforms.RandomMap):
         raise ImageError("no record of the training split can be read")
 
     def _load(self, index: int, rng: np.random.Generator) -> Batch:
-        record = self.source[index]
-        image, target = _decode(record, self.ablation), self.target(record)
-        loaded = {"target": target, "replaced": np.bool_(False)}
-        if not self.on_device:
-            return loaded | {"image": self.preprocessing(image, rng=rng)}
-        try:
-            return loaded | pack(image, preprocessing=self.preprocessing, rng=rng)
-        except ImageError as error:
-            raise ImageError(f"{record['id']}: {error}") from error
+        record, five_steps = self.source[index], self.loading.preprocessing
+        with _naming(record):
+            image, masks = _decode(record, self.loading)
+            loaded = {"target": self.target(record), "replaced": np.bool_(False)}
+            if self.on_device:
+                return loaded | pack(image, preprocessing=five_steps, rng=rng, masks=masks)
+            return loaded | _prepare(image, masks, five_steps, rng)
 
 
 @dataclass(frozen=True)
@@ -108,13 +129,15 @@ class _LoadForEvaluation(grain.transforms.Map):
     """Takes the steps that are not random; positions past the end repeat the last record."""
 
     source: Sequence[Record]
-    preprocessing: Preprocessing
-    ablation: Ablation | None
+    loading: Loading
 
     def map(self, position: int) -> Batch:
         last = len(self.source) - 1
-        image = self.preprocessing(_decode(self.source[min(position, last)], self.ablation))
-        return {"image": image, "index": np.int64(position), "mask": np.bool_(position <= last)}
+        record = self.source[min(position, last)]
+        with _naming(record):
+            image, masks = _decode(record, self.loading)
+        prepared = _prepare(image, masks, self.loading.preprocessing)
+        return prepared | {"index": np.int64(position), "mask": np.bool_(position <= last)}
 
 
 class _HostRows(grain.MapDataset):
@@ -223,8 +246,9 @@ def train_batches(
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
-      `device_preprocessing.pack_batch` gives, `target` float32 [rows, outputs], and `replaced` bool
-      [rows], True for a record that replaces another.
+      `device_preprocessing.pack_batch` gives, `target` float32 [rows, outputs], `replaced` bool
+      [rows], True for a record that replaces another, and with `loading.masks` also `masks` uint8
+      [rows, size, size, 2], 0, 1 or UNKNOWN (see `masks`).
 
     Raises:
       ValueError: the batch does not divide over the processes, the split is empty, or an option is
@@ -244,12 +268,7 @@ def train_batches(
         .repeat(_EPOCHS)
         .random_map(
             _LoadForTraining(
-                source,
-                target,
-                loading.preprocessing,
-                loading.ablation,
-                on_device=on_device,
-                skip=bad_records == "skip",
+                source, target, loading, on_device=on_device, skip=bad_records == "skip"
             )
         )
     )
@@ -266,7 +285,8 @@ def eval_batches(source: Sequence[Record], loading: Loading) -> Iterator[Batch]:
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], `index` int64 [rows], the record's
-      position in `source`, and `mask` bool [rows], False for padding.
+      position in `source`, `mask` bool [rows], False for padding, and with `loading.masks` also
+      `masks`, see `train_batches`.
 
     Raises:
       ValueError: the batch does not divide over the processes, or the split is empty.
@@ -274,7 +294,5 @@ def eval_batches(source: Sequence[Record], loading: Loading) -> Iterator[Batch]:
     if not len(source):
         raise ValueError("the split to evaluate is empty")
     padded = -(-len(source) // loading.batch_size) * loading.batch_size
-    dataset = grain.MapDataset.range(padded).map(
-        _LoadForEvaluation(source, loading.preprocessing, loading.ablation)
-    )
+    dataset = grain.MapDataset.range(padded).map(_LoadForEvaluation(source, loading))
     return _iterate(_batches(dataset, loading), loading.workers)

@@ -6,12 +6,16 @@ code that the recipe matches (jfhealthcare/Chexpert).
 
 The result has one channel. It replaces the paper's three equal ones: the network repeats it, so
 that no third copy is moved from the host to the device.
+
+Masks follow their image through steps 1 and 3, in one sampling of nearest pixels.
 """
 
 import dataclasses
 
 import cv2
 import numpy as np
+
+from jaxcovid.data.masks import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,18 +68,46 @@ class Preprocessing:
         """
         return self.steps(image, rng)["normalize"][..., np.newaxis]
 
+    def with_masks(
+        self, image: np.ndarray, masks: np.ndarray, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Prepares one image and its masks, both rotated and shifted by the same draw.
+
+        Args:
+            image: See a call, as is `rng`.
+            masks: uint8 [h, w, c], see `masks.decode_masks`.
+            rng: See a call.
+
+        Returns:
+            The image as a call gives it, and the masks as `place_masks` does.
+        """
+        matrix = self.draw(image.shape, rng)
+        prepared = self._steps(image, matrix)["normalize"][..., np.newaxis]
+        return prepared, self.place_masks(masks, matrix)
+
     def steps(
         self, image: np.ndarray, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
         """Returns the image after each step, by the step's name; the arguments of a call."""
+        return self._steps(image, self.draw(image.shape, rng))
+
+    def draw(self, shape: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray | None:
+        """Draws the rotation and shift of step 1, see `random_affine`; None without `rng`."""
+        if rng is None:
+            return None
+        return random_affine(
+            shape,
+            rng=rng,
+            rotation_deg=self.rotation_deg,
+            translation_fraction=self.translation_fraction,
+        )
+
+    def _steps(self, image: np.ndarray, matrix: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The image after each step, of which the first is left out if `matrix` is None."""
         done = {}
-        if rng is not None:
+        if matrix is not None:
             image = done["rotate_and_translate"] = rotate_and_translate(
-                image,
-                rng=rng,
-                rotation_deg=self.rotation_deg,
-                translation_fraction=self.translation_fraction,
-                fill=self.fill,
+                image, matrix, fill=self.fill
             )
         image = done["equalize_histogram"] = equalize_histogram(image)
         image = done["resize"] = resize(
@@ -85,6 +117,28 @@ class Preprocessing:
         done["normalize"] = normalize(image, mean=self.mean, std=self.std)
         return done
 
+    def place_masks(self, masks: np.ndarray, matrix: np.ndarray | None = None) -> np.ndarray:
+        """Takes masks through steps 1 and 3, each new pixel from the nearest old one.
+
+        Args:
+            masks: uint8 [h, w, c], 0, 1 or, over a whole channel, UNKNOWN.
+            matrix: See `draw`.
+
+        Returns:
+            uint8 [size, size, c]; 0 outside the image, but UNKNOWN in a channel that is.
+        """
+        to_result = resizing_affine(masks.shape[:2], size=self.size, keep_ratio=self.keep_ratio)
+        if matrix is not None:
+            to_result = to_result @ np.vstack([matrix, (0, 0, 1)])
+        outside = np.where(masks[0, 0] == UNKNOWN, UNKNOWN, 0)
+        return cv2.warpAffine(
+            masks,
+            to_result,
+            (self.size, self.size),
+            flags=cv2.INTER_NEAREST,
+            borderValue=outside.tolist(),
+        )
+
 
 def random_affine(
     shape: tuple[int, int],
@@ -93,7 +147,13 @@ def random_affine(
     rotation_deg: float,
     translation_fraction: float,
 ) -> np.ndarray:
-    """Draws the rotation and shift of step 1; the arguments are those of `rotate_and_translate`.
+    """Draws the rotation about the centre and the shift of step 1.
+
+    Args:
+        shape: Height and width of the image, px.
+        rng: Draws the angle, the shift in x and the shift in y, in this order.
+        rotation_deg: The angle is uniform in [-rotation_deg, rotation_deg] degrees.
+        translation_fraction: The shifts are uniform in [-f, f] times the width and the height.
 
     Returns:
         float64 [2, 3], from a pixel (x, y) to its new place.
@@ -108,29 +168,17 @@ def random_affine(
     return matrix
 
 
-def rotate_and_translate(
-    image: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    rotation_deg: float = 15.0,
-    translation_fraction: float = 0.05,
-    fill: int = 128,
-) -> np.ndarray:
-    """Step 1: rotates about the centre and shifts, both at random, in one interpolation.
+def rotate_and_translate(image: np.ndarray, matrix: np.ndarray, *, fill: int = 128) -> np.ndarray:
+    """Step 1: rotates and shifts, in one interpolation.
 
     Args:
         image: uint8 [h, w].
-        rng: Draws the angle, the shift in x and the shift in y, in this order.
-        rotation_deg: The angle is uniform in [-rotation_deg, rotation_deg] degrees.
-        translation_fraction: The shifts are uniform in [-f, f] times the width and the height.
+        matrix: float64 [2, 3], see `random_affine`.
         fill: Gray value of what comes into view from outside.
 
     Returns:
         uint8 [h, w].
     """
-    matrix = random_affine(
-        image.shape, rng=rng, rotation_deg=rotation_deg, translation_fraction=translation_fraction
-    )
     return cv2.warpAffine(
         image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=(fill,)
     )
@@ -148,6 +196,22 @@ def resized_shape(shape: tuple[int, int], size: int, keep_ratio: bool) -> tuple[
     scale = size / max(shape)
     height, width = (max(1, round(scale * side)) for side in shape)
     return height, width
+
+
+def resizing_affine(shape: tuple[int, int], *, size: int, keep_ratio: bool) -> np.ndarray:
+    """Where step 3 puts the pixels of an image of some height and width.
+
+    Returns:
+        float64 [2, 3], from a pixel (x, y) to its place in the result; the image's edges to those
+        of its part of the result.
+    """
+    height, width = resized_shape(shape, size, keep_ratio)
+    top, left = (size - height) // 2, (size - width) // 2
+    scale_x, scale_y = width / shape[1], height / shape[0]
+    # Pixel centres are at whole numbers, so the edges are half a pixel outside of them.
+    return np.array(
+        [[scale_x, 0, (scale_x - 1) / 2 + left], [0, scale_y, (scale_y - 1) / 2 + top]], np.float64
+    )
 
 
 def resize(

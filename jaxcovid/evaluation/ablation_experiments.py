@@ -60,4 +60,4 @@ def _images_for(ablation: str, scored: ScoredSplit) -> list[int]:
     """Indices of the images that an ablation can be applied to."""
     if ablation != "lungs_only":
         return list(range(len(scored.source)))
-    return [] if scored.has_lesion_masks else list(scored.masks(range(len(scored.source))))
+    return list(scored.masks(range(len(scored.source)), "lungs"))

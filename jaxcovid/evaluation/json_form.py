@@ -13,6 +13,22 @@ import numpy as np
 
 from jaxcovid.metrics.scores import RATIOS
 
+# Why a number under this key is undefined.
+_REASONS = {
+    "mass": "all heatmaps are empty",
+    "randomised": "all heatmaps are empty",
+    "dice": "both masks are empty",
+    "hausdorff": "no slice has both masks",
+    "volume_error": "the true masks are empty",
+    "absolute_volume_error": "the true masks are empty",
+    "lesion_sensitivity": "there is no lesion",
+    "peripheral": "there is no lesion",
+    "dorsal": "there is no lesion",
+    "lower": "there is no lesion",
+    "right": "no lung is seen on this side",
+    "left": "no lung is seen on this side",
+}
+
 
 def content_of(value: Any) -> Any:
     """Dataclasses as dictionaries, sequences as lists; numbers and text as they are.
@@ -80,8 +96,8 @@ def _reason(keys: tuple[str, ...]) -> str:
         return "the class is absent, or never called"
     if "predictive_values" in keys:
         return "nothing is called so, or a class is absent"
-    if "randomised" in keys or "mass" in keys:
-        return "all heatmaps are empty"
+    if named := [key for key in keys if key in _REASONS]:
+        return _REASONS[named[-1]]
     if ratios := [key for key in keys if key in RATIOS]:
         return RATIOS[ratios[-1]].undefined
     return "a class is absent" if "auc_macro" in keys else "one class is absent"

@@ -16,15 +16,16 @@ _SHOWN = 2  # images of a kind in the gallery
 def measure_saliency(scored: ScoredSplit) -> Saliency | None:
     """How much of the heatmaps lies inside the masks.
 
-    Over all images with a mask of the lungs, or over those of the positive class with one of the
-    lesion, beside the same network with its weights shuffled, which looks nowhere (Adebayo et al.
-    2018, arXiv:1810.03292). None without such images or heatmaps.
+    Over the images of the positive class with a mask of the lesion, or, if the data set has none,
+    over all images with one of the lungs; beside the same network with its weights shuffled, which
+    looks nowhere (Adebayo et al. 2018, arXiv:1810.03292). None without such images or heatmaps.
     """
-    predictor, lesion = scored.predictor, scored.has_lesion_masks
+    predictor, structure = scored.predictor, _structure(scored)
     if not predictor.has_gradcam:
         return None
     everything: Iterable[int] = range(len(scored.source))
-    masks = scored.masks(scored.predictions.positive.nonzero()[0] if lesion else everything)
+    diseased = scored.predictions.positive.nonzero()[0]
+    masks = scored.masks(diseased if structure == "lesion" else everything, structure)
     if not masks:
         return None
     images = scored.images(masks)
@@ -36,12 +37,17 @@ def measure_saliency(scored: ScoredSplit) -> Saliency | None:
         shuffled += _shares_inside(heatmaps, masks.values())
     return Saliency(
         n=len(masks),
-        masks="lesion" if lesion else "lungs",
+        masks=structure,
         area=float(np.mean([mask.mean() for mask in masks.values()])),
         mass=_mean(inside),
         empty=int(np.isnan(inside).sum()),
         randomised=_mean(shuffled),
     )
+
+
+def _structure(scored: ScoredSplit) -> str:
+    """What the masks that heatmaps are compared with are of."""
+    return "lesion" if scored.has_lesion_masks else "lungs"
 
 
 def _shares_inside(heatmaps: np.ndarray, masks: Iterable[np.ndarray]) -> list[float]:
@@ -74,7 +80,7 @@ def choose_gallery(scored: ScoredSplit) -> list[Explanation]:
         order = members[np.argsort(probability[members], kind="stable")]
         chosen += [(int(i), kind) for i in (order[::-1] if descending else order)[:_SHOWN]]
     indices = [i for i, _ in chosen]
-    images, masks = scored.images(indices), scored.masks(indices)
+    images, masks = scored.images(indices), scored.masks(indices, _structure(scored))
     heatmaps = scored.predictor.heatmaps(images)
     return [
         Explanation(

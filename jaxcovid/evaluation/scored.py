@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcovid.data.ablations import mask_of
 from jaxcovid.data.datasets import Dataset, Record, open_dataset
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.identity import Overlap
 from jaxcovid.data.labels import shuffled
+from jaxcovid.data.masks import FEATURES, decode_mask
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor
@@ -43,16 +43,21 @@ class ScoredSplit:
 
     @property
     def has_lesion_masks(self) -> bool:
-        """True if the masks of the data set are of lesions; else they are of lungs."""
-        return "mask" in self.source[0]
+        """True if the data set has masks of lesions."""
+        return FEATURES["lesion"] in self.source[0]
 
     def images(self, indices: Iterable[int]) -> list[np.ndarray]:
         """Some images, gray, uint8 [h, w]."""
         return [decode_gray(self.source[i]["image"]) for i in indices]
 
-    def masks(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
-        """The masks, bool [h, w], of those of some images that have one with something in it."""
-        masks = {i: mask_of(self.source[i]) for i in map(int, indices)}
+    def masks(self, indices: Iterable[int], structure: str) -> dict[int, np.ndarray]:
+        """The masks, bool [h, w], of those of some images that have one with something in it.
+
+        Args:
+          indices: of the images.
+          structure: one of `masks.STRUCTURES`.
+        """
+        masks = {i: decode_mask(self.source[i], structure) for i in map(int, indices)}
         return {i: mask for i, mask in masks.items() if mask is not None and mask.any()}
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import decode_gray
+from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.png import encode_png
 from jaxcovid.report import pages
 from jaxcovid.runtime import files
@@ -20,6 +21,7 @@ CARD_FILE = "card.html"  # beside the data
 _SHOWN = 6  # images of a class or finding
 _TILE = 128  # side of an image of the contact sheet, px
 _AGES = range(0, 101, 10)
+_MASK_TITLES = {"lungs": "Lung mask", "lesion": "Lesion mask"}
 
 
 def ensure_card(dataset: Dataset) -> epath.Path:
@@ -49,9 +51,9 @@ def write_card(dataset: Dataset) -> epath.Path:
                 for field, title in (("view", "View"), ("sex", "Sex")):
                     if field in record:
                         tables[title][group, record[field] or "unknown"] += 1
-                if "lung_mask" in record:
-                    has = "yes" if record["lung_mask"] else "no"
-                    tables["Lung mask"][group, has] += 1
+                for structure in dataset.masks:
+                    has = "yes" if record[FEATURES[structure]] else "no"
+                    tables[_MASK_TITLES[structure]][group, has] += 1
                 if record.get("age", -1) >= 0:
                     ages[group].append(record["age"])
                 if len(tiles[group]) < _SHOWN:

@@ -11,7 +11,7 @@ from jaxcovid.runtime.sharding import place_batch
 
 
 class DeviceBatches(Iterator[dict[str, jax.Array]]):
-    """Global batches, `image` float32 [b, h, w, 1] and `target` float32 [b, outputs].
+    """Global batches: `image` float32 [b, h, w, 1], `target` float32 [b, outputs], maybe `masks`.
 
     Attributes:
       replaced: how many of this process's rows took the place of a record that cannot be read.
@@ -44,5 +44,5 @@ class DeviceBatches(Iterator[dict[str, jax.Array]]):
         self.replaced += int(rows.pop("replaced").sum())
         if self._unpack is None:
             return place_batch(rows, self._mesh)
-        target = place_batch({"target": rows.pop("target")}, self._mesh)
-        return {"image": self._unpack(rows), **target}
+        ready = {name: rows.pop(name) for name in ("target", "masks") if name in rows}
+        return {"image": self._unpack(rows), **place_batch(ready, self._mesh)}

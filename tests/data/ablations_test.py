@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcovid.data import pipeline
-from jaxcovid.data.ablations import ABLATIONS, Ablation, mask_of, mass_inside
+from jaxcovid.data.ablations import ABLATIONS, Ablation, mass_inside
 from jaxcovid.data.preprocessing import Preprocessing
 
 GRAY = np.random.default_rng(0).integers(1, 256, (100, 200), np.uint8)
@@ -75,5 +75,3 @@ def test_mass_inside_a_mask():
     right[:, 6:] = 1
     assert mass_inside(right, mask) == pytest.approx(1)
     assert np.isnan(mass_inside(np.zeros((8, 8)), mask))
-    np.testing.assert_array_equal(mask_of({"mask": png(mask)}), mask)
-    assert mask_of({"lung_mask": b""}) is None

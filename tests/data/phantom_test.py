@@ -9,6 +9,8 @@ from sklearn import linear_model, metrics, pipeline, preprocessing
 from jaxcovid.data.builders import phantom
 from jaxcovid.data.phantom import slice
 
+PICTURES = ("image", "lung_mask", "lesion_mask")
+
 
 @pytest.fixture(scope="module")
 def slices():
@@ -121,7 +123,7 @@ def test_build_read_and_no_shortcut(tmp_path):
     features, labels, ids = {}, {}, []
     for split, patients in phantom.plan().items():
         source = tfds.builder_from_directory(builder.data_dir).as_data_source(
-            split, decoders={name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
+            split, decoders={name: tfds.decode.SkipDecoding() for name in PICTURES}
         )
         known = {f"patient{number:03d}": label for number, label in patients}
         statistics, thumbnails, truth = [], [], []
@@ -130,12 +132,14 @@ def test_build_read_and_no_shortcut(tmp_path):
             assert slice.CLASS_NAMES[record["label"]] == known[patient]
             assert record["id"].decode().startswith(f"{patient}_slice")
             ids.append(record["id"])
-            image, mask = (
+            image, lungs, lesion = (
                 cv2.imdecode(np.frombuffer(record[name], np.uint8), cv2.IMREAD_UNCHANGED)
-                for name in ("image", "mask")
+                for name in PICTURES
             )
-            assert image.shape == mask.shape
-            assert mask.any() == (known[patient] != "normal")
+            assert image.shape == lungs.shape == lesion.shape
+            assert lesion.any() == (known[patient] != "normal")
+            assert 0.05 < (lungs > 0).mean() < 0.7
+            assert lungs[lesion > 0].all()
             statistics.append(_statistics(image))
             thumbnails.append(cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).ravel())
             truth.append(record["label"] == 0)

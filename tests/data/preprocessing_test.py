@@ -25,9 +25,20 @@ def blob(height, width, y, x):
     return np.uint8(200 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 18))
 
 
+def moved(image, seed, *, rotation_deg=15.0, translation_fraction=0.05, fill=128):
+    """An image after step 1 with the numbers of a seed."""
+    matrix = preprocessing.random_affine(
+        image.shape,
+        rng=np.random.default_rng(seed),
+        rotation_deg=rotation_deg,
+        translation_fraction=translation_fraction,
+    )
+    return preprocessing.rotate_and_translate(image, matrix, fill=fill)
+
+
 def test_rotation_and_translation_agree_with_scipy():
     image = smooth(120, 161)
-    result = preprocessing.rotate_and_translate(image, rng=np.random.default_rng(3), fill=128)
+    result = moved(image, 3)
 
     rng = np.random.default_rng(3)
     angle = np.deg2rad(rng.uniform(-15, 15))
@@ -53,10 +64,8 @@ def test_random_shifts_fill_their_range_and_no_more():
     image = blob(100, 200, 49.5, 99.5)
     shifts = []
     for seed in range(200):
-        moved = preprocessing.rotate_and_translate(
-            image, rng=np.random.default_rng(seed), rotation_deg=0, fill=0
-        )
-        shifts.append(np.subtract(ndimage.center_of_mass(moved), (49.5, 99.5)) / (100, 200))
+        shifted = moved(image, seed, rotation_deg=0, fill=0)
+        shifts.append(np.subtract(ndimage.center_of_mass(shifted), (49.5, 99.5)) / (100, 200))
     shifts = np.array(shifts)
     assert (np.abs(shifts) < 0.0505).all()
     assert (shifts.max(axis=0) > 0.045).all()
@@ -67,9 +76,7 @@ def test_random_angles_fill_their_range_and_no_more():
     image = blob(201, 201, 100, 170)  # At angle 0 as seen from the centre.
     angles = []
     for seed in range(200):
-        turned = preprocessing.rotate_and_translate(
-            image, rng=np.random.default_rng(seed), translation_fraction=0, fill=0
-        )
+        turned = moved(image, seed, translation_fraction=0, fill=0)
         y, x = ndimage.center_of_mass(turned)
         angles.append(np.rad2deg(np.arctan2(100 - y, x - 100)))
     assert 14 < max(angles) < 15.1
@@ -78,9 +85,7 @@ def test_random_angles_fill_their_range_and_no_more():
 
 def test_no_rotation_and_no_translation_change_nothing():
     image = noise(50, 70)
-    same = preprocessing.rotate_and_translate(
-        image, rng=np.random.default_rng(0), rotation_deg=0, translation_fraction=0
-    )
+    same = moved(image, 0, rotation_deg=0, translation_fraction=0)
     np.testing.assert_array_equal(same, image)
 
 
@@ -175,8 +180,7 @@ def test_the_five_steps_stand_in_the_order_of_the_paper():
     assert list(prepare.steps(image, np.random.default_rng(0))) == names
     assert list(prepare.steps(image)) == names[1:]
 
-    moved = preprocessing.rotate_and_translate(image, rng=np.random.default_rng(0))
-    equalized = preprocessing.equalize_histogram(moved)
+    equalized = preprocessing.equalize_histogram(moved(image, 0))
     expected = preprocessing.normalize(preprocessing.blur(preprocessing.resize(equalized, size=64)))
     np.testing.assert_array_equal(prepare(image, np.random.default_rng(0))[..., 0], expected)
 

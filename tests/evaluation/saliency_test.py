@@ -73,7 +73,7 @@ def scored(mask="lung_mask"):
     )
 
 
-@pytest.mark.parametrize(("mask", "name"), [("lung_mask", "lungs"), ("mask", "lesion")])
+@pytest.mark.parametrize(("mask", "name"), [("lung_mask", "lungs"), ("lesion_mask", "lesion")])
 def test_the_share_of_heatmaps_inside_masks(mask, name):
     found = measure_saliency(scored(mask))
     assert (found.n, found.masks, found.area, found.empty) == (N // 2, name, 0.5, 0)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcovid.data.hounsfield import LUNG_WINDOW
+from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.phantom import slice
 from jaxcovid.data.png import encode_png
 
@@ -25,7 +26,7 @@ medical meaning. 331 made-up patients of 3 to 5 slices, split by patient. COVID-
 along the pleura of both lungs, vessels visible through them. Other pneumonia: one consolidation
 ending at a fissure. Normal: neither. Body, pose, noise and window do not depend on the class, and
 every class has its share of harmless haze, so that neither brightness nor histogram tells them
-apart. Each record has the mask of its disease.
+apart. Each record has the masks of its lungs, the diseased parts among them, and of its disease.
 """
 
 _CITATION = """\
@@ -41,7 +42,7 @@ _CITATION = """\
 class Phantom(tfds.core.GeneratorBasedBuilder):
     """Builder of the phantom; the same records at every build."""
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
     options = ()
     named_by_user = False
     modality = "CT"
@@ -56,7 +57,10 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-                    "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    **{
+                        name: tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+                        for name in FEATURES.values()
+                    },
                     "id": tfds.features.Text(),
                     "patient": tfds.features.Text(),
                     "label": tfds.features.ClassLabel(names=list(slice.CLASS_NAMES)),
@@ -88,10 +92,12 @@ def _draw_patient(patient_and_label: tuple[int, str]) -> list[dict[str, Any]]:
     name = f"patient{patient:03d}"
     records = []
     for index in slice.slices_of(patient):
-        image, mask = slice.draw_slice(patient=patient, index=index, label=label)
+        image, lesion = slice.draw_slice(patient=patient, index=index, label=label)
+        lungs = slice.draw_lungs(patient=patient, index=index) | lesion
         record = {
             "image": encode_png(image),
-            "mask": encode_png(mask),
+            FEATURES["lungs"]: encode_png(lungs),
+            FEATURES["lesion"]: encode_png(lesion),
             "patient": name,
             "label": label,
         }
