@@ -3,6 +3,8 @@
 Source of the format: https://nifti.nimh.nih.gov/nifti-1 (header fields, qform and sform).
 """
 
+import gzip
+import pathlib
 from typing import IO, Any
 
 import numpy as np
@@ -12,6 +14,11 @@ from jaxcovid.data.image_error import ImageError
 SUFFIXES = (".nii", ".nii.gz")
 
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
+
+
+def open_unpacked(path: pathlib.Path) -> IO[bytes]:
+    """Opens a file for reading, one whose name ends in `.gz` unpacked."""
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def read_header(file: IO[bytes]) -> tuple[Any, bytes]:

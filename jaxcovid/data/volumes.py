@@ -194,7 +194,7 @@ def _open_npy(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
 def _open_nifti(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
     """Values of a NIfTI file in the radiological view, [slices, h, w], and their scale."""
     packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as file:
+    with nifti.open_unpacked(path) as file:
         header, head = nifti.read_header(file)
         sides, dtype = nifti.three_sides(header.get_data_shape()), header.get_data_dtype()
         offset = int(header.get_data_offset())
