@@ -173,6 +173,21 @@ class Explanation:
     mask: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class OutlinedSlice:
+    """A slice and the masks that are outlined on it.
+
+    Attributes:
+      gray: uint8 [h, w].
+      masks: bool or uint8 [h, w, 2], lungs and lesion, inside where 1.
+      caption: over the picture.
+    """
+
+    gray: np.ndarray
+    masks: np.ndarray
+    caption: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """All that a report is made of.

@@ -68,9 +68,10 @@ def contours(gray: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def _draw_legend(picture: np.ndarray) -> None:
     """Names the colours in the lower left corner of a picture uint8 [h, w, 3]."""
-    height = picture.shape[0]
+    height, line = picture.shape[0], 16  # px
+    picture[height - line * len(COLOURS) - 8 :, :84] = 0
     for row, (name, colour) in enumerate(COLOURS.items()):
-        baseline = height - 8 - 16 * (len(COLOURS) - 1 - row)
+        baseline = height - 8 - line * (len(COLOURS) - 1 - row)
         cv2.line(picture, (8, baseline - 4), (24, baseline - 4), colour, 2)
         cv2.putText(
             picture, name, (30, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA
