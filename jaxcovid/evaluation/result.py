@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcovid.data.identity import Overlap
 from jaxcovid.evaluation import json_form
+from jaxcovid.evaluation.segmentation_result import Segmentation
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import Calibration
 from jaxcovid.metrics.findings import FindingScores
@@ -173,21 +174,6 @@ class Explanation:
     mask: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class OutlinedSlice:
-    """A slice and the masks that are outlined on it.
-
-    Attributes:
-      gray: uint8 [h, w].
-      masks: bool or uint8 [h, w, 2], lungs and lesion, inside where 1.
-      caption: over the picture.
-    """
-
-    gray: np.ndarray
-    masks: np.ndarray
-    caption: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """All that a report is made of.
@@ -199,6 +185,7 @@ class EvaluationResult:
       calibration: of a network that screens, as the next.
       subgroups: by format, view, sex and age.
       saliency: how much of the heatmaps lies inside the masks.
+      segmentation: masks of lungs and lesion, of a network that makes them.
       ablations: scores on altered images.
       against: comparison with another run.
       ensemble: the runs, if this is the result of their mean.
@@ -215,6 +202,7 @@ class EvaluationResult:
     calibration: Calibration | None = None
     subgroups: Sequence[Subgroup] | None = None
     saliency: Saliency | None = field(default=None, metadata={"key": "heatmaps"})
+    segmentation: Segmentation | None = None
     ablations: Sequence[AblationScore] | None = None
     against: Comparison | None = None
     ensemble: Ensemble | None = field(default=None, metadata={"key": "runs"})

@@ -9,7 +9,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxcovid.evaluation.result import Explanation, OutlinedSlice
+from jaxcovid.evaluation.result import Explanation
+from jaxcovid.evaluation.segmentation_result import OutlinedSlice
 from jaxcovid.inference.overlay import COLOURS, contours, overlay
 from jaxcovid.report.png import DARK, as_png
 

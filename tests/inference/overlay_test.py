@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxcovid.evaluation.result import OutlinedSlice
+from jaxcovid.evaluation.segmentation_result import OutlinedSlice
 from jaxcovid.inference.overlay import COLOURS, contours
 from jaxcovid.report import gallery
 
