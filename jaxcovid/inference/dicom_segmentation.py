@@ -64,7 +64,7 @@ def encode(sources: Sequence[Path], masks: np.ndarray) -> bytes:
     if frames > 1:  # back to the order of the file
         masks = masks[np.argsort(volumes.feet_to_head(images[0], frames))]
     try:
-        segmentation = _segmentation(images, masks.astype(np.uint8))
+        segmentation = _segmentation(images, masks)
     except Exception as error:  # damaged elements raise whatever meets them
         raise ValueError(
             f"no DICOM segmentation can be made of the masks of {sources[0]}: {error}"
@@ -110,7 +110,7 @@ def _uid_from(text: str) -> str:
 
 
 def _segmentation(images: Sequence[Any], masks: np.ndarray) -> Any:
-    """A `highdicom.seg.Segmentation` of masks uint8 [slices, h, w, 2] in the images' order."""
+    """A `highdicom.seg.Segmentation` of masks [slices, h, w, 2] in the images' order."""
     import highdicom
 
     segmentation = highdicom.seg.Segmentation(

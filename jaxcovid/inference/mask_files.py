@@ -1,9 +1,8 @@
 """Masks of lungs and lesion as files in the form of their input.
 
 A picture gets a PNG, NIfTI and .npy get NIfTI, DICOM gets a DICOM segmentation. PNG and NIfTI hold
-labels: 0 neither, 1 lungs, 2 lesion. The lesion covers the lungs, so the lungs are where the label
-is 1 or 2 but for a lesion beyond their edge; the segments of a DICOM segmentation overlap and keep
-both.
+labels: 0 neither, 1 lungs, 2 lesion. A voxel of both has the label of the lesion; the segments of a
+DICOM segmentation overlap and keep both.
 """
 
 import gzip
@@ -20,7 +19,7 @@ from jaxcovid.data import nifti
 from jaxcovid.data.dicom.signature import is_dicom
 from jaxcovid.inference import dicom_segmentation
 from jaxcovid.inference.overlay import COLOURS
-from jaxcovid.runtime.files import write_atomically
+from jaxcovid.runtime.files import is_remote, write_atomically
 
 
 def write_masks(
@@ -67,7 +66,7 @@ def write_masks(
     elif first.name.lower().endswith((*nifti.SUFFIXES, ".npy")):
         suffix, encode = ".nii.gz", _nifti
     path = folder / f"{name}{suffix}"
-    if path.exists() and any(path.samefile(source) for source in sources):
+    if not is_remote(path) and path.exists() and any(path.samefile(source) for source in sources):
         raise ValueError(f"{path} is an input, which its masks must not replace")
     write_atomically(path, encode(sources, masks))
     return path
@@ -84,8 +83,10 @@ def _check(masks: np.ndarray) -> None:
 
 def labels(masks: np.ndarray) -> np.ndarray:
     """Masks [..., h, w, 2] as labels uint8 [..., h, w]: 0 neither, 1 lungs, 2 lesion."""
-    lungs, lesion = np.moveaxis(masks.astype(bool), -1, 0)
-    return np.where(lesion, 2, lungs).astype(np.uint8)
+    lungs, lesion = np.moveaxis(masks, -1, 0)
+    numbers = lungs.astype(np.uint8)
+    numbers[lesion != 0] = 2
+    return numbers
 
 
 def _palette_png(sources: Sequence[Path], masks: np.ndarray) -> bytes:

@@ -45,7 +45,7 @@ def write_series(folder, heights=(10, 20, 15), **tags):
     return paths
 
 
-def write_frames(folder, heights=(10, 20, 15)):
+def write_frames(folder, heights=(20, 10, 15)):
     """An enhanced CT of frames at these heights, in mm."""
     shared = functional_groups(orientation=PLACED["ImageOrientationPatient"])
     measures = {key: PLACED[key] for key in ("PixelSpacing", "SliceThickness")}
@@ -135,7 +135,7 @@ def test_frames_go_back_to_the_order_of_their_file(highdicom, tmp_path):
         for channel in (0, 1):
             np.testing.assert_array_equal(frames[channel + 1, height], masks[index, ..., channel])
     segmentation = highdicom.seg.segread(written)
-    uid, frame = pydicom.dcmread(path).SOPInstanceUID, 2  # the highest slice is the second frame
+    uid, frame = pydicom.dcmread(path).SOPInstanceUID, 1  # the highest slice is the first frame
     found = segmentation.get_pixels_by_source_frame(uid, [frame])[0]
     np.testing.assert_array_equal(found, masks[2])
 

@@ -40,6 +40,7 @@ def assert_fits(source, masks):
     assert of_masks.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(of_masks.dataobj), expected_labels(source))
     np.testing.assert_array_equal(of_masks.affine, image.affine)
+    np.testing.assert_array_equal(of_masks.get_qform(), image.get_qform())
     for key in ("qform_code", "sform_code", "pixdim", "xyzt_units"):
         np.testing.assert_array_equal(of_masks.header[key], image.header[key])
 
