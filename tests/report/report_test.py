@@ -430,7 +430,10 @@ def test_masks_have_a_section(tmp_path):
     assert found["segmentation"]["scores"]["lesion"]["dice"]["value"] == lesion.dice.value
     assert found["segmentation"]["patients"][0]["truth"]["grade"] == "CT-1"
     assert "segmentation/scores/lesion/volumes/<case>2/dice" in found["undefined"]
-    assert f"| Dice, lesion | {lesion.dice.value:.3f}" in (tmp_path / "model_card.md").read_text()
+    assert (
+        f"| Dice over volumes, lesion | {lesion.dice.value:.3f}"
+        in (tmp_path / "model_card.md").read_text()
+    )
 
     write(tmp_path)
     assert not (tmp_path / "contours.png").exists(), "of an earlier report"
