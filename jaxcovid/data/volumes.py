@@ -1,7 +1,4 @@
-"""Volumes, read slice by slice: NIfTI, NumPy arrays of Hounsfield units, DICOM of several frames.
-
-Source of the format: https://nifti.nimh.nih.gov/nifti-1 (header fields, qform and sform).
-"""
+"""Volumes, read slice by slice: NIfTI, arrays of Hounsfield units, DICOM of several frames."""
 
 import abc
 import gzip
@@ -12,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxcovid.data import dicom
+from jaxcovid.data import dicom, nifti
 from jaxcovid.data.dicom.elements import macro
 from jaxcovid.data.dicom.warning_counts import reading
 from jaxcovid.data.hounsfield import LUNG_WINDOW, check_hounsfield, through_window
@@ -23,8 +20,6 @@ MAX_BYTES = 2**30
 MAX_SLICES = 10_000
 
 _NPY_HEADER = 10_000  # bytes; NumPy refuses more too, after it has read them
-
-_NIFTI = (".nii", ".nii.gz")
 
 
 class Volume(abc.ABC):
@@ -60,7 +55,7 @@ def is_volume(path: pathlib.Path, header: dicom.Header | None) -> bool:
       path: of the file.
       header: of the file, see `dicom.header_of`.
     """
-    named_so = path.name.lower().endswith((*_NIFTI, ".npy"))
+    named_so = path.name.lower().endswith((*nifti.SUFFIXES, ".npy"))
     return named_so or (header is not None and header.frames > 1)
 
 
@@ -92,7 +87,7 @@ def open_volume(
       OSError: the file cannot be read.
     """
     name = path.name.lower()
-    if not name.endswith((*_NIFTI, ".npy")):
+    if not name.endswith((*nifti.SUFFIXES, ".npy")):
         with reading(path):
             return _Dicom(dicom.open_frames(read_file(path), modality=modality), window)
     if modality not in ("", "CT"):
@@ -136,10 +131,7 @@ class _Dicom(Volume):
         self.patient = str(dataset.get("PatientID") or "")
         self.series = str(dataset.get("SeriesInstanceUID") or "")
         self._frames, self._window = frames, window
-        heights = [_height(dataset, index) for index in range(len(frames))]
-        self._order = list(range(len(frames)))
-        if None not in heights and len(set(heights)) == len(heights):
-            self._order.sort(key=heights.__getitem__)
+        self._order = feet_to_head(dataset, len(frames))
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -147,6 +139,24 @@ class _Dicom(Volume):
     def gray(self, index: int) -> np.ndarray:
         """See `Volume`."""
         return self._frames.gray(self._order[index], self._window)
+
+
+def feet_to_head(dataset: Any, frames: int) -> list[int]:
+    """The indices of the frames of a DICOM file in the order of the slices of its volume.
+
+    Args:
+      dataset: of pydicom.
+      frames: their number.
+
+    Returns:
+      From feet to head where all frames say their positions and no two are equal; else that of the
+      file.
+    """
+    heights = [_height(dataset, index) for index in range(frames)]
+    order = list(range(frames))
+    if None not in heights and len(set(heights)) == len(heights):
+        order.sort(key=heights.__getitem__)
+    return order
 
 
 def _height(dataset: Any, index: int) -> float | None:
@@ -183,51 +193,23 @@ def _open_npy(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
 
 def _open_nifti(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
     """Values of a NIfTI file in the radiological view, [slices, h, w], and their scale."""
-    import nibabel
-
     packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as file:
-        try:
-            head = file.read(540)
-            nifti2 = head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its header
-            kind = nibabel.Nifti2Header if nifti2 else nibabel.Nifti1Header
-            header = kind(head[: kind.template_dtype.itemsize])
-            shape, dtype = header.get_data_shape(), header.get_data_dtype()
-            offset = int(header.get_data_offset())
-            slope, intercept = header.get_slope_inter()
-            affine = header.get_best_affine()
-            placed = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
-            single = header["magic"].item()[:2] == b"n+"
-        except Exception as error:  # damaged headers raise whatever their parser meets
-            raise ImageError(f"no readable NIfTI file ({error}); save it anew") from error
-        sides = [*map(int, shape)] + [1] * (3 - len(shape))
-        if min(sides) < 1 or max(sides[3:], default=1) > 1 or dtype.kind not in "iuf" or not single:
-            raise ImageError(
-                f"NIfTI of {dtype} of shape {tuple(sides)} is no single volume of gray values; "
-                "save it as [x, y, z] in one .nii file"
-            )
-        if not placed:
-            raise ImageError(
-                "NIfTI with neither qform nor sform does not say where left and right are; save it "
-                "with the affine of the scan"
-            )
-        turned = np.linalg.svd(affine[:3, :3] if np.isfinite(affine).all() else np.zeros((3, 3)))
-        if turned.S[-1] < 1e-6 * max(turned.S[0], 1e-6):
-            raise ImageError("NIfTI whose affine leads nowhere; save it with that of the scan")
+    with nifti.open_unpacked(path) as file:
+        header, head = nifti.read_header(file)
+        sides, dtype = nifti.three_sides(header.get_data_shape()), header.get_data_dtype()
+        offset = int(header.get_data_offset())
         size = dtype.itemsize * sides[0] * sides[1] * sides[2]
         _check_bytes(offset + size)
         data = _unpacked(file, head, offset + size) if packed else path
         try:
-            values = np.memmap(data, dtype, "r", offset, tuple(sides[:3]), "F")
+            values = np.memmap(data, dtype, "r", offset, sides, "F")
         except (ValueError, OverflowError) as error:
             raise ImageError(
                 f"NIfTI cut short or damaged ({error}); copy it again from its source"
             ) from error
-    axes = nibabel.io_orientation(affine)  # of each axis of the file: of the body, and its sense
-    view = values.transpose(np.argsort(axes[:, 0]))
-    # A file's senses are to the right, the front and the head.
-    flips = [slice(None, None, int(step)) for step in axes[np.argsort(axes[:, 0]), 1] * (-1, -1, 1)]
-    return view[tuple(flips)].T, 1.0 if slope is None else slope, intercept or 0.0
+    slope, intercept = header.get_slope_inter()
+    view = nifti.to_view(values, header.get_best_affine())
+    return view, 1.0 if slope is None else slope, intercept or 0.0
 
 
 def _unpacked(file: IO[bytes], head: bytes, size: int) -> IO[bytes]:

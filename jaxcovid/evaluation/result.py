@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcovid.data.identity import Overlap
 from jaxcovid.evaluation import json_form
+from jaxcovid.evaluation.segmentation_result import Segmentation
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import Calibration
 from jaxcovid.metrics.findings import FindingScores
@@ -184,6 +185,7 @@ class EvaluationResult:
       calibration: of a network that screens, as the next.
       subgroups: by format, view, sex and age.
       saliency: how much of the heatmaps lies inside the masks.
+      segmentation: masks of lungs and lesion, of a network that makes them.
       ablations: scores on altered images.
       against: comparison with another run.
       ensemble: the runs, if this is the result of their mean.
@@ -200,6 +202,7 @@ class EvaluationResult:
     calibration: Calibration | None = None
     subgroups: Sequence[Subgroup] | None = None
     saliency: Saliency | None = field(default=None, metadata={"key": "heatmaps"})
+    segmentation: Segmentation | None = None
     ablations: Sequence[AblationScore] | None = None
     against: Comparison | None = None
     ensemble: Ensemble | None = field(default=None, metadata={"key": "runs"})

@@ -1,7 +1,11 @@
-"""A heatmap laid over the image that it explains."""
+"""What a network sees in an image, laid over the image: heatmaps and the contours of masks."""
 
 import cv2
 import numpy as np
+
+# Of masks, RGB: Okabe & Ito's, distinct with every common colour vision deficiency.
+COLOURS = {"lungs": (0x56, 0xB4, 0xE9), "lesion": (0xE6, 0x9F, 0x00)}
+_LEAST_SIDE = 320  # px, of a picture with room for a legend
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
@@ -31,3 +35,44 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     share = 0.65 * large[..., None]
     blended = (1 - share) * image[..., None] + share * cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return np.rint(blended).astype(np.uint8)
+
+
+def contours(gray: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Outlines lungs and lesion on a slice, one pixel wide and around them: they stay as they are.
+
+    Where the picture is large enough its lower left corner names the colours.
+
+    Args:
+      gray: uint8 [h, w].
+      masks: bool or uint8 [h, w, 2], lungs and lesion, inside where 1.
+
+    Returns:
+      uint8 [h, w, 3], RGB.
+
+    Raises:
+      ValueError: another shape or dtype.
+    """
+    if gray.ndim != 2 or gray.dtype != np.uint8 or not gray.size:
+        raise ValueError(f"gray is {gray.dtype} {gray.shape}; it must be uint8 [h, w]")
+    if masks.shape != (*gray.shape, len(COLOURS)):
+        raise ValueError(f"masks are {masks.shape}; they must be {(*gray.shape, len(COLOURS))}")
+    picture = np.dstack([gray] * 3)
+    for mask, colour in zip(np.moveaxis(masks, -1, 0), COLOURS.values(), strict=True):
+        inside = (mask == 1).astype(np.uint8)
+        outline = cv2.dilate(inside, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > inside
+        picture[outline] = colour
+    if min(gray.shape) >= _LEAST_SIDE:
+        _draw_legend(picture)
+    return picture
+
+
+def _draw_legend(picture: np.ndarray) -> None:
+    """Names the colours in the lower left corner of a picture uint8 [h, w, 3]."""
+    height, line = picture.shape[0], 16  # px
+    picture[height - line * len(COLOURS) - 8 :, :84] = 0
+    for row, (name, colour) in enumerate(COLOURS.items()):
+        baseline = height - 8 - line * (len(COLOURS) - 1 - row)
+        cv2.line(picture, (8, baseline - 4), (24, baseline - 4), colour, 2)
+        cv2.putText(
+            picture, name, (30, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA
+        )

@@ -1,4 +1,4 @@
-"""The gallery: images beside the heatmaps that explain their scores."""
+"""Galleries: images beside the heatmaps that explain their scores, slices with outlined masks."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,17 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from jaxcovid.evaluation.result import Explanation
-from jaxcovid.inference.overlay import overlay
+from jaxcovid.evaluation.segmentation_result import OutlinedSlice
+from jaxcovid.inference.overlay import COLOURS, contours, overlay
 from jaxcovid.report.png import DARK, as_png
 
-_OUTLINE = (0x56, 0xB4, 0xE9)
+_OUTLINE = COLOURS["lungs"]
+_SIDE = 288  # px, of a tile
+_MARGIN = 4  # px, around the picture in it
+_DPI = 120
 
 
 def heatmap_gallery(explanations: Sequence[Explanation]) -> bytes:
@@ -48,27 +53,78 @@ def heatmap_gallery(explanations: Sequence[Explanation]) -> bytes:
         cell.imshow(pair)
         cell.set_title(_shortened(each.caption), loc="left", fontsize=9, color=DARK)
     _colour_bar(figure, axes)
-    return as_png(figure, dpi=120)
+    return as_png(figure, dpi=_DPI)
 
 
-def _tile(picture: np.ndarray, mask: np.ndarray | None, side: int = 288) -> np.ndarray:
+def contour_sheet(slices: Sequence[OutlinedSlice], columns: int = 5) -> bytes:
+    """Draws slices with their masks outlined, `columns` a row: forty are one page.
+
+    Args:
+      slices: at least one; of any sizes.
+      columns: of the sheet.
+
+    Returns:
+      PNG.
+
+    Raises:
+      ValueError: no slice, or what `overlay.contours` refuses.
+    """
+    if not slices:
+        raise ValueError("a sheet needs at least one slice")
+    columns = min(columns, len(slices))
+    rows = -(-len(slices) // columns)
+    caption, legend = 20, 40  # px, over each tile and below all
+    width, height = columns * _SIDE, rows * (_SIDE + caption) + legend
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    for index, each in enumerate(slices):
+        row, column = divmod(index, columns)
+        left, bottom = column * _SIDE, legend + (rows - 1 - row) * (_SIDE + caption)
+        figure.figimage(_outlined_tile(each), left, bottom, origin="upper")
+        x, y = (left + _MARGIN) / width, (bottom + _SIDE + 2) / height
+        figure.text(x, y, _shortened(each.caption, 38), fontsize=7, color=DARK, va="bottom")
+    colours = {name: np.divide(colour, 255) for name, colour in COLOURS.items()}
+    lines = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    figure.legend(handles=lines, loc="lower center", ncols=2, frameon=False, fontsize=8)
+    return as_png(figure, dpi=_DPI)
+
+
+def _outlined_tile(each: OutlinedSlice) -> np.ndarray:
+    """A slice with outlines that are one pixel wide in its tile, uint8 [side, side, 3]."""
+    if each.masks.shape[:2] != each.gray.shape:
+        raise ValueError(f"masks are {each.masks.shape} but their slice {each.gray.shape}")
+    masks = _scaled(each.masks.astype(np.uint8), cv2.INTER_NEAREST)
+    return _on_square(contours(_scaled(each.gray), masks))
+
+
+def _tile(picture: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """The picture uint8 [h, w, 3] on a white square, uint8 [side, side, 3], the mask outlined."""
-    height, width = picture.shape[:2]
-    inner = side - 8
-    size = tuple(max(1, round(inner * x / max(height, width))) for x in (width, height))
-    shrinks = max(height, width) > inner
-    scaled = cv2.resize(
-        picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    scaled = _scaled(picture)
     if mask is not None:
-        if mask.shape != (height, width):
-            raise ValueError(f"mask is {mask.shape} but its image {(height, width)}")
-        inside = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        if mask.shape != picture.shape[:2]:
+            raise ValueError(f"mask is {mask.shape} but its image {picture.shape[:2]}")
+        inside = _scaled(mask.astype(np.uint8), cv2.INTER_NEAREST)
         outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(scaled, outlines, -1, _OUTLINE, 1, lineType=cv2.LINE_AA)
-    tile = np.full((side, side, 3), 255, np.uint8)
-    top, left = (side - inner) // 2, (side - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = scaled
+    return _on_square(scaled)
+
+
+def _scaled(picture: np.ndarray, interpolation: int | None = None) -> np.ndarray:
+    """A picture uint8 [h, w, ...] in the largest size that fits into a tile."""
+    height, width = picture.shape[:2]
+    inner = _SIDE - 2 * _MARGIN
+    size = tuple(max(1, round(inner * x / max(height, width))) for x in (width, height))
+    if interpolation is None:
+        shrinks = max(height, width) > inner
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, size, interpolation=interpolation)
+
+
+def _on_square(picture: np.ndarray) -> np.ndarray:
+    """A picture uint8 [h, w, 3] that fits into a tile in the middle of a white one."""
+    tile = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    height, width = picture.shape[:2]
+    top, left = (_SIDE - height) // 2, (_SIDE - width) // 2
+    tile[top : top + height, left : left + width] = picture
     return tile
 
 
@@ -89,7 +145,8 @@ def _colour_bar(figure: Figure, axes: np.ndarray) -> None:
     bar.outline.set_visible(False)
 
 
-def _shortened(caption: str) -> str:
+def _shortened(caption: str, longest: int = 64) -> str:
     """Long lines lose their middle, where ids differ least."""
+    kept = longest // 2
     lines = caption.splitlines()
-    return "\n".join(x if len(x) <= 64 else f"{x[:31]}…{x[-32:]}" for x in lines)
+    return "\n".join(x if len(x) <= longest else f"{x[: kept - 1]}…{x[-kept:]}" for x in lines)

@@ -20,7 +20,8 @@ from jaxcovid.metrics.screening import ScreeningScores
 from jaxcovid.report import curves, gallery, pages, tables
 from jaxcovid.runtime import files
 
-_OPTIONAL = ("pr.png", "calibration.png", "heatmaps.png")
+_OPTIONAL = ("pr.png", "calibration.png", "heatmaps.png", "contours.png")
+_SHOWN_PATIENTS = 100  # in the table of involvement
 _IN_SECTIONS = ("dataset", "digest", "commands", "config")  # of the run: shown elsewhere
 
 
@@ -90,6 +91,8 @@ def _pictures(result: EvaluationResult) -> Iterator[tuple[str, bytes]]:
         yield "calibration", curves.reliability_figure(bins, title=f"Calibration, {result.split}")
     if result.gallery:
         yield "heatmaps", gallery.heatmap_gallery(result.gallery)
+    if result.segmentation and result.segmentation.overlays:
+        yield "contours", gallery.contour_sheet(result.segmentation.overlays)
 
 
 def _screening_roc(result: EvaluationResult, scores: ScreeningScores, title: str) -> bytes:
@@ -134,7 +137,12 @@ def _render(
     return pages.render_page(
         template,
         pictures,
-        {"number": _number, "percent": _percent, "point": curves.point_name},
+        {
+            "number": _number,
+            "percent": _percent,
+            "share": _share,
+            "point": curves.point_name,
+        },
         title=f"{screening.per_image.positive_class} screening" if screening else "Findings",
         result=result,
         scores=result.per_image,
@@ -143,6 +151,7 @@ def _render(
         ratios={name: ratio.label for name, ratio in RATIOS.items()},
         undefined=metrics["undefined"],
         left_out=max(_left_out(metrics)),
+        shown_patients=_SHOWN_PATIENTS,
         run=_rows({key: value for key, value in run.items() if key not in _IN_SECTIONS}),
         config=_rows(run["config"]),
     )
@@ -162,6 +171,11 @@ def _number(value: float) -> str:
 
 def _percent(share: float) -> str:
     return "an undefined number of" if math.isnan(share) else f"{100 * share:.0f}"
+
+
+def _share(share: float) -> str:
+    """A share in a table."""
+    return "–" if math.isnan(share) else f"{100 * share:.1f} %"  # noqa: RUF001
 
 
 def _left_out(value: Any) -> Iterator[int]:

@@ -46,6 +46,9 @@ def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
         yield from scores.operating_points[main_name(scores.operating_points)].ratios.items()
     else:
         yield from scores.auc_per_output.items()
+    if result.segmentation:
+        for structure, of_masks in result.segmentation.scores.items():
+            yield f"Dice, {structure}", of_masks.dice
     for row in result.ablations or ():
         yield f"AUC, {row.ablation}", row.auc
     if result.against:

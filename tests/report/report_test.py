@@ -12,13 +12,20 @@ import pytest
 
 from jaxcovid.evaluation import result as results
 from jaxcovid.evaluation.published import published_scores
+from jaxcovid.evaluation.segmentation_result import (
+    OutlinedSlice,
+    PatientInvolvement,
+    Segmentation,
+)
 from jaxcovid.inference.overlay import overlay
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import Calibration, CalibrationErrors, ReliabilityBin
 from jaxcovid.metrics.findings import evaluate_findings
+from jaxcovid.metrics.involvement import involvement, measure_slice, stack
 from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.scores import RATIOS, auc
 from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.segmentation import MaskComparison
 from jaxcovid.metrics.subgroups import Subgroup
 from jaxcovid.report import gallery, report, summary
 from jaxcovid.runtime import files
@@ -376,3 +383,67 @@ def test_the_log_has_the_scores_and_a_new_ratio_follows(tmp_path, monkeypatch):
     assert summary.summarize_shuffles([0.4, 0.5, 0.6]).endswith(
         "mean 0.500 (95 % interval 0.252 to 0.748)"
     )
+
+
+def made_segmentation(**changes):
+    """A section as an evaluation makes it, of three volumes; the masks of one are empty."""
+    lungs, lesion = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    lungs[8:56, 4:28] = lungs[8:56, 36:60] = lesion[30:50, 8:20] = True
+    patients = []
+    comparisons = {name: MaskComparison() for name in ("lungs", "lesion")}
+    for index, share in enumerate((1, 0.5, 0)):
+        case = f"<case>{index}"
+        true_lesion = lesion & (np.arange(64) < 8 + 12 * share)
+        predicted = np.roll(true_lesion, 1, axis=0)
+        comparisons["lungs"].add(case, lungs, np.roll(lungs, index, axis=1))
+        comparisons["lesion"].add(case, true_lesion, predicted)
+        areas = [[measure_slice(lungs, mask)] for mask in (predicted, true_lesion)]
+        involved = [involvement(stack(slices)) for slices in areas]
+        patients.append(PatientInvolvement(case, 1, *involved))
+    arguments = {
+        "scores": {name: each.scores(resamples=50) for name, each in comparisons.items()},
+        "patients": patients,
+        "overlays": [OutlinedSlice(np.full((64, 64), 90, np.uint8), np.dstack([lungs] * 2), "a")],
+    }
+    return Segmentation(**(arguments | changes))
+
+
+def test_masks_have_a_section(tmp_path):
+    segmentation = made_segmentation()
+    found = write(tmp_path, segmentation=segmentation)
+    _, page = parse(tmp_path)
+    assert (tmp_path / "contours.png").exists()
+    assert len(page.loads) == 3
+    lesion = segmentation.scores["lesion"]
+    for score in (lesion.dice, lesion.hausdorff, lesion.volume_error, lesion.lesion_sensitivity):
+        assert f"{score.value:.3f}" in page.text
+    for text in (
+        "3 slices of 3 volumes",
+        "2 lesions of 10 px or more, each detected if 50 % of it is covered",
+        "Not in Dice: 1 volumes where both masks are empty",
+        "as predicted12000",
+        "by the true masks12000",
+        "<case>2",
+        f"{100 * segmentation.patients[0].predicted.share:.1f} %",
+    ):
+        assert text in page.text.replace("\n", ""), text
+    assert found["segmentation"]["scores"]["lesion"]["dice"]["value"] == lesion.dice.value
+    assert found["segmentation"]["patients"][0]["truth"]["grade"] == "CT-1"
+    assert "segmentation/scores/lesion/volumes/<case>2/dice" in found["undefined"]
+    assert (
+        f"| Dice over volumes, lesion | {lesion.dice.value:.3f}"
+        in (tmp_path / "model_card.md").read_text()
+    )
+
+    write(tmp_path)
+    assert not (tmp_path / "contours.png").exists(), "of an earlier report"
+
+
+def test_masks_without_truth_have_involvement_alone(tmp_path):
+    patients = [dataclasses.replace(each, truth=None) for each in made_segmentation().patients * 40]
+    write(tmp_path, segmentation=made_segmentation(scores={}, patients=patients, overlays=()))
+    _, page = parse(tmp_path)
+    assert "120 patients, the first 100 of them; metrics.json has all" in page.text
+    assert "true masks" not in page.text
+    assert "Dice" not in page.text
+    assert page.text.count("<case>") == 100
