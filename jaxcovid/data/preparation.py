@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
         csv: Table of the images (folder).
         window: Centre and width in Hounsfield units for CT (folder).
         hu_offset: What makes Hounsfield units of the values of 16-bit PNG and TIFF of CT (folder).
-        every: Of volumes every how many slices are taken (folder).
+        every: Of volumes every how many slices are taken (folder, data sets of volumes).
         pseudonyms: For the ids of patients and series (folder).
         allow_missing: Leave out images that are absent or unusable (X-ray data sets, folder).
         other_pneumonia: Prepared data sets whose test splits give covid_chestxray/paper its further

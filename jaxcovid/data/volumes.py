@@ -1,25 +1,29 @@
 """Volumes, read slice by slice: NIfTI, arrays of Hounsfield units, DICOM of several frames."""
 
 import abc
-import gzip
 import pathlib
-import tempfile
-import zlib
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from jaxcovid.data import dicom, nifti
+from jaxcovid.data import dicom
 from jaxcovid.data.dicom.elements import macro
 from jaxcovid.data.dicom.warning_counts import reading
 from jaxcovid.data.hounsfield import LUNG_WINDOW, check_hounsfield, through_window
 from jaxcovid.data.image_error import ImageError, check_size, read_file
+from jaxcovid.data.nifti import (
+    Slices,
+    check_grid,
+    check_volume_bytes,
+    is_nifti,
+    open_nifti,
+    read_header,
+)
 
-# Of an unpacked NIfTI or NumPy file: 1,024 slices of 512 x 512 in single precision.
-MAX_BYTES = 2**30
 MAX_SLICES = 10_000
 
 _NPY_HEADER = 10_000  # bytes; NumPy refuses more too, after it has read them
+_GRAY_LEVELS = (127.5, 255.0)  # the window that changes none
 
 
 class Volume(abc.ABC):
@@ -55,12 +59,16 @@ def is_volume(path: pathlib.Path, header: dicom.Header | None) -> bool:
       path: of the file.
       header: of the file, see `dicom.header_of`.
     """
-    named_so = path.name.lower().endswith((*nifti.SUFFIXES, ".npy"))
+    named_so = is_nifti(path) or path.name.lower().endswith(".npy")
     return named_so or (header is not None and header.frames > 1)
 
 
 def open_volume(
-    path: pathlib.Path, *, modality: str = "", window: tuple[float, float] = LUNG_WINDOW
+    path: pathlib.Path,
+    *,
+    modality: str = "",
+    window: tuple[float, float] = LUNG_WINDOW,
+    gray_levels: bool = False,
 ) -> Volume:
     """Opens a volume; nothing but its header and its lowest and highest value is read yet.
 
@@ -80,46 +88,63 @@ def open_volume(
       path: of the file.
       modality: "CT" or "X-ray" to refuse any other; empty takes all.
       window: centre and width in Hounsfield units, for CT.
+      gray_levels: NIfTI and `.npy` hold gray levels 0..255 instead, of a window that they went
+        through before, and are shown as they are.
 
     Raises:
-      ImageError: damaged, cut short, too large, more than `MAX_BYTES` (of packed data by its
+      ImageError: damaged, cut short, too large, more than `nifti.MAX_BYTES` (of packed data by its
         header, beyond which none is unpacked), or no volume of this kind.
       OSError: the file cannot be read.
     """
-    name = path.name.lower()
-    if not name.endswith((*nifti.SUFFIXES, ".npy")):
+    npy = path.name.lower().endswith(".npy")
+    if not npy and not is_nifti(path):
         with reading(path):
             return _Dicom(dicom.open_frames(read_file(path), modality=modality), window)
     if modality not in ("", "CT"):
         raise ImageError(f"a volume of CT, where {modality} is meant")
-    values, slope, intercept = _open_npy(path) if name.endswith(".npy") else _open_nifti(path)
-    if len(values) > MAX_SLICES:
-        raise ImageError(f"a volume of {len(values):,} slices; at most {MAX_SLICES:,} are accepted")
-    check_size(*values.shape[1:])
-    return _Hounsfield(values, slope, intercept, window)
+    slices = Slices(_open_npy(path)) if npy else open_nifti(path)
+    if len(slices) > MAX_SLICES:
+        raise ImageError(f"a volume of {len(slices):,} slices; at most {MAX_SLICES:,} are accepted")
+    check_size(*slices.stored.shape[1:])
+    ends = np.array([[values.min(), values.max()] for values in slices])
+    lowest, highest = ends[:, 0].min(), ends[:, 1].max()
+    if not gray_levels:
+        check_hounsfield(lowest, highest)
+    elif not (lowest >= 0 and highest <= 255):  # nor if one of them is not finite
+        raise ImageError(f"values from {lowest:g} to {highest:g} are no gray levels, 0 to 255")
+    return _Slices(slices, _GRAY_LEVELS if gray_levels else window)
 
 
-class _Hounsfield(Volume):
-    """Slices of an array of Hounsfield units (value * slope + intercept), [slices, h, w]."""
+def open_masks(path: pathlib.Path, scan: pathlib.Path, *, same_affine: bool = True) -> Slices:
+    """Opens the masks of a NIfTI scan, NIfTI themselves, in the order and view of its slices.
 
-    def __init__(
-        self, values: np.ndarray, slope: float, intercept: float, window: tuple[float, float]
-    ) -> None:
-        self._values, self._slope, self._intercept = values, slope, intercept
-        self._window = window
-        slices = map(self._hounsfield, range(len(self)))
-        ends = np.array([[hounsfield.min(), hounsfield.max()] for hounsfield in slices])
-        check_hounsfield(ends[:, 0].min(), ends[:, 1].max())
+    Args:
+      path: of the masks, non-zero inside.
+      scan: the volume that they are of.
+      same_affine: see `nifti.check_grid`.
+
+    Raises:
+      ImageError: one of them is no NIfTI file or damaged, or their voxels do not coincide.
+      OSError: a file cannot be read.
+    """
+    if not (is_nifti(path) and is_nifti(scan)):
+        raise ImageError(f"{path.name}: only a NIfTI volume has masks, which are NIfTI too")
+    check_grid(read_header(path), read_header(scan), same_affine=same_affine)
+    return open_nifti(path)
+
+
+class _Slices(Volume):
+    """Slices that are seen through a window."""
+
+    def __init__(self, slices: Slices, window: tuple[float, float]) -> None:
+        self._slices, self._window = slices, window
 
     def __len__(self) -> int:
-        return len(self._values)
-
-    def _hounsfield(self, index: int) -> np.ndarray:
-        return self._values[index].astype(np.float64) * self._slope + self._intercept
+        return len(self._slices)
 
     def gray(self, index: int) -> np.ndarray:
         """See `Volume`."""
-        return through_window(self._hounsfield(index), self._window)
+        return through_window(self._slices[index], self._window)
 
 
 class _Dicom(Volume):
@@ -168,8 +193,8 @@ def _height(dataset: Any, index: int) -> float | None:
         return None
 
 
-def _open_npy(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
-    _check_bytes(path.stat().st_size)
+def _open_npy(path: pathlib.Path) -> np.ndarray:
+    check_volume_bytes(path.stat().st_size)
     with path.open("rb") as file:
         head = file.read(12)
     if head[6:7] > b"\1" and int.from_bytes(head[8:], "little") > _NPY_HEADER:
@@ -188,52 +213,4 @@ def _open_npy(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
             f"an array of {values.dtype} of shape {values.shape}; give numbers [slices, h, w] or "
             "[h, w] in Hounsfield units"
         )
-    return values.reshape(-1, *values.shape[-2:]), 1.0, 0.0
-
-
-def _open_nifti(path: pathlib.Path) -> tuple[np.ndarray, float, float]:
-    """Values of a NIfTI file in the radiological view, [slices, h, w], and their scale."""
-    packed = path.name.lower().endswith(".gz")
-    with nifti.open_unpacked(path) as file:
-        header, head = nifti.read_header(file)
-        sides, dtype = nifti.three_sides(header.get_data_shape()), header.get_data_dtype()
-        offset = int(header.get_data_offset())
-        size = dtype.itemsize * sides[0] * sides[1] * sides[2]
-        _check_bytes(offset + size)
-        data = _unpacked(file, head, offset + size) if packed else path
-        try:
-            values = np.memmap(data, dtype, "r", offset, sides, "F")
-        except (ValueError, OverflowError) as error:
-            raise ImageError(
-                f"NIfTI cut short or damaged ({error}); copy it again from its source"
-            ) from error
-    slope, intercept = header.get_slope_inter()
-    view = nifti.to_view(values, header.get_best_affine())
-    return view, 1.0 if slope is None else slope, intercept or 0.0
-
-
-def _unpacked(file: IO[bytes], head: bytes, size: int) -> IO[bytes]:
-    """Unpacks the first `size` bytes of a gzip file into a nameless one; `head` is already read.
-
-    Raises:
-      ImageError: there are fewer, or they are damaged.
-    """
-    target = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the array that maps it
-    target.write(head[:size])
-    try:
-        while (left := size - target.tell()) > 0 and (part := file.read(min(2**20, left))):
-            target.write(part)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ImageError(f"gzip data cut short or damaged ({error}); copy it again") from error
-    if target.tell() < size:
-        raise ImageError(
-            f"the NIfTI file unpacks to {target.tell():,} bytes where its header needs {size:,}; "
-            "copy it again from its source"
-        )
-    target.flush()
-    return target
-
-
-def _check_bytes(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ImageError(f"a volume of {size:,} bytes; at most {MAX_BYTES:,} are accepted")
+    return values.reshape(-1, *values.shape[-2:])

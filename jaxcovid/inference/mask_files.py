@@ -63,7 +63,7 @@ def write_masks(
     suffix, encode = ".png", _palette_png
     if of_dicom:
         suffix, encode = ".dcm", dicom_segmentation.encode
-    elif first.name.lower().endswith((*nifti.SUFFIXES, ".npy")):
+    elif nifti.is_nifti(first) or first.name.lower().endswith(".npy"):
         suffix, encode = ".nii.gz", _nifti
     path = folder / f"{name}{suffix}"
     if not is_remote(path) and path.exists() and any(path.samefile(source) for source in sources):
@@ -121,15 +121,13 @@ def _nifti(sources: Sequence[Path], masks: np.ndarray) -> bytes:
 
 def _beside_nifti(source: Path, slices: np.ndarray) -> tuple[Any, np.ndarray]:
     """A header and labels [slices, h, w] of the shape and affine of their volume in NIfTI."""
-    with nifti.open_unpacked(source) as file:
-        header, _ = nifti.read_header(file)
-    shape = header.get_data_shape()
-    values = nifti.from_view(slices, header.get_best_affine())
-    _check_slices(source, values.shape, nifti.three_sides(shape))
-    geometry = type(header)()
+    header = nifti.read_header(source)
+    values = header.from_view(slices)
+    _check_slices(source, values.shape, header.shape)
+    geometry = type(header.fields)()
     for key in _GEOMETRY:
-        geometry[key] = header[key]
-    return geometry, values.reshape(shape)
+        geometry[key] = header.fields[key]
+    return geometry, values.reshape(header.fields.get_data_shape())
 
 
 def _beside_array(source: Path, slices: np.ndarray) -> tuple[Any, np.ndarray]:

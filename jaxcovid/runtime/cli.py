@@ -123,7 +123,7 @@ def add_reading_options(
         type=int,
         default=every,
         metavar="N",
-        help=f"{prefix}of volumes every Nth slice (default: 1)",
+        help="of volumes every Nth slice (default: 1)",
     )
     parser.add_argument(
         "--pseudonyms",

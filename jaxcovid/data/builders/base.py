@@ -12,9 +12,11 @@ import tqdm
 from absl import logging
 
 from jaxcovid.data import decoding, volumes
+from jaxcovid.data.builders.mask_files import read_mask
 from jaxcovid.data.builders.tables import Row, listed
 from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.image_error import ImageError
+from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.png import encode_png
 
 # What data sets of chest X-rays know of a film: view as in the table, sex "M", "F" or "", age in
@@ -42,7 +44,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         finding_names: Of a data set without `label`: what `findings` says of each image, 1 yes,
             0 no, -1 uncertain, -2 not mentioned.
         published: How many images the whole data set has, 0 if that is not known.
-        more_features: Features beside `image`, `id`, `patient` and these.
+        more_features: Features beside `image`, `id`, `patient` and these; of those in
+            `masks.FEATURES` a row has the path of a mask, None or "" where it is not known.
+        masks_keep_affine: NIfTI masks have the affine of their scan; see `nifti.check_grid`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -59,6 +63,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     finding_names: Sequence[str] = ()
     published: int = 0
     more_features: ClassVar[Mapping[str, Any]] = {}
+    masks_keep_affine: bool = True
 
     def __init__(
         self, *, source: str | None = None, allow_missing: bool = False, **kwargs: Any
@@ -72,7 +77,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         super().__init__(**kwargs)
         self.source, self.allow_missing = source, allow_missing
-        self._open_volume: tuple[pathlib.Path | None, Any] = (None, None)
+        self._opened: dict[pathlib.Path, Any] = {}  # a volume and its masks
 
     @property
     def grouped(self) -> bool:
@@ -97,16 +102,57 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return encode_png(gray)
         return data
 
+    def open_volume(self, path: pathlib.Path) -> volumes.Volume:
+        """Opens the volume of a file."""
+        return volumes.open_volume(path, window=self.window)
+
     def _volume(self, path: pathlib.Path) -> volumes.Volume:
-        """Opens the volume of a file; the last one stays open for its next slice."""
-        if self._open_volume[0] != path:
-            self._open_volume = path, volumes.open_volume(path, window=self.window)
-        return self._open_volume[1]
+        """The volume of a file; the last one stays open, with its masks, for its next slice."""
+        if path not in self._opened:
+            self._opened = {path: self.open_volume(path)}
+        return self._opened[path]
+
+    def mask(self, row: Row, feature: str, shape: tuple[int, int]) -> np.ndarray:
+        """Reads a mask that a row names, bool [h, w].
+
+        Args:
+            row: Its image is a file, or with `slice` one of a volume.
+            feature: One of `masks.FEATURES`.
+            shape: Height and width of the image.
+
+        Raises:
+            ImageError: If it cannot be used, or has another size than the image.
+            OSError: If it cannot be read.
+        """
+        if "slice" not in row:
+            return read_mask(row[feature], shape)
+        if row[feature] not in self._opened:
+            self._opened[row[feature]] = volumes.open_masks(
+                row[feature], row["path"], same_affine=self.masks_keep_affine
+            )
+        return self._opened[row[feature]][row["slice"]] != 0
+
+    def _masks(self, row: Row, shape: tuple[int, int]) -> dict[str, bytes]:
+        """The masks of a row as records hold them: PNG of 0 and 255, no bytes if not known."""
+        masks = {}
+        for feature in FEATURES.values():
+            if not row.get(feature):
+                masks[feature] = b""
+                continue
+            try:
+                mask = self.mask(row, feature, shape)
+            except ImageError as error:
+                raise ImageError(f"{feature} {row[feature].name}: {error}") from error
+            masks[feature] = encode_png(np.where(mask, 255, 0).astype(np.uint8))
+        return masks
 
     def example(self, row: Row) -> Row:
         """Builds the record of a row: one value for each feature."""
-        names = [name for name in self.info.features if name != "image"]
-        return {"image": self.encoded(row), **{name: row[name] for name in names}}
+        image = self.encoded(row)
+        known = any(row.get(feature) for feature in FEATURES.values())
+        masks = self._masks(row, decoding.decode_gray(image).shape if known else (0, 0))
+        values = {**row, **masks, "image": image}
+        return {name: values[name] for name in self.info.features}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -179,6 +225,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         first = labels.setdefault(hashlib.sha256(data).digest(), row)
                         if first["label"] != row["label"]:
                             two_labels.append(f"{first['id']} is {row['id']}")
+                self._masks(row, gray.shape)
             except ImageError as error:
                 bad[row["id"]] = str(error)
                 continue

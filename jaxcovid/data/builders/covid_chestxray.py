@@ -26,7 +26,6 @@ from jaxcovid.data.builders.tables import (
     read_table,
     source_folder,
 )
-from jaxcovid.data.png import encode_png
 
 LAYOUT = """\
   metadata.csv
@@ -113,12 +112,11 @@ class CovidChestxray(ImageBuilder):
         split["test"] += pneumonia_films(self._other_pneumonia)
         return split
 
-    def example(self, row: Row) -> Row:
-        """The record of a row, its mask in the size of its film."""
-        record = super().example({**row, "lung_mask": b""})
-        if row["lung_mask"]:
-            record["lung_mask"] = _fitted(row["lung_mask"], record["image"])
-        return record
+    def mask(self, row: Row, feature: str, shape: tuple[int, int]) -> np.ndarray:
+        """The mask of a film, scaled to its size."""
+        height, width = shape
+        mask = decoding.decode_gray(decoding.read_file(row[feature]))
+        return cv2.resize(mask, (width, height)) > 127
 
 
 def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
@@ -219,13 +217,6 @@ def _join_patients(entries: Sequence[dict[str, str]]) -> dict[str, str]:
 def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
     path = root / "annotations" / "lungVAE-masks" / f"{pathlib.Path(name).stem}_mask.png"
     return path if path.is_file() else None
-
-
-def _fitted(mask: pathlib.Path, film: bytes) -> bytes:
-    """Fits a mask to its film: PNG of 0 and 255, of the film's size."""
-    height, width = decoding.decode_gray(film).shape
-    lungs = cv2.resize(decoding.decode_gray(decoding.read_file(mask)), (width, height))
-    return encode_png(np.where(lungs > 127, 255, 0).astype(np.uint8))
 
 
 def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -4,6 +4,7 @@ from jaxcovid.data.builders.base import ImageBuilder
 from jaxcovid.data.builders.chest_xray_pneumonia import ChestXrayPneumonia
 from jaxcovid.data.builders.chestxray14 import Chestxray14
 from jaxcovid.data.builders.chexpert import Chexpert
+from jaxcovid.data.builders.covid19_ct_seg import Covid19CtSeg
 from jaxcovid.data.builders.covid_chestxray import CovidChestxray
 from jaxcovid.data.builders.covid_ct import CovidCt
 from jaxcovid.data.builders.ct_cov19 import CtCov19
@@ -14,6 +15,7 @@ from jaxcovid.data.builders.phantom import Phantom
 BUILDERS: dict[str, type[ImageBuilder | Phantom]] = {
     "covid_ct": CovidCt,
     "ct_cov19": CtCov19,
+    "covid19_ct_seg": Covid19CtSeg,
     "covid_chestxray": CovidChestxray,
     "chest_xray_pneumonia": ChestXrayPneumonia,
     "chestxray14": Chestxray14,
