@@ -15,8 +15,7 @@ from jaxcovid.metrics.scores import RATIOS
 
 # Why a number under this key is undefined.
 _REASONS = {
-    "mass": "all heatmaps are empty",
-    "randomised": "all heatmaps are empty",
+    "explanations": "all heatmaps are empty",
     "dice": "both masks are empty",
     "hausdorff": "no slice has both masks",
     "volume_error": "the true masks are empty",

@@ -44,25 +44,44 @@ class RunSummary:
     commands: Sequence[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class ExplanationScores:
+    """How well maps of one kind explain the probability of the positive class.
+
+    Attributes:
+      mass: mean share of a map's mass inside the mask.
+      pointing: share of the images whose highest-rated pixel is inside (the pointing game).
+      deletion: mean area under the deletion curve; None where it was not measured.
+      gain: how much smaller it is than in random order; None as above.
+      empty: maps that are 0 everywhere and left out of all this.
+    """
+
+    mass: Score
+    pointing: Score
+    deletion: Score | None = None
+    gain: Score | None = None
+    empty: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Saliency:
-    """Share of the heatmaps' mass inside the masks, beside the masks' share of the area.
+    """Where explanations lie, and whether the probability depends on what they show.
 
     Attributes:
       n: images with a mask.
       masks: "lesion" or "lungs".
-      area: share of the area inside the masks.
-      mass: share of the mass; NaN if all heatmaps are empty.
-      empty: number of empty heatmaps.
-      randomised: as `mass`, of the same network with its weights shuffled.
+      area: share of the area inside the masks: `mass` and `pointing` of a map by chance.
+      explanations: by name.
+      n_deleted: images of the positive class whose deletion curves were measured.
+      random_deletion: mean area under the deletion curves of random order; None without images.
     """
 
     n: int
     masks: str = field(metadata={"key": "of"})
     area: float
-    mass: float
-    empty: int
-    randomised: float
+    explanations: Mapping[str, ExplanationScores]
+    n_deleted: int
+    random_deletion: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +203,7 @@ class EvaluationResult:
       seen: images that the network has learned from; None if there are none.
       calibration: of a network that screens, as the next.
       subgroups: by format, view, sex and age.
-      saliency: how much of the heatmaps lies inside the masks.
+      saliency: how far heatmaps can be trusted, where there are masks.
       segmentation: masks of lungs and lesion, of a network that makes them.
       ablations: scores on altered images.
       against: comparison with another run.

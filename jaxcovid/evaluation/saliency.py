@@ -1,47 +1,85 @@
-"""Where a network looks: how much of its heatmaps lies inside the masks, and images to see it."""
+"""Heatmaps on trial: do they lie in the lesion, does the probability depend on what they show?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from jaxcovid.data.ablations import mass_inside
-from jaxcovid.evaluation.result import Explanation, Saliency
+from jaxcovid.evaluation.deletion import RANDOM, deletion_areas
+from jaxcovid.evaluation.result import Explanation, ExplanationScores, Saliency
 from jaxcovid.evaluation.scored import ScoredSplit
+from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.ratios import Scale, mean_interval
+
+GRAD_CAM = "Grad-CAM"
+SHUFFLED = "Grad-CAM, weights shuffled"
 
 _SHUFFLES = 5  # of weights, to compare heatmaps with
+_DELETED = 200  # images whose deletion curves are measured, at most
 _SHOWN = 2  # images of a kind in the gallery
 
+# By explanation, one map float [any, any] an image.
+Maps = Mapping[str, np.ndarray | Sequence[np.ndarray]]
 
-def measure_saliency(scored: ScoredSplit) -> Saliency | None:
-    """How much of the heatmaps lies inside the masks.
 
-    Over the images of the positive class with a mask of the lesion, or, if the data set has none,
-    over all images with one of the lungs; beside the same network with its weights shuffled, which
-    looks nowhere (Adebayo et al. 2018, arXiv:1810.03292). None without such images or heatmaps.
+def masked_images(scored: ScoredSplit) -> list[int]:
+    """The images that explanations are measured on, by index.
+
+    Those of the positive class with a mask of the lesion, or, if the data set has none, all with
+    one of the lungs.
     """
-    predictor, structure = scored.predictor, _structure(scored)
-    if not predictor.has_gradcam:
+    return list(_masks(scored))
+
+
+def measure_saliency(scored: ScoredSplit, maps: Maps | None = None) -> Saliency | None:
+    """How far the network's heatmaps, and other maps of the same images, can be trusted.
+
+    Beside them is the same network with its weights shuffled, which looks nowhere (Adebayo et al.
+    2018, arXiv:1810.03292).
+
+    Args:
+      scored: the split.
+      maps: of other explanations, by name: one map of each of `masked_images`, in their order,
+        float [any, any], not negative, over the whole image.
+
+    Returns:
+      None without images or heatmaps.
+
+    Raises:
+      ValueError: another number of maps than of images.
+    """
+    predictor, masks = scored.predictor, _masks(scored)
+    if not predictor.has_gradcam or not masks:
         return None
-    everything: Iterable[int] = range(len(scored.source))
-    diseased = scored.predictions.positive.nonzero()[0]
-    masks = scored.masks(diseased if structure == "lesion" else everything, structure)
-    if not masks:
-        return None
+    for name, each in (maps or {}).items():
+        if len(each) != len(masks):
+            raise ValueError(f"{len(each)} maps of {name} for {len(masks)} images with a mask")
+    patients = [scored.predictions.patients[i] for i in masks]
     images = scored.images(masks)
-    inside = _shares_inside(predictor.heatmaps(images), masks.values())
+    compared: Maps = {GRAD_CAM: predictor.heatmaps(images), **(maps or {})}
     # Many heatmaps of a network with shuffled weights are empty: several shuffles.
-    shuffled: list[float] = []
-    for seed in range(_SHUFFLES):
-        heatmaps = predictor.with_shuffled_weights(seed).heatmaps(images)
-        shuffled += _shares_inside(heatmaps, masks.values())
+    shuffled = [
+        heatmap
+        for seed in range(_SHUFFLES)
+        for heatmap in predictor.with_shuffled_weights(seed).heatmaps(images)
+    ]
+    deleted = _chosen_for_deletion(scored, masks)
+    curves = _deletion(scored, deleted, list(masks), images, compared)
+    explanations = {
+        name: _score(each, list(masks.values()), patients, curves.get(name, {}))
+        for name, each in compared.items()
+    }
+    explanations[SHUFFLED] = _score(
+        shuffled, [*masks.values()] * _SHUFFLES, patients * _SHUFFLES, {}
+    )
     return Saliency(
         n=len(masks),
-        masks=structure,
+        masks=_structure(scored),
         area=float(np.mean([mask.mean() for mask in masks.values()])),
-        mass=_mean(inside),
-        empty=int(np.isnan(inside).sum()),
-        randomised=_mean(shuffled),
+        explanations=explanations,
+        n_deleted=len(deleted),
+        random_deletion=curves.get(RANDOM, {}).get("deletion"),
     )
 
 
@@ -50,14 +88,80 @@ def _structure(scored: ScoredSplit) -> str:
     return "lesion" if scored.has_lesion_masks else "lungs"
 
 
-def _shares_inside(heatmaps: np.ndarray, masks: Iterable[np.ndarray]) -> list[float]:
-    return [mass_inside(heatmap, mask) for heatmap, mask in zip(heatmaps, masks, strict=True)]
+def _masks(scored: ScoredSplit) -> dict[int, np.ndarray]:
+    everything: Iterable[int] = range(len(scored.source))
+    diseased = scored.predictions.positive.nonzero()[0]
+    structure = _structure(scored)
+    return scored.masks(diseased if structure == "lesion" else everything, structure)
 
 
-def _mean(shares: Sequence[float]) -> float:
-    """The mean of those that are defined; NaN if none is."""
-    defined = [share for share in shares if not np.isnan(share)]
-    return float(np.mean(defined)) if defined else float("nan")
+def _chosen_for_deletion(scored: ScoredSplit, masked: Iterable[int]) -> list[int]:
+    """Of some images those of the positive class, by index; of too many a random part."""
+    positive = [i for i in masked if scored.predictions.positive[i]]
+    chosen = np.random.default_rng(0).permutation(len(positive))[:_DELETED]
+    return [positive[i] for i in sorted(chosen)]
+
+
+def _deletion(
+    scored: ScoredSplit,
+    deleted: Sequence[int],
+    masked: Sequence[int],
+    images: Sequence[np.ndarray],
+    maps: Maps,
+) -> dict[str, dict[str, Score]]:
+    """The fields `deletion` and `gain` of explanations and of the random order, by name.
+
+    Args:
+      scored: the split.
+      deleted: the images to measure, by index.
+      masked: the images that there are maps of, by index.
+      images: these.
+      maps: of these.
+    """
+    if not deleted:
+        return {}
+    rows = [masked.index(i) for i in deleted]
+    chosen = {name: [each[row] for row in rows] for name, each in maps.items()}
+    areas = deletion_areas(scored.predictor, [images[row] for row in rows], chosen)
+    patients = [scored.predictions.patients[i] for i in deleted]
+
+    def mean(values: np.ndarray, scale: Scale) -> Score:
+        return mean_interval(patients, values, scale=scale)
+
+    return {
+        name: {"deletion": mean(area, "share"), "gain": mean(areas[RANDOM] - area, "signed")}
+        for name, area in areas.items()
+    }
+
+
+def _score(
+    maps: np.ndarray | Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    patients: Sequence[str],
+    deletion: Mapping[str, Score],
+) -> ExplanationScores:
+    """The scores of one explanation: n maps, masks bool [h, w] and patients."""
+    pairs = list(zip(maps, masks, strict=True))
+    mass = np.array([mass_inside(each, mask) for each, mask in pairs])
+    peaks = np.array([_peak_inside(each, mask) for each, mask in pairs])
+    return ExplanationScores(
+        mass=mean_interval(patients, mass, scale="share"),
+        pointing=mean_interval(patients, peaks, scale="share"),
+        empty=int(np.isnan(mass).sum()),
+        **deletion,
+    )
+
+
+def _peak_inside(heatmap: np.ndarray, mask: np.ndarray) -> float:
+    """1 if the highest-rated pixel is in the mask, else 0; of several the share; NaN if all are 0.
+
+    The pointing game of Zhang et al. 2018, arXiv:1608.00507, without its tolerance of 15 pixels.
+    """
+    if not np.any(heatmap):
+        return float("nan")
+    size = mask.shape[::-1]
+    large = cv2.resize(heatmap.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return float(mask[large == large.max()].mean())
 
 
 def choose_gallery(scored: ScoredSplit) -> list[Explanation]:

@@ -116,7 +116,10 @@ class Predictor(Network):
 
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
         """See `Network.probabilities`."""
-        inputs = [self.preprocess(image) for image in images]
+        return self.probabilities_of_inputs([self.preprocess(image) for image in images])
+
+    def probabilities_of_inputs(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Calibrated probabilities float64 [n, outputs] of what `preprocess` gives."""
         return self.calibrate(
             self._in_batches(inputs, lambda batch: self.forward(self.variables, batch))
         )
@@ -166,10 +169,10 @@ class Predictor(Network):
         gray, ablation = self.read_gray(image), self.ablation
         return self.preprocessing(ablation(gray, {}) if ablation else gray)
 
-    def _in_batches(self, inputs: list[np.ndarray], function: Any) -> np.ndarray:
+    def _in_batches(self, inputs: Sequence[np.ndarray], function: Any) -> np.ndarray:
         results = []
         for start in range(0, len(inputs), self.batch_size):
-            rows = inputs[start : start + self.batch_size]
+            rows = list(inputs[start : start + self.batch_size])
             padded = np.stack(rows + [rows[-1]] * (self.batch_size - len(rows)))
             batch = place_batch({"image": padded}, self.mesh)["image"]
             results.append(np.asarray(function(batch))[: len(rows)])

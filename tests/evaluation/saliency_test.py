@@ -5,19 +5,28 @@ import numpy as np
 import pytest
 
 from jaxcovid.data.identity import Overlap
+from jaxcovid.evaluation import saliency
 from jaxcovid.evaluation.ablation_experiments import score_ablations
-from jaxcovid.evaluation.saliency import choose_gallery, measure_saliency
+from jaxcovid.evaluation.saliency import (
+    GRAD_CAM,
+    SHUFFLED,
+    choose_gallery,
+    masked_images,
+    measure_saliency,
+)
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.metrics.predictions import Predictions
 
 N, SIDE = 12, 16
+STRIPES = 100  # gray levels of every fourth row
 
 
 class Network:
-    """Looks at the left half; scores by the mean gray level."""
+    """Looks at the left half, which alone it scores by: by the contrast of its stripes."""
 
     thresholds = {"youden": 0.5}  # noqa: RUF012
     has_gradcam = True
+    batch_size = 4
 
     def __init__(self, empty=False):
         self.empty = empty
@@ -29,6 +38,12 @@ class Network:
 
     def with_shuffled_weights(self, seed):
         return Network(empty=seed > 0)
+
+    def preprocess(self, image):
+        return cv2.resize(image, (64, 64)).astype(np.float32)[..., None]
+
+    def probabilities_of_inputs(self, inputs):
+        return np.stack(inputs)[:, :, :32, 0].std(axis=1).mean(axis=1)[:, None] / STRIPES
 
     def score(self, source, *, ablation, workers):
         images = (cv2.imdecode(np.frombuffer(r["image"], np.uint8), 0) for r in source)
@@ -42,15 +57,21 @@ def png(image):
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-def scored(mask="lung_mask"):
-    """Images whose gray level is their number; the even ones are positive and have a mask."""
+def scored(mask="lung_mask", masked=lambda i: i % 2 == 0):
+    """Striped images that brighten with their number; the even ones are positive.
+
+    Args:
+      mask: the feature that holds the left half.
+      masked: which images have it; the others have an empty one.
+    """
     left = np.zeros((SIDE, SIDE), np.uint8)
     left[:, : SIDE // 2] = 255
+    stripes = np.where(np.arange(SIDE)[:, None] % 4 == 0, STRIPES, 0).repeat(SIDE, axis=1)
     source = [
         {
             "id": f"image {i}",
-            "image": png(np.full((SIDE, SIDE), 10 * i, np.uint8)),
-            mask: b"" if i % 2 else png(left),
+            "image": png((stripes + 10 * i).astype(np.uint8)),
+            mask: png(left) if masked(i) else b"",
         }
         for i in range(N)
     ]
@@ -73,12 +94,60 @@ def scored(mask="lung_mask"):
     )
 
 
+def halves(n):
+    """Maps of the left half, of the right half, and of nothing in particular."""
+    right = np.zeros((n, 2, 2))
+    right[:, :, 1] = 1
+    return {"left": right[:, :, ::-1], "right": right, "flat": np.ones((n, 3, 3))}
+
+
 @pytest.mark.parametrize(("mask", "name"), [("lung_mask", "lungs"), ("lesion_mask", "lesion")])
-def test_the_share_of_heatmaps_inside_masks(mask, name):
+def test_heatmaps_beside_shuffled_weights(mask, name):
     found = measure_saliency(scored(mask))
-    assert (found.n, found.masks, found.area, found.empty) == (N // 2, name, 0.5, 0)
-    assert found.mass > 0.9, "scaled up, a little of the left half reaches over the middle"
-    assert found.randomised == found.mass, "empty heatmaps do not count"
+    assert (found.n, found.masks, found.area, found.n_deleted) == (N // 2, name, 0.5, N // 2)
+    own, shuffled = (found.explanations[name] for name in (GRAD_CAM, SHUFFLED))
+    assert own.mass.value > 0.9, "scaled up, a little of the left half reaches over the middle"
+    assert shuffled.mass.value == own.mass.value, "empty heatmaps do not count"
+    assert (own.empty, shuffled.empty) == (0, 4 * N // 2)
+    assert own.pointing.value == 1
+    assert own.pointing.low == pytest.approx(0.025 ** (2 / N)), "over patients"
+    assert own.deletion.value < found.random_deletion.value
+    assert own.gain.value == pytest.approx(found.random_deletion.value - own.deletion.value)
+    assert own.gain.low > 0
+    assert shuffled.deletion is None
+
+
+def test_other_maps_are_measured_in_the_same_way():
+    split = scored()
+    images = masked_images(split)
+    assert images == list(range(0, N, 2))
+    found = measure_saliency(split, halves(len(images)))
+    rows = found.explanations
+    assert list(rows) == [GRAD_CAM, "left", "right", "flat", SHUFFLED]
+    assert [rows[name].pointing.value for name in halves(1)] == [1, 0, 0.5]
+    assert rows["flat"].mass.value == 0.5
+    assert rows["left"].mass.value == pytest.approx(1 - rows["right"].mass.value)
+    assert rows["left"].gain.low > 0 > rows["right"].gain.high
+    assert rows["flat"].gain.value == 0, "equally rated pixels go in random order"
+    with pytest.raises(ValueError, match="5 maps of left for 6 images"):
+        measure_saliency(split, halves(5))
+
+
+def test_deletion_is_of_images_of_the_positive_class_and_not_of_too_many(monkeypatch):
+    found = measure_saliency(scored(masked=lambda i: True))
+    assert (found.n, found.n_deleted) == (N, N // 2)
+    monkeypatch.setattr(saliency, "_DELETED", 4)
+    assert measure_saliency(scored()).n_deleted == 4
+    negative = measure_saliency(scored(masked=lambda i: i % 2 == 1))
+    assert (negative.n, negative.n_deleted, negative.random_deletion) == (N // 2, 0, None)
+    assert negative.explanations[GRAD_CAM].gain is None
+
+
+def test_without_masks_or_heatmaps_there_is_nothing_to_say():
+    assert measure_saliency(scored(masked=lambda i: False)) is None
+    split = scored()
+    split.predictor.has_gradcam = False
+    assert measure_saliency(split) is None
 
 
 def test_the_gallery_has_the_clearest_of_each_kind_with_their_masks():

@@ -138,6 +138,7 @@ def test_the_folder_holds_numbers_and_page(tmp_path):
 
 
 SCORE = Score(0.615, 0.513, 0.707, 0)
+UNDEFINED = Score(float("nan"), float("nan"), float("nan"), 50)
 SECTIONS = {
     "audit": results.AuditSummary(
         "failed", [results.AuditedCheck("no copies", "failed", "2 suspected pairs")]
@@ -152,7 +153,25 @@ SECTIONS = {
         Subgroup("view", "PA", 77, 33, SCORE, SCORE, SCORE),
         Subgroup("sex", "F", 9, 3, None, None, None),
     ],
-    "saliency": results.Saliency(21, "lungs", 0.31, 0.47, 0, float("nan")),
+    "saliency": results.Saliency(
+        n=21,
+        masks="lungs",
+        area=0.31,
+        explanations={
+            "Grad-CAM": results.ExplanationScores(
+                mass=Score(0.472, 0.441, 0.503, 0),
+                pointing=Score(0.571, 0.372, 0.751, 0),
+                deletion=Score(0.387, 0.301, 0.481, 0),
+                gain=Score(0.128, 0.057, 0.199, 0),
+                empty=2,
+            ),
+            "Grad-CAM, weights shuffled": results.ExplanationScores(
+                mass=UNDEFINED, pointing=UNDEFINED, empty=105
+            ),
+        },
+        n_deleted=9,
+        random_deletion=Score(0.515, 0.431, 0.598, 0),
+    ),
     "ablations": [results.AblationScore("border_only", 60, SCORE, SCORE)],
     "against": results.Comparison(
         "plain", 0.555, Score(0.1, 0.05, 0.15), "runs/plain", random_predictions()
@@ -174,6 +193,12 @@ def test_every_section_is_on_the_page(tmp_path):
         "too few",
         "Over 21 images with a mask, 47 % of the heatmap lies inside the lungs, which "
         "are 31 % of the area; with its weights shuffled, an undefined number of %",
+        "0.571 0.372–0.751",  # noqa: RUF001
+        "0.387",
+        "0.128 0.057–0.199",  # noqa: RUF001
+        "0.515 0.431–0.598",  # noqa: RUF001
+        "not measured",
+        "9 images of COVID-19",
         "border only",
         "Against plain",
         "0.800, 0.014",
@@ -181,7 +206,10 @@ def test_every_section_is_on_the_page(tmp_path):
         "xDNN",
     ):
         assert text in page.text, text
-    assert found["undefined"]["heatmaps/randomised"] == "all heatmaps are empty"
+    shuffled = "heatmaps/explanations/Grad-CAM, weights shuffled"
+    assert found["undefined"][f"{shuffled}/mass/value"] == "all heatmaps are empty"
+    assert "deletion" not in found["heatmaps"]["explanations"]["Grad-CAM, weights shuffled"]
+    assert found["heatmaps"]["explanations"]["Grad-CAM"]["pointing"]["value"] == 0.571
     assert (tmp_path / "calibration.png").exists()
     card = (tmp_path / "model_card.md").read_text()
     assert "| AUC, ablation border only | 0.615 (0.513 to 0.707) |" in card
