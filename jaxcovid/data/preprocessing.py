@@ -117,6 +117,22 @@ class Preprocessing:
         done["normalize"] = normalize(image, mean=self.mean, std=self.std)
         return done
 
+    def restore(self, result: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Undoes step 3 for what a network says of each pixel of its input.
+
+        Args:
+            result: float32 [size, size, c].
+            shape: Height and width of the image.
+
+        Returns:
+            float32 [h, w, c], bilinear.
+        """
+        height, width = resized_shape(shape, self.size, self.keep_ratio)
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        inside = result[top : top + height, left : left + width]
+        restored = cv2.resize(inside, shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return restored.reshape(*shape, result.shape[-1])
+
     def place_masks(self, masks: np.ndarray, matrix: np.ndarray | None = None) -> np.ndarray:
         """Takes masks through steps 1 and 3, each new pixel from the nearest old one.
 

@@ -11,6 +11,7 @@ from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.evaluation.saliency import choose_gallery, measure_saliency
 from jaxcovid.evaluation.scored import ScoredSplit
+from jaxcovid.evaluation.segmentation import measure_segmentation
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.calibration import calibration_of
 from jaxcovid.metrics.findings import evaluate_findings
@@ -67,7 +68,9 @@ def evaluate(
     Raises:
       ValueError: another network that scored different images.
     """
-    result = _scores(scored, [scored], command)
+    result = dataclasses.replace(
+        _scores(scored, [scored], command), segmentation=measure_segmentation(scored)
+    )
     if not scored.predictor.task.screens:
         return result
     predictions, predictor = scored.predictions, scored.predictor

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.involvement import GRADES, Involvement
 from jaxcovid.metrics.segmentation import SegmentationScores
 
@@ -48,11 +49,14 @@ class Segmentation:
     Attributes:
       scores: against true masks, "lungs" and "lesion"; without those that have none.
       patients: share of the lungs that is involved, and where.
+      auc: of the share involved as a score of an image, for the positive class; None where all
+        images are of one class.
       overlays: slices with the contours of predicted masks.
     """
 
     scores: Mapping[str, SegmentationScores] = field(default_factory=dict)
     patients: Sequence[PatientInvolvement] = ()
+    auc: Score | None = None
     overlays: Sequence[OutlinedSlice] = field(default=(), metadata={"json": False})
 
     @property

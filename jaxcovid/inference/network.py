@@ -68,6 +68,22 @@ class Network(abc.ABC):
         """
 
     @property
+    def segments(self) -> bool:
+        """True if it segments lungs and lesion."""
+        return False
+
+    def segment(self, images: Sequence[Image]) -> list[np.ndarray]:
+        """Where lungs and lesion are: of each image float32 [h, w, 2], probabilities.
+
+        Height and width are those that `read_gray` gives. Args and errors: as those of
+        `probabilities`; a network without a decoder raises a ValueError.
+        """
+        del images
+        raise ValueError(
+            "this network has no decoder; train one with --config.objective=segmentation or joint"
+        )
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, the positive class first."""
         return self.task.outputs

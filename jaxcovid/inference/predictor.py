@@ -11,6 +11,7 @@ Evaluation and prediction both go through it, so they agree.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,16 @@ from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.inference.trained_on import trained_on
 from jaxcovid.metrics import calibration
+from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
 from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint
 from jaxcovid.workdir.run import Run, WorkdirError
+
+
+@partial(jax.jit, static_argnames="model")
+def _segment(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module) -> jax.Array:
+    return jax.nn.sigmoid(model.apply(variables, image, method="segment"))
+
 
 _grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
 
@@ -164,6 +172,25 @@ class Predictor(Network):
             lambda batch: _grad_cam(self.variables, batch, model=self.model, output=output),
         )
 
+    @property
+    def segments(self) -> bool:
+        """See `Network`."""
+        return isinstance(self.model, SegmentationNet)
+
+    def segment(self, images: Sequence[Image]) -> list[np.ndarray]:
+        """See `Network.segment`."""
+        if not self.segments:
+            return super().segment(images)
+        grays = [self.read_gray(image) for image in images]
+        masks = self._in_batches(
+            [self.preprocessing(gray) for gray in grays],
+            lambda batch: _segment(self.variables, batch, model=self.model),
+        )
+        return [
+            self.preprocessing.restore(mask, gray.shape)
+            for mask, gray in zip(masks, grays, strict=True)
+        ]
+
     def preprocess(self, image: Image) -> np.ndarray:
         """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
         gray, ablation = self.read_gray(image), self.ablation
@@ -199,7 +226,7 @@ def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Pred
 
     Args:
       workdir: of a training run.
-      step: of the checkpoint; None is the best one by validation AUC.
+      step: of the checkpoint; None is the best one on validation.
       batch_size: images that go through the network at once, rounded up to the devices.
 
     Raises:

@@ -47,7 +47,7 @@ class UnitScores:
       auc_macro: mean over several outputs.
       auc_per_output: of each of several outputs against the rest.
       operating_points: by name (`youden`, ...).
-      averages: over the positive class and the rest, at Youden's threshold.
+      averages: over the positive class and the rest, at the main threshold.
       classes: of three exclusive classes or more, each against the output of highest probability.
       class_averages: over these.
     """
@@ -64,6 +64,11 @@ class UnitScores:
     averages: Averages
     classes: Mapping[str, ClassScores] | None = None
     class_averages: Averages | None = None
+
+    @property
+    def main_point(self) -> str:
+        """The name of the operating point that is shown first."""
+        return main_name({name: point.threshold for name, point in self.operating_points.items()})
 
 
 @dataclasses.dataclass(frozen=True)

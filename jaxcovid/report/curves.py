@@ -173,6 +173,6 @@ def point_name(name: str) -> str:
     if name == "youden":
         return "Youden's J"
     if name == "involved":
-        return "1 % of the lungs"
+        return "1 % of the lungs involved"
     kind, _, percent = name.partition("_")
     return f"{kind.capitalize()} {percent} %" if percent.isdigit() else f"Threshold {name}"

@@ -8,7 +8,6 @@ from scipy.stats import t
 from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.screening import UnitScores
-from jaxcovid.metrics.thresholds import main_name
 
 
 def summarize(result: EvaluationResult) -> str:
@@ -43,12 +42,14 @@ def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
     scores = result.per_image
     yield "AUC", scores.auc
     if isinstance(scores, UnitScores):
-        yield from scores.operating_points[main_name(scores.operating_points)].ratios.items()
+        yield from scores.operating_points[scores.main_point].ratios.items()
     else:
         yield from scores.auc_per_output.items()
     if result.segmentation:
         for structure, of_masks in result.segmentation.scores.items():
             yield f"Dice, {structure}", of_masks.dice
+        if result.segmentation.auc:
+            yield "AUC of the share of the lungs involved", result.segmentation.auc
     for row in result.ablations or ():
         yield f"AUC, {row.ablation}", row.auc
     if result.against:
