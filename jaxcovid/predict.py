@@ -2,6 +2,7 @@
 
 python -m jaxcovid.predict --workdir=runs/covid_ct scan.png folder/ > predictions.csv
 python -m jaxcovid.predict --workdir=runs/covid_ct --heatmaps --output=screened folder/
+python -m jaxcovid.predict --workdir=runs/lesion --segment --output=screened scan.nii.gz
 python -m jaxcovid.predict --model=exported --engine=openvino folder/
 
 Slices of a volume (NIfTI, .npy of Hounsfield units, DICOM of several frames), of a DICOM series or
@@ -40,6 +41,7 @@ def run(
     threshold: str = "youden",
     step: int | None = None,
     heatmaps: Path | None = None,
+    segment: Path | None = None,
     **reading: Any,
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each image, in order; see `inference.screening.screen` and `Reading`.
@@ -51,6 +53,7 @@ def run(
       threshold: see `screen`.
       step: of the checkpoint of a workdir; None is the best one by validation AUC.
       heatmaps: see `screen`.
+      segment: see `screen`.
       **reading: see `Reading`.
     """
     from jaxcovid.inference.screening import Reading, screen
@@ -64,7 +67,9 @@ def run(
 
         return engines.load(folder, engine)
 
-    return screen(load, paths, Reading(**reading), threshold=threshold, heatmaps=heatmaps)
+    return screen(
+        load, paths, Reading(**reading), threshold=threshold, heatmaps=heatmaps, segment=segment
+    )
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -94,7 +99,14 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best one)")
     parser.add_argument("--heatmaps", action="store_true", help="draw an overlay of each image")
     parser.add_argument(
-        "--output", metavar="DIR", help="gets predictions.csv and heatmaps/ (default: predictions)"
+        "--segment",
+        action="store_true",
+        help="outline and write the masks of lungs and lesion, of a network with a decoder",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="gets predictions.csv, heatmaps/, contours/ and masks/ (default: predictions)",
     )
     cli.add_reading_options(parser, window="that of the training", every=1)
     args = parser.parse_args(argv[1:])
@@ -133,7 +145,8 @@ def main(args: argparse.Namespace) -> None:
     """Screens what the command line names."""
     with user_errors():
         cli.start() if args.engine == "jax" else cli.open_log()
-        output = as_path(args.output or "predictions") if args.output or args.heatmaps else None
+        wanted = args.output or args.heatmaps or args.segment
+        output = as_path(args.output or "predictions") if wanted else None
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
         rows = run(
             as_path(args.workdir or args.model),
@@ -142,6 +155,7 @@ def main(args: argparse.Namespace) -> None:
             threshold=args.threshold,
             step=args.step,
             heatmaps=output / "heatmaps" if args.heatmaps else None,
+            segment=output if args.segment else None,
             every=args.every,
             window=args.window,
             hu_offset=args.hu_offset,

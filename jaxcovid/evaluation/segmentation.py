@@ -113,7 +113,7 @@ def _patients(slices: Sequence[_Slice]) -> list[PatientInvolvement]:
 
 def _pooled(slices: Sequence[tuple[_Slice, Areas]]) -> Involvement:
     """The involvement of a patient: volumes from the feet to the head, other images as they are."""
-    volumes: Mapping[str, list[tuple[int, Areas]]] = collections.defaultdict(list)
+    volumes: dict[str, list[tuple[int, Areas]]] = collections.defaultdict(list)
     for each, areas in slices:
         volumes[each.volume].append((each.place, areas))
     loose = [areas for _, areas in volumes.pop("", [])]

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -14,6 +15,7 @@ from jaxcovid.data.decoding import ImageError
 from jaxcovid.data.image_files import text_of
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
 from jaxcovid.inference.network import Network
+from jaxcovid.metrics.involvement import Areas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Opened:
 
     Attributes:
       name: its path as text; of a slice of a volume with its number behind a "#".
+      path: of its file.
       gray: uint8 [h, w]; None if there is an error.
       colour: see `decoding.colour_of`.
       patient: of DICOM, else empty.
@@ -32,6 +35,7 @@ class Opened:
     """
 
     name: str
+    path: Path
     gray: np.ndarray | None = None
     colour: float = 0.0
     patient: str = ""
@@ -96,7 +100,7 @@ class Reader:
             try:
                 yield from self._open(path)
             except (ImageError, OSError) as error:
-                yield Opened(text_of(path), error=text_of(str(error)))
+                yield Opened(text_of(path), path, error=text_of(str(error)))
 
     def _open(self, path: Path) -> Iterator[Opened]:
         name, header = text_of(path), dicom.header_of(path)
@@ -118,9 +122,9 @@ class Reader:
             for index in image_files.every_nth(len(volume), self._every):
                 slice_name = f"{name}#{index:04d}"
                 try:
-                    yield Opened(slice_name, volume.gray(index), volume=name, **ids)
+                    yield Opened(slice_name, path, volume.gray(index), volume=name, **ids)
                 except (ImageError, OSError) as error:
-                    yield Opened(slice_name, volume=name, error=text_of(str(error)), **ids)
+                    yield Opened(slice_name, path, volume=name, error=text_of(str(error)), **ids)
             return
         data = decoding.read_file(path)
         gray = self._network.read_gray(data)
@@ -128,27 +132,35 @@ class Reader:
             self.notes["images carry an EXIF orientation, which is not applied"] += 1
         if decoding.is_16_bit(data) and self._network.hu_offset is None:
             self.notes["images of 16 bits were stretched over their own range"] += 1
-        yield Opened(name, gray, decoding.colour_of(data), **ids)
+        yield Opened(name, path, gray, decoding.colour_of(data), **ids)
+
+
+class Member(NamedTuple):
+    """What is known of an image of a group: probabilities float [outputs], areas of its masks."""
+
+    probabilities: np.ndarray
+    areas: Areas | None
 
 
 class Groups:
     """Which images are of one volume, series or patient, for rows of their means."""
 
     def __init__(self) -> None:
-        self._members: dict[tuple[str, str, str], list[np.ndarray]] = collections.defaultdict(list)
+        self._members: dict[tuple[str, str, str], list[Member]] = collections.defaultdict(list)
         self._studies: dict[str, set[str]] = collections.defaultdict(set)
 
-    def add(self, image: Opened, probabilities: np.ndarray) -> None:
-        """Adds the probabilities of an image."""
+    def add(self, image: Opened, probabilities: np.ndarray, areas: Areas | None = None) -> None:
+        """Adds what is known of an image, see `Member`."""
+        member = Member(probabilities, areas)
         if image.volume:
-            self._members["volume", image.volume, image.patient].append(probabilities)
+            self._members["volume", image.volume, image.patient].append(member)
         elif image.series:
-            self._members["series", image.series, image.patient].append(probabilities)
+            self._members["series", image.series, image.patient].append(member)
         if image.patient:
-            self._members["patient", image.patient, image.patient].append(probabilities)
+            self._members["patient", image.patient, image.patient].append(member)
             self._studies[image.patient].add(image.study)
 
-    def means(self) -> Iterator[tuple[str, str, str, list[np.ndarray]]]:
+    def means(self) -> Iterator[tuple[str, str, str, list[Member]]]:
         """Of each group of several images its kind, name, patient and members.
 
         A PatientID that cannot be one person's makes no group: one that stands for nobody, or the

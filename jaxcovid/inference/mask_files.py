@@ -7,7 +7,7 @@ DICOM segmentation overlap and keep both.
 
 import gzip
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ def write_masks(
     """
     _check(masks)
     first = sources[0]
-    with first.open("rb") as file:
-        of_dicom = is_dicom(file.read(1024))
+    suffix, encode = _form(first)
+    of_dicom = suffix == ".dcm"
     if of_dicom and pseudonyms:
         raise ValueError(
             f"{first}: a DICOM segmentation holds the patient's name and the identifiers of its "
@@ -60,16 +60,30 @@ def write_masks(
         )
     if len(sources) > 1 and not of_dicom:
         raise ValueError(f"{len(sources)} files, the first {first}, are no DICOM series")
-    suffix, encode = ".png", _palette_png
-    if of_dicom:
-        suffix, encode = ".dcm", dicom_segmentation.encode
-    elif nifti.is_nifti(first) or first.name.lower().endswith(".npy"):
-        suffix, encode = ".nii.gz", _nifti
     path = folder / f"{name}{suffix}"
     if not is_remote(path) and path.exists() and any(path.samefile(source) for source in sources):
         raise ValueError(f"{path} is an input, which its masks must not replace")
     write_atomically(path, encode(sources, masks))
     return path
+
+
+def suffix_of(source: Path) -> str:
+    """The suffix of the file of masks of a picture, a volume or a DICOM file.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    return _form(source)[0]
+
+
+def _form(source: Path) -> tuple[str, Callable[[Sequence[Path], np.ndarray], bytes]]:
+    """Suffix and encoder of the file of masks of a file."""
+    with source.open("rb") as file:
+        if is_dicom(file.read(1024)):
+            return ".dcm", dicom_segmentation.encode
+    if nifti.is_nifti(source) or source.name.lower().endswith(".npy"):
+        return ".nii.gz", _nifti
+    return ".png", _palette_png
 
 
 def _check(masks: np.ndarray) -> None:

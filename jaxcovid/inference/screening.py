@@ -3,10 +3,8 @@
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,11 @@ from jaxcovid.data.image_files import counts_text, every_nth
 from jaxcovid.data.labels import Task
 from jaxcovid.data.png import encode_png
 from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
+from jaxcovid.inference.mask_writer import MaskWriter, areas_of_group, check_files, figures
 from jaxcovid.inference.network import Network
 from jaxcovid.inference.overlay import overlay
+from jaxcovid.inference.picture_names import picture_name
+from jaxcovid.metrics.involvement import Areas
 from jaxcovid.metrics.thresholds import main_name
 
 Row = dict[str, Any]
@@ -54,6 +55,7 @@ def screen(
     *,
     threshold: str = "youden",
     heatmaps: Path | None = None,
+    segment: Path | None = None,
 ) -> Iterator[Row]:
     """Yields a row for each image, in order.
 
@@ -64,14 +66,17 @@ def screen(
       threshold: name of a stored threshold (`youden`, `sensitivity_90`, `sensitivity_95`) or a
         number in 0 to 1.
       heatmaps: folder for an overlay of each image; None makes none.
+      segment: folder for contours and masks of lungs and lesion; None makes none.
 
     Yields:
       Rows of the same columns: `id`; of DICOM `patient` and `series`; `images`, how many it is
       about; `probability` of the positive class and `decision` (not of a network for findings);
       `probability_NAME` of the other outputs; `heatmap`, the file in the folder (of findings
-      several, with ";" between), if there is a folder; `warning` of an image that is not of the
-      kind that the network was trained on; `error`, else empty. First a row for each image, then
-      one for each volume, DICOM series and patient of several.
+      several, with ";" between), if there is a folder; if masks are made `involved`, the share of
+      the lungs, `grade`, `bilateral`, `peripheral`, `dorsal`, `lower` (see `metrics.involvement`)
+      and the files `contours` and `masks`; `warning` of an image that is not of the kind that the
+      network was trained on; `error`, else empty. First a row for each image, then one for each
+      volume, DICOM series and patient of several.
 
     Raises:
       ValueError: no network, an unknown threshold, a key that is too short.
@@ -86,14 +91,25 @@ def screen(
         network = dataclasses.replace(network, window=reading.window)
     if reading.hu_offset is not None:
         network = dataclasses.replace(network, hu_offset=reading.hu_offset)
-    columns = _Columns(network.task, _limit(network, threshold), drawn=heatmaps is not None)
+    masks = MaskWriter(segment) if segment else None
+    if masks:
+        _check_segments(network, reading)
+        check_files(files, pseudonyms=key is not None)
+    columns = _Columns(
+        network.task,
+        _limit(network, threshold),
+        drawn=heatmaps is not None,
+        segmented=masks is not None,
+    )
     if heatmaps and not network.has_gradcam:
         raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
     reader = Reader(network, every=reading.every, pseudonyms=key)
     with counted_warnings():
-        yield from _rows(network, reader.open(files), columns, heatmaps)
+        yield from _rows(network, reader.open(files), columns, heatmaps, masks)
+        if masks:
+            masks.write()
     if text := counts_text(left_out + reader.left_out):
         logging.warning("Left out: %s", text)
     for note, count in sorted(reader.notes.items()):
@@ -109,11 +125,13 @@ class _Columns:
       task: of the network.
       limit: probability from which an image is called positive; None of a network for findings.
       drawn: there is a folder for heatmaps.
+      segmented: there is one for masks.
     """
 
     task: Task
     limit: float | None
     drawn: bool
+    segmented: bool
 
     def row(
         self,
@@ -124,6 +142,8 @@ class _Columns:
         series: str = "",
         images: int = 1,
         heatmap: str = "",
+        areas: Areas | None = None,
+        files: Mapping[str, str] | None = None,
         warning: str = "",
         error: str = "",
     ) -> Row:
@@ -140,11 +160,17 @@ class _Columns:
             row["decision"] = "" if missing else called + outputs[0]
         if self.drawn:
             row["heatmap"] = heatmap
+        if self.segmented:
+            row |= figures(areas) | {"contours": "", "masks": ""} | (files or {})
         return {**row, "warning": warning, "error": error}
 
 
 def _rows(
-    network: Network, opened: Iterator[Opened], columns: _Columns, heatmaps: Path | None
+    network: Network,
+    opened: Iterator[Opened],
+    columns: _Columns,
+    heatmaps: Path | None,
+    masks: MaskWriter | None,
 ) -> Iterator[Row]:
     """The rows of all images, then those of their groups."""
     groups = Groups()
@@ -154,25 +180,30 @@ def _rows(
         scores = iter(network.probabilities(grays) if usable else [])
         names = [image.name for image in usable] if heatmaps else []
         pictures = iter(_draw_heatmaps(network, grays, names, heatmaps) if names else [])
+        segmented = iter(network.segment(grays) if masks and usable else [])
         for image in batch:
             ids = {"patient": image.patient, "series": image.series}
             if image.gray is None:
                 yield columns.row(image.name, None, error=image.error, **ids)
                 continue
             probabilities = next(scores)
-            groups.add(image, probabilities)
+            areas, written = masks.add(image, next(segmented)) if masks else (None, None)
+            groups.add(image, probabilities, areas)
             yield columns.row(
                 image.name,
                 probabilities,
                 warning=network.warning(image.gray, image.colour),
                 heatmap=next(pictures, ""),
+                areas=areas,
+                files=written,
                 **ids,
             )
     for kind, name, patient, members in groups.means():
         yield columns.row(
             f"{kind} {name}",
-            sum(members) / len(members),
+            np.mean([member.probabilities for member in members], 0),
             images=len(members),
+            areas=areas_of_group(kind, [member.areas for member in members]) if masks else None,
             patient=patient,
             series=name if kind == "series" else "",
         )
@@ -185,24 +216,13 @@ def _draw_heatmaps(
     suffixes = [""]
     if not network.task.screens:
         suffixes = [f"_{name}" for name in network.outputs]
-    files = [[_picture_name(name, suffix) for suffix in suffixes] for name in names]
+    files = [[picture_name(name, suffix) for suffix in suffixes] for name in names]
     for output in range(len(suffixes)):
         cams = network.heatmaps(grays, output=output)
         for gray, cam, pictures in zip(grays, cams, files, strict=True):
             picture = cv2.cvtColor(overlay(gray, cam), cv2.COLOR_RGB2BGR)
             (folder / pictures[output]).write_bytes(encode_png(picture))
     return [";".join(pictures) for pictures in files]
-
-
-def _picture_name(name: str, suffix: str) -> str:
-    """The file name of a heatmap: one for each image, none of which leads out of the folder.
-
-    The last part of the image's name for people, and a hash of the whole of it, as images of
-    several folders may share that part.
-    """
-    last = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2], flags=re.ASCII).lstrip(".")
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return re.sub(r"[/\\\0]", "_", f"{last[:100]}_{digest}{suffix}.png")
 
 
 def _one_ahead(next_batch: Callable[[], list[Opened]]) -> Iterator[list[Opened]]:
@@ -212,6 +232,19 @@ def _one_ahead(next_batch: Callable[[], list[Opened]]) -> Iterator[list[Opened]]
         while batch := coming.result():
             coming = executor.submit(next_batch)
             yield batch
+
+
+def _check_segments(network: Network, reading: Reading) -> None:
+    if not network.segments:
+        raise ValueError(
+            "this network has no decoder; --segment needs one that was trained with "
+            "--config.objective=segmentation or joint"
+        )
+    if reading.every != 1:
+        raise ValueError(
+            f"--every={reading.every} leaves slices out, but a file of masks has all of its "
+            "volume; leave --every or --segment out"
+        )
 
 
 def _limit(network: Network, threshold: str) -> float | None:
