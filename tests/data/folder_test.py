@@ -11,6 +11,7 @@ from PIL import Image
 from jaxcovid import prepare
 from jaxcovid.data import decoding, masks
 from jaxcovid.data.builders import folder
+from jaxcovid.report import data_card
 
 _seeds = itertools.count()
 
@@ -358,6 +359,10 @@ def test_a_table_names_masks_and_one_class_is_enough(tmp_path):
         np.testing.assert_array_equal(found[name][..., 1], expected)
     assert (found["1.png"] == masks.UNKNOWN).all()
     assert all((each[..., 0] == masks.UNKNOWN).all() for each in found.values())
+    card = data_card.write_card(dataset).read_text()
+    row = '<th scope="row">covid</th><td>2</td><td>2</td>'
+    assert row in card.partition("Lesion mask")[2].partition("</table>")[0]
+    assert "Lung mask" not in card
 
 
 def test_masks_that_cannot_be_used_are_named(tmp_path):
