@@ -44,7 +44,7 @@ def main(workdir: Path) -> None:
     positive = phantom.class_names.index("COVID-19")
     records = [record for record in phantom.source("test") if record["label"] == positive]
     images = [gray_of(record["image"]) for record in records]
-    lesions = [gray_of(record["mask"]) > 0 for record in records]
+    lesions = [gray_of(record["lesion_mask"]) > 0 for record in records]
     heatmaps = predictor.load(workdir).heatmaps(images)
     order = np.argsort([gain(*pair) for pair in zip(heatmaps, lesions, strict=True)])
     typical = order[len(order) // 2]

@@ -3,7 +3,9 @@ r"""Prepares a data set: reads its images once, checks them and writes array rec
 python -m jaxcovid.prepare covid_ct --source=COVID-CT
 python -m jaxcovid.prepare covid_ct/gray320 --source=COVID-CT --data_dir=DIR
 python -m jaxcovid.prepare ct_cov19 --source=CT-COV19
+python -m jaxcovid.prepare sars_cov_2_ct --source=SARS-CoV-2-CT-scan
 python -m jaxcovid.prepare covid19_ct_seg/fold0 --source=COVID-19-CT-Seg
+python -m jaxcovid.prepare mosmed --source=COVID19_1110 --every=4
 python -m jaxcovid.prepare covid_chestxray --source=covid-chestxray-dataset --allow_missing
 python -m jaxcovid.prepare chest_xray_pneumonia --source=chest_xray
 python -m jaxcovid.prepare covid_chestxray/paper --source=covid-chestxray-dataset \

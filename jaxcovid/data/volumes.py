@@ -128,7 +128,7 @@ def open_masks(path: pathlib.Path, scan: pathlib.Path, *, same_affine: bool = Tr
       OSError: a file cannot be read.
     """
     if not (is_nifti(path) and is_nifti(scan)):
-        raise ImageError(f"{path.name}: only a NIfTI volume has masks, which are NIfTI too")
+        raise ImageError("only NIfTI volumes have masks, which are NIfTI too")
     check_grid(read_header(path), read_header(scan), same_affine=same_affine)
     return open_nifti(path)
 

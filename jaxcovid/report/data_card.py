@@ -52,8 +52,8 @@ def write_card(dataset: Dataset) -> epath.Path:
                     if field in record:
                         tables[title][group, record[field] or "unknown"] += 1
                 for structure in dataset.masks:
-                    has = "yes" if record[FEATURES[structure]] else "no"
-                    tables[_MASK_TITLES[structure]][group, has] += 1
+                    known = "known" if record[FEATURES[structure]] else "unknown"
+                    tables[_MASK_TITLES[structure]][group, known] += 1
                 if record.get("age", -1) >= 0:
                     ages[group].append(record["age"])
                 if len(tiles[group]) < _SHOWN:

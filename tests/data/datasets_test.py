@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import pytest
 import runs
+import tensorflow_datasets as tfds
 
 from jaxcovid import prepare
-from jaxcovid.data import datasets, digest
+from jaxcovid.data import datasets, digest, masks
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -326,3 +327,36 @@ def test_a_data_set_without_its_digest_is_prepared_anew(places, tmp_path):
     again = prepare.build("folder/a", tmp_path, source=str(places[0]))
     assert again == first
     assert not leftover.exists()
+
+
+class Old(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set as the phantom was up to version 1.2.0."""
+
+    VERSION = tfds.core.Version("1.2.0")
+    name = "old"
+
+    def _info(self):
+        picture = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        texts = dict.fromkeys(("id", "patient"), tfds.features.Text())
+        label = tfds.features.ClassLabel(names=["a"])
+        features = {"image": picture, "mask": picture, "label": label, **texts}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        picture = cv2.imencode(".png", np.eye(20, dtype=np.uint8))[1].tobytes()
+        pictures = {"image": picture, "mask": picture}
+        yield "0", {**pictures, "label": "a", "id": "0", "patient": "0"}
+
+
+def test_the_mask_of_an_old_data_set_is_that_of_its_lesion(tmp_path):
+    builder = Old(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    digest.write_digest(builder.data_dir)
+    dataset = datasets.open_dataset("old", tmp_path)
+    assert dataset.masks == ("lesion",)
+    (record,) = dataset.source("train")
+    assert "mask" not in record
+    np.testing.assert_array_equal(masks.decode_mask(record, "lesion"), np.eye(20, dtype=bool))

@@ -3,13 +3,15 @@ import itertools
 import os
 
 import cv2
+import mask_trees
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxcovid import prepare
-from jaxcovid.data import decoding
+from jaxcovid.data import decoding, masks
 from jaxcovid.data.builders import folder
+from jaxcovid.report import data_card
 
 _seeds = itertools.count()
 
@@ -158,9 +160,7 @@ def test_no_path_of_a_table_leads_out_of_its_folder(tmp_path):
     for path in (str(tmp_path / "secret.png"), "link.png"):
         rows = ["sub/b.png,x,1,train", f"{path},y,2,train"]
         table = write_table(inside, rows, make_images=False)
-        with pytest.raises(
-            ValueError, match=f"1 images .* are outside of {inside}: line 3: {path}"
-        ):
+        with pytest.raises(ValueError, match=f"1 files .* are outside of {inside}: line 3: {path}"):
             folder.read_rows(None, table)
     # Absolute paths, where the source holds them.
     rows = [f"{inside}/sub/b.png,x,1,train", f"{tmp_path}/secret.png,y,2,train"]
@@ -327,3 +327,99 @@ def test_an_exif_orientation_is_named(tmp_path, caplog):
     )
     prepare.build("folder/a", tmp_path / "data", source=source)
     assert "1 images carry an EXIF orientation, which is not applied" in caplog.text
+
+
+def table_with_masks(root, masks, columns="path,label,patient,split,lesion_mask"):
+    """A table of one class, image i with mask i, which may be empty."""
+    splits = ["train", "val", "test"]
+    rows = [f"{i}.png,covid,p{i},{splits[i % 3]},{mask}" for i, mask in enumerate(masks)]
+    return write_table(root, rows, columns)
+
+
+def write_mask(path, shape=(16, 20)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros(shape, np.uint8)
+    mask[4:9, 5:15] = 1
+    cv2.imwrite(str(path), mask)
+    return mask
+
+
+def test_a_table_names_masks_and_one_class_is_enough(tmp_path):
+    expected = write_mask(tmp_path / "m" / "0.png")
+    table = table_with_masks(tmp_path, ["m/0.png", "", "m/0.png", ""])
+    dataset = prepare.build("folder/a", tmp_path / "data", csv=table)
+    assert dataset.class_names == ("covid",)
+    assert dataset.masks == ("lesion",)
+    found = {
+        record["id"]: masks.decode_masks(record, (16, 20))
+        for split in dataset.split_sizes
+        for record in dataset.source(split)
+    }
+    for name in ("0.png", "2.png"):
+        np.testing.assert_array_equal(found[name][..., 1], expected)
+    assert (found["1.png"] == masks.UNKNOWN).all()
+    assert all((each[..., 0] == masks.UNKNOWN).all() for each in found.values())
+    card = data_card.write_card(dataset).read_text()
+    row = '<th scope="row">covid</th><td>2</td><td>2</td>'
+    assert row in card.partition("Lesion mask")[2].partition("</table>")[0]
+    assert "Lung mask" not in card
+
+
+def test_masks_that_cannot_be_used_are_named(tmp_path):
+    write_mask(tmp_path / "small.png", (8, 20))
+    write_mask(tmp_path / "other.png", (17, 20))
+    write_mask(tmp_path / "blurred.jpg")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.ones((16, 20), np.uint16))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    names = ["small.png", "other.png", "blurred.jpg", "deep.png", "broken.png"]
+    table = table_with_masks(tmp_path, [*names, ""])
+    with pytest.raises(decoding.ImageError, match="5 unusable images") as info:
+        prepare.build("folder/a", tmp_path / "data", csv=table)
+    for reason in (
+        "0.png: lesion_mask small.png: 20 x 8 px",
+        "1.png: lesion_mask other.png: 20 x 17 px, the image has 20 x 16",
+        "2.png: lesion_mask blurred.jpg: a JPEG blurs the edges",
+        "3.png: lesion_mask deep.png: a mask of 16 bits",
+        "4.png: lesion_mask broken.png: no readable image",
+    ):
+        assert reason in str(info.value)
+    table = table_with_masks(tmp_path, ["gone.png", "m.png", ""])
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 masks .*gone\.png.*m\.png"):
+        folder.read_rows(None, table)
+
+
+def test_no_mask_leads_out_of_the_folder(tmp_path):
+    write_mask(tmp_path / "secret.png")
+    (tmp_path / "in").mkdir()
+    for mask in ("../secret.png", str(tmp_path / "secret.png")):
+        table = table_with_masks(tmp_path / "in", ["", mask, ""])
+        with pytest.raises(ValueError, match=r"1 files .* are outside of .*: line 3: .*secret"):
+            folder.read_rows(None, table)
+
+
+def test_the_masks_of_a_volume_are_a_volume(tmp_path):
+    values, lungs, lesion = mask_trees.scan()
+    for i in range(3):
+        mask_trees.save(tmp_path / f"{i}.nii.gz", values + i)
+    mask_trees.save(tmp_path / "lungs.nii.gz", lungs)
+    mask_trees.save(tmp_path / "lesion.nii", lesion)
+    lines = [
+        f"{i}.nii.gz,covid,{split},lungs.nii.gz,{mask}"
+        for i, (split, mask) in enumerate([("train", "lesion.nii"), ("val", ""), ("test", "")])
+    ]
+    columns = "path,label,split,lung_mask,lesion_mask"
+    table = write_table(tmp_path, lines, columns, make_images=False)
+    dataset = prepare.build("folder/a", tmp_path / "data", csv=table, every=2)
+    assert dataset.masks == masks.STRUCTURES
+    for split in dataset.split_sizes:
+        for record in dataset.source(split):
+            index = int(record["id"].partition("#")[2])
+            found = masks.decode_masks(record, (mask_trees.SIDE, mask_trees.SIDE))
+            np.testing.assert_array_equal(found[..., 0], mask_trees.view(lungs)[index])
+            known = mask_trees.view(lesion)[index] if split == "train" else masks.UNKNOWN
+            np.testing.assert_array_equal(found[..., 1], np.broadcast_to(known, found.shape[:2]))
+    shifted = mask_trees.AFFINE.copy()
+    shifted[0, 3] = 40
+    mask_trees.save(tmp_path / "lesion.nii", lesion, shifted)
+    with pytest.raises(decoding.ImageError, match=r"0.nii.gz: lesion_mask lesion.nii: .*40 mm"):
+        folder.read_rows(None, table)

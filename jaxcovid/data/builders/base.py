@@ -12,7 +12,7 @@ import tqdm
 from absl import logging
 
 from jaxcovid.data import decoding, volumes
-from jaxcovid.data.builders.mask_files import read_mask
+from jaxcovid.data.builders.mask_files import naming_mask, read_mask
 from jaxcovid.data.builders.tables import Row, listed
 from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.image_error import ImageError
@@ -139,10 +139,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if not row.get(feature):
                 masks[feature] = b""
                 continue
-            try:
+            with naming_mask(feature, row[feature]):
                 mask = self.mask(row, feature, shape)
-            except ImageError as error:
-                raise ImageError(f"{feature} {row[feature].name}: {error}") from error
             masks[feature] = encode_png(np.where(mask, 255, 0).astype(np.uint8))
         return masks
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxcovid.data import decoding, image_files, volumes
+from jaxcovid.data import decoding, volumes
 from jaxcovid.data.builders.base import ImageBuilder
 from jaxcovid.data.builders.tables import (
     Row,
@@ -20,9 +20,9 @@ from jaxcovid.data.builders.tables import (
     file_in,
     listed,
     read_table,
+    slice_rows,
     source_folder,
 )
-from jaxcovid.data.nifti import read_header
 from jaxcovid.data.png import encode_png
 
 LAYOUT = """\
@@ -190,10 +190,7 @@ def _volume_rows(root: pathlib.Path, every: int) -> list[Row]:
             "upside_down": False,
             **{feature: root / folder / path.name for feature, folder in _MASKS.items()},
         }
-        rows += [
-            {**row, "id": f"{name}#{index:04d}", "slice": index, "slice_index": index}
-            for index in image_files.every_nth(read_header(path).slices, every)
-        ]
+        rows += slice_rows(row, every)
     if absent := {patient for fold in FOLDS for patient in fold} - {row["patient"] for row in rows}:
         raise FileNotFoundError(f"{root / _SCANS} has no volume of {listed(sorted(absent))}")
     return rows

@@ -11,12 +11,14 @@ from absl import logging
 
 from jaxcovid.data import dicom, image_files, volumes
 from jaxcovid.data.builders.base import ImageBuilder
-from jaxcovid.data.builders.folder_listing import SPLITS, list_folders, list_table
+from jaxcovid.data.builders.folder_listing import SPLITS, check_classes, list_folders, list_table
+from jaxcovid.data.builders.mask_files import naming_mask
 from jaxcovid.data.builders.splits import split_by_patient
 from jaxcovid.data.builders.tables import Row
 from jaxcovid.data.digest import check_patients
 from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.image_error import ImageError
+from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
 
 
@@ -68,6 +70,8 @@ class Folder(ImageBuilder):
             source, csv, every=every, allow_missing=allow_missing, pseudonyms=pseudonyms
         )
         self.class_names = sorted({row["label"] for row in self._rows})
+        masks = [name for name in FEATURES.values() if name in self._rows[0]]
+        self.more_features = {**self.more_features, **dict.fromkeys(masks, tfds.features.Text())}
         self.modality = max(row["modality"] for row in self._rows)  # of all, or of none
         if hu_offset is not None:
             if self.modality not in ("", "CT"):
@@ -98,8 +102,9 @@ def read_rows(
     Without `csv`, each sub-folder of `source` is a class and every file under it (at any depth, see
     `image_files`) an image, or a volume of several. `csv` names the images in columns `path`
     (relative to `source`, or to the folder of the table without it), `label` and, if they are
-    known, `patient` and `split`. A table may come from somebody else, so no path of it may lead out
-    of that folder, be it absolute, by `..` or by a link.
+    known, `patient`, `split`, `lung_mask` and `lesion_mask` (paths as well; of a NIfTI volume that
+    of a NIfTI file). A table may come from somebody else, so no path of it may lead out of that
+    folder, be it absolute, by `..` or by a link.
 
     DICOM objects without pixels, scouts and slices that are not axial are left out and counted.
 
@@ -117,15 +122,16 @@ def read_rows(
 
     Returns:
         A row for each image: `path`, `id` (the path in the folder or the table; of a slice of a
-        volume with its number behind a "#"), `label` (class name), `patient`, `split`, `modality`
-        and `series` (of DICOM files, else empty), of a volume `slice`.
+        volume with its number behind a "#"), `label` (class name), `patient`, `split`, `modality`,
+        `series` (of DICOM files, else empty), of a volume `slice`, and the masks that a table has
+        columns of, paths or None.
 
     Raises:
-        FileNotFoundError: If the folder, the table or images of the table are not there.
-        ValueError: If there are no images, fewer than two classes or two that differ only in case
-            or blanks, the table is unusable (see `list_table`), a patient is in two splits, there
-            are too few patients to split, one PatientID is that of all files, or files are of
-            several modalities.
+        FileNotFoundError: If the folder, the table or files of the table are not there.
+        ValueError: If there are no images, fewer than two classes (one, if there are masks) or two
+            that differ only in case or blanks, the table is unusable (see `list_table`), a patient
+            is in two splits, there are too few patients to split, one PatientID is that of all
+            files, or files are of several modalities.
     """
     left_out: collections.Counter[str] = collections.Counter()
     if csv:
@@ -137,7 +143,7 @@ def read_rows(
     _check_files(rows)
     headers = {row["id"]: dicom.header_of(row["path"]) for row in rows}
     rows = _without_left_out(rows, headers, left_out)
-    _check_classes(rows)
+    check_classes(rows)
     _add_patients(rows, headers)
     _replace_ids(rows, pseudonyms)
     rows = _with_slices(rows, headers, every, allow_missing=allow_missing)
@@ -182,20 +188,6 @@ def _check_files(rows: Sequence[Row]) -> None:
                 f"{other['id']} ({other['label']}) and {row['id']} ({row['label']}) are one file; "
                 "name it once"
             )
-
-
-def _check_classes(rows: Sequence[Row]) -> None:
-    """Refuses fewer than two classes, and one class spelled in two ways."""
-    spellings: dict[str, dict[str, None]] = collections.defaultdict(dict)
-    for row in rows:
-        spellings[" ".join(row["label"].split()).lower()][row["label"]] = None
-    if twice := [", ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]:
-        raise ValueError(
-            f"classes that differ only in case or blanks: {'; '.join(twice)}; write each one way"
-        )
-    if len(spellings) < 2:
-        labels = ", ".join(sorted({row["label"] for row in rows}))
-        raise ValueError(f"at least 2 classes are needed, found {len(spellings)}: {labels}")
 
 
 def _add_patients(rows: Sequence[Row], headers: Mapping[str, dicom.Header | None]) -> None:
@@ -270,6 +262,10 @@ def _with_slices(
                 taken.append(row)
                 continue
             volume = volumes.open_volume(row["path"])
+            for feature in FEATURES.values():
+                if row.get(feature):
+                    with naming_mask(feature, row[feature]):
+                        volumes.open_masks(row[feature], row["path"])
         except ImageError as error:
             bad.append(f"{row['id']}: {error}")
             continue

@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxcovid.data import image_files
-from jaxcovid.data.builders.tables import Row, check_columns, present, read_table
+from jaxcovid.data.builders.tables import Row, check_columns, listed, present, read_table
 from jaxcovid.data.image_files import text_of
+from jaxcovid.data.masks import FEATURES
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LOOSE = "loose files outside of the classes' folders"
@@ -56,16 +57,17 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
     """Lists the images that a table names.
 
     Args:
-        table: CSV file with columns `path` and `label`, maybe `patient` and `split`.
+        table: CSV file with columns `path` and `label`, maybe `patient` and `split`, maybe
+            `lung_mask` and `lesion_mask`, empty where a mask is not known.
         source: Folder that paths are relative to; None is that of the table.
         allow_missing: Leave out images that are not there.
 
     Returns:
-        For each image `path`, `id` (its path as text), `label`, and `patient` and `split` where the
-        table has them.
+        For each image `path`, `id` (its path as text), `label`, and what else the table has of
+        these columns, masks as paths or None.
 
     Raises:
-        FileNotFoundError: If the table or images are not there.
+        FileNotFoundError: If the table, images or masks are not there.
         ValueError: If the table is damaged, a column is missing or has gaps, a path leads out, an
             image is listed twice or a split is unknown.
     """
@@ -83,10 +85,17 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
     if gaps:
         raise ValueError(f"{table} has {len(gaps)} empty fields: {', '.join(gaps)}")
     root = pathlib.Path(source).expanduser() if source else table.parent
-    rows = [{column: entry[column].strip() for column in used} for entry in entries]
-    _check_paths([row["path"] for row in rows], table, root)
+    masks = [column for column in FEATURES.values() if column in columns]
+    rows = [{column: entry[column].strip() for column in (*used, *masks)} for entry in entries]
+    for column in ("path", *masks):
+        _check_paths([row[column] for row in rows], table, root)
     rows = [
-        {**row, "path": root / row["path"], "id": pathlib.PurePath(row["path"]).as_posix()}
+        {
+            **row,
+            "path": root / row["path"],
+            "id": pathlib.PurePath(row["path"]).as_posix(),
+            **{column: root / row[column] if row[column] else None for column in masks},
+        }
         for row in rows
     ]
     counts = collections.Counter(row["id"] for row in rows)
@@ -96,6 +105,7 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
             f"{len(twice)} images are listed more than once in {table}: {', '.join(twice)}"
         )
     rows = present(rows, table, allow_missing=allow_missing)
+    _check_masks(rows, masks, table)
     if "split" in used:
         unknown = sorted({row["split"] for row in rows} - SPLITS.keys())
         if unknown:
@@ -104,6 +114,34 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
             )
         rows = [{**row, "split": SPLITS[row["split"]]} for row in rows]
     return rows
+
+
+def _check_masks(rows: Sequence[Row], columns: Sequence[str], table: pathlib.Path) -> None:
+    """Refuses masks that are not there.
+
+    Raises:
+        FileNotFoundError: Naming all of them.
+    """
+    named = [row[column] for row in rows for column in columns if row[column]]
+    if missing := [str(path) for path in named if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(named)} masks of {table} are not there: {listed(missing)}. "
+            "Add them, or leave their fields empty"
+        )
+
+
+def check_classes(rows: Sequence[Row]) -> None:
+    """Refuses one class spelled in two ways, and fewer than two classes unless there are masks."""
+    spellings: dict[str, dict[str, None]] = collections.defaultdict(dict)
+    for row in rows:
+        spellings[" ".join(row["label"].split()).lower()][row["label"]] = None
+    if twice := [", ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]:
+        raise ValueError(
+            f"classes that differ only in case or blanks: {'; '.join(twice)}; write each one way"
+        )
+    if len(spellings) < 2 and not any(row.get(name) for row in rows for name in FEATURES.values()):
+        labels = ", ".join(sorted({row["label"] for row in rows}))
+        raise ValueError(f"at least 2 classes are needed, found {len(spellings)}: {labels}")
 
 
 def _check_paths(paths: Sequence[str], table: pathlib.Path, root: pathlib.Path) -> None:
@@ -117,13 +155,13 @@ def _check_paths(paths: Sequence[str], table: pathlib.Path, root: pathlib.Path) 
     outside = [line for line, path in pairs if not _leads_into(root / path, root)]
     if outside:
         raise ValueError(
-            f"{len(outside)} images of {table} are outside of {root}: {', '.join(outside)}; move "
+            f"{len(outside)} files of {table} are outside of {root}: {', '.join(outside)}; move "
             "them into it, or give a --source=DIR that holds them"
         )
     roundabout = [line for line, path in pairs if ".." in pathlib.PurePath(path).parts]
     if roundabout:
         raise ValueError(
-            f"{len(roundabout)} images of {table} are named by way of '..', so that one could have "
+            f"{len(roundabout)} files of {table} are named by way of '..', so that one could have "
             f"two names: {', '.join(roundabout)}; name each as it lies below {root}"
         )
 

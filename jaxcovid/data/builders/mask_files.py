@@ -1,6 +1,8 @@
 """Files of masks, as data sets publish them."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,6 +10,15 @@ from jaxcovid.data import decoding
 from jaxcovid.data.image_error import ImageError, read_file
 
 _JPEG = b"\xff\xd8"
+
+
+@contextlib.contextmanager
+def naming_mask(feature: str, path: pathlib.Path) -> Iterator[None]:
+    """Says which mask it is that cannot be used."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{feature} {path.name}: {error}") from error
 
 
 def read_mask(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:

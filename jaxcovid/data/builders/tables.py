@@ -16,6 +16,10 @@ from typing import Any
 
 from absl import logging
 
+from jaxcovid.data.image_error import ImageError
+from jaxcovid.data.image_files import every_nth
+from jaxcovid.data.nifti import read_header
+
 Row = dict[str, Any]
 
 _LISTED = 200  # names in a message
@@ -163,6 +167,29 @@ def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
+
+
+def slice_rows(row: Row, every: int) -> list[Row]:
+    """Lists the slices of a NIfTI volume.
+
+    Args:
+        row: Of the volume, with `path` and `volume`.
+        every: Every how many slices are taken.
+
+    Returns:
+        For each slice the row with `id`, `slice` and `slice_index`, which are one number.
+
+    Raises:
+        ImageError: If the volume's header is damaged.
+    """
+    try:
+        count = read_header(row["path"]).slices
+    except ImageError as error:
+        raise ImageError(f"{row['path']}: {error}") from error
+    return [
+        {**row, "id": f"{row['volume']}#{index:04d}", "slice": index, "slice_index": index}
+        for index in every_nth(count, every)
+    ]
 
 
 def age_of(text: str) -> int:
