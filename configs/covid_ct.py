@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if "imagenet" in chosen:
         _begin_with_imagenet(config)
     if "lite0" in chosen:
-        _take_lite0(config)
+        take_lite0(config, weights="imagenet" in chosen)
     default.apply_variants(config, chosen)
     return config
 
@@ -53,9 +53,10 @@ def _begin_with_imagenet(config: ml_collections.ConfigDict) -> None:
     config.preprocessing.std = 57.6
 
 
-def _take_lite0(config: ml_collections.ConfigDict) -> None:
+def take_lite0(config: ml_collections.ConfigDict, *, weights: bool = True) -> None:
+    """Takes EfficientNet-Lite0 as the backbone, with the features of ImageNet or without."""
     config.model.backbone = "efficientnet_lite0"
-    if config.init.weights:
+    if weights:
         config.init.weights = "weights/efficientnet_lite0"
         config.init.layer_decay = 0.9  # it has three times as many layers
         config.preprocessing.mean = 127.0

@@ -19,6 +19,7 @@ WHAT = ("backbone", "attention", "everything")
 _ASKED = {"backbone": ("backbone",), "attention": ("backbone", "pyramid_attention")}
 # Fully connected layers: they belong together, and to the outputs that they were trained for.
 _HEAD = ("classifier", "reduction", "fusion")
+_DECODER = "decoder"  # which not every network has
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def choose_modules(
       weights: to begin with.
       variables: `params` and `batch_stats` of the network, or their shapes.
       what: `backbone`, `attention` (with the backbone) or `everything`; the latter leaves the fully
-        connected layers out if the network has others, or outputs of other names.
+        connected layers out if the network has others, or outputs of other names, and the decoder
+        if one of the two has none.
       backbone: name of the network's.
       outputs: names of the network's.
 
@@ -66,10 +68,13 @@ def choose_modules(
     names = dict.fromkeys(_module(name) for name in wanted)
     left = dict.fromkeys(names, f"init.what is {what}")
     if what == "everything":
-        head = _why_not_head(weights, wanted, outputs)
-        asked = [name for name in names if name not in _HEAD or not head]
-        asked += {_module(name) for name in weights.arrays} - {*names, *_HEAD}
-        left |= {name: head for name in names if name in _HEAD}
+        reasons = dict.fromkeys(_HEAD, _why_not_head(weights, wanted, outputs))
+        theirs = {_module(name) for name in weights.arrays}
+        if not names.keys() & theirs & {_DECODER}:
+            reasons[_DECODER] = "there is none in the weights"
+        asked = [name for name in names if not reasons.get(name)]
+        asked += theirs - {*names, *_HEAD, _DECODER}
+        left |= {name: reasons[name] for name in names if name in reasons}
     else:
         asked = list(_ASKED[what])
     left |= dict.fromkeys(asked, "")

@@ -26,7 +26,8 @@ class Network:
         return image.astype(np.float32)[..., None]
 
     def probabilities_of_inputs(self, inputs):
-        return np.array([[self.intact(each)[REGION].mean()] for each in inputs])
+        intact = np.array([self.intact(each)[REGION].mean() for each in inputs])
+        return np.stack([intact, 1 - intact], axis=1)
 
     def intact(self, image):
         """Where an input is as it was, bool [h, w]."""

@@ -95,10 +95,11 @@ def scored(mask="lung_mask", masked=lambda i: i % 2 == 0):
 
 
 def halves(n):
-    """Maps of the left half, of the right half, and of nothing in particular."""
+    """Maps of the left half, of the right half, of both alike, and of the left a little more."""
     right = np.zeros((n, 2, 2))
     right[:, :, 1] = 1
-    return {"left": right[:, :, ::-1], "right": right, "flat": np.ones((n, 3, 3))}
+    left = right[:, :, ::-1]
+    return {"left": left, "right": right, "flat": np.ones((n, 3, 3)), "tilted": 1 + left / 1000}
 
 
 @pytest.mark.parametrize(("mask", "name"), [("lung_mask", "lungs"), ("lesion_mask", "lesion")])
@@ -117,14 +118,26 @@ def test_heatmaps_beside_shuffled_weights(mask, name):
     assert shuffled.deletion is None
 
 
+def test_of_lesions_only_the_positive_class_counts():
+    assert measure_saliency(scored("mask", masked=lambda i: True)).n == N // 2
+    assert measure_saliency(scored("lung_mask", masked=lambda i: True)).n == N
+
+
+def test_five_shuffles_of_an_image_are_of_one_patient(monkeypatch):
+    monkeypatch.setattr(Network, "with_shuffled_weights", lambda self, seed: Network())
+    found = measure_saliency(scored()).explanations
+    assert found[SHUFFLED].empty == 0
+    assert found[SHUFFLED].pointing == found[GRAD_CAM].pointing
+
+
 def test_other_maps_are_measured_in_the_same_way():
     split = scored()
     images = masked_images(split)
     assert images == list(range(0, N, 2))
     found = measure_saliency(split, halves(len(images)))
     rows = found.explanations
-    assert list(rows) == [GRAD_CAM, "left", "right", "flat", SHUFFLED]
-    assert [rows[name].pointing.value for name in halves(1)] == [1, 0, 0.5]
+    assert list(rows) == [GRAD_CAM, "left", "right", "flat", "tilted", SHUFFLED]
+    assert [rows[name].pointing.value for name in halves(1)] == [1, 0, 0.5, 1]
     assert rows["flat"].mass.value == 0.5
     assert rows["left"].mass.value == pytest.approx(1 - rows["right"].mass.value)
     assert rows["left"].gain.low > 0 > rows["right"].gain.high

@@ -92,8 +92,10 @@ def test_one_lung_alone_is_on_its_side_of_the_image():
     found = measure_slice(LEFT, LEFT)
     assert (found.right_lung, found.left_lung) == (0, 1200)
     assert math.isnan(involvement(found).right)
+    found = measure_slice(LEFT | box(30, 32, 52, 54), NOTHING)
+    assert (found.right_lung, found.left_lung) == (0, 1204), "a speck is no second lung"
     front_and_back = LEFT & ~box(28, 32, 0, 100)
-    assert measure_slice(front_and_back, LEFT & ~box(28, 32, 0, 100)).left_lung == 1080
+    assert measure_slice(front_and_back, NOTHING).left_lung == 1080, "nor is a part of the first"
 
 
 def test_lungs_that_touch_are_divided_in_the_middle_and_a_lung_that_crosses_it_is_not():
