@@ -131,9 +131,9 @@ def test_deep_ct_net_becomes_part_3_of_deep_cxr_net():
             r"not in this network \(\d+\): batch_stats/backbone/block4/layer2",
         ),
         (
-            weights_of(CT_NET, **{"params/decoder/kernel": np.zeros(3, np.float32)}),
+            weights_of(CT_NET, **{"params/other/kernel": np.zeros(3, np.float32)}),
             "everything",
-            r"not in this network \(1\): params/decoder/kernel",
+            r"not in this network \(1\): params/other/kernel",
         ),
     ],
 )
