@@ -31,6 +31,7 @@ from jaxcovid.benchmarks import growth_figures, input_speed, network_speed, star
 from jaxcovid.benchmarks.compiled.targets import Target, parse_target
 from jaxcovid.benchmarks.rounds import Turns
 from jaxcovid.models.backbones import BACKBONES
+from jaxcovid.models.build import OBJECTIVES
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.user_errors import user_errors
 
@@ -74,6 +75,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         default=BACKBONES[0],
         help="train, infer, growth, compile: default densenet121",
     )
+    parser.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default=OBJECTIVES[0],
+        help="train, infer, compile: screening (default), or with the decoder of lungs and lesion",
+    )
     parser.add_argument("--devices", type=int, help="default: all; on a CPU, virtual ones")
     parser.add_argument("--peer", choices=network_speed.PEERS, help="what to time beside it")
     parser.add_argument(
@@ -96,6 +103,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("the peer linen only trains")
     if arguments.peer and arguments.backbone != BACKBONES[0]:
         parser.error(f"the peers have the backbone {BACKBONES[0]} alone")
+    if arguments.peer and arguments.objective != OBJECTIVES[0]:
+        parser.error("the peers have no decoder")
     arguments.dtype = arguments.dtype or ("bfloat16" if compiles else "float32")
     arguments.batch = arguments.batch or (64 * arguments.target.size if compiles else 16)
     if arguments.mode == "input" and not arguments.source:
@@ -130,6 +139,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         devices=arguments.devices,
         batch_norm=arguments.batch_norm,
         backbone=arguments.backbone,
+        objective=arguments.objective,
     )
     if arguments.mode == "compile":
         result = network_speed.compile_network(workload, peer, arguments.target)

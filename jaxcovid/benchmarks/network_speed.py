@@ -27,6 +27,7 @@ class Workload:
       devices: on a CPU, virtual ones; None is all.
       batch_norm: of the train step; the peers know `global` alone.
       backbone: see `models.backbones`; the peers know `densenet121` alone.
+      objective: see `models.build`; the peers know `screening` alone.
     """
 
     mode: str
@@ -36,6 +37,7 @@ class Workload:
     devices: int | None = None
     batch_norm: str = "global"
     backbone: str = "densenet121"
+    objective: str = "screening"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,8 @@ def _commands(workload: Workload, peer: Peer | None) -> dict[str, list[str]]:
         return [python, "-m", f"{_CONTESTANTS}.{module}", workload.mode]
 
     own = contestant(sys.executable, "jax_network")
-    options = [f"--{name}={getattr(workload, name)}" for name in ("batch_norm", "backbone")]
+    names = ("batch_norm", "backbone", "objective")
+    options = [f"--{name}={getattr(workload, name)}" for name in names]
     commands = {"jaxcovid": [*own, *on_jax, *options]}
     if peer and peer.name == "linen":
         commands["peer"] = [*contestant(sys.executable, "linen_network"), *on_jax]

@@ -14,7 +14,9 @@ import numpy as np
 from jaxcovid.benchmarks.contestants.program import Program, jit_initial_variables
 from jaxcovid.benchmarks.contestants.serving import parse_flags, serve
 from jaxcovid.inference.forward import jit_forward
+from jaxcovid.models.build import MASKED
 from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.training.compilation import jit_train_step
 from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.state import jit_init_state
@@ -27,10 +29,11 @@ def train_program(
     size: int,
     dtype: str,
     backbone: str,
+    objective: str,
     batch_norm: str,
 ) -> Program:
     """The train step of `configs/default.py`, on random images."""
-    model = DeepCTNet(backbone_name=backbone, dtype=dtype)
+    model = _model(backbone, objective, dtype)
     optimizer = make_optimizer(
         make_schedule(learning_rate=1e-5, schedule="constant", updates=1),
         weight_decay=0.0,
@@ -52,10 +55,16 @@ def train_program(
 
 
 def infer_program(
-    mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str, backbone: str
+    mesh: jax.sharding.Mesh,
+    *,
+    batch: int,
+    size: int,
+    dtype: str,
+    backbone: str,
+    objective: str,
 ) -> Program:
     """The forward pass that evaluation and prediction use, on random images."""
-    model = DeepCTNet(backbone_name=backbone, dtype=dtype)
+    model = _model(backbone, objective, dtype)
     initialise = jit_initial_variables(mesh, model, size)
 
     def jit(model: DeepCTNet) -> Any:
@@ -64,13 +73,20 @@ def infer_program(
     return Program(mesh, model, jit, initialise, batch, size, trains=False)
 
 
+def _model(backbone: str, objective: str, dtype: str) -> DeepCTNet:
+    if objective in MASKED:
+        return SegmentationNet(joint=objective == "joint", backbone_name=backbone, dtype=dtype)
+    return DeepCTNet(backbone_name=backbone, dtype=dtype)
+
+
 _PROGRAMS = {"train": train_program, "infer": infer_program}
 
 
 def main() -> None:
     """Warms up and serves rounds."""
     arguments = parse_flags(__doc__, tuple(_PROGRAMS))
-    make = partial(_PROGRAMS[arguments.mode], backbone=arguments.backbone)
+    network = {"backbone": arguments.backbone, "objective": arguments.objective}
+    make = partial(_PROGRAMS[arguments.mode], **network)
     if arguments.mode == "train":
         make = partial(make, batch_norm=arguments.batch_norm)
     serve(make, arguments, framework="jax")

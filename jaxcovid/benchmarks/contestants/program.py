@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcovid.models.deep_ct_net import DeepCTNet
+from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.runtime import sharding
 
 
@@ -46,8 +47,8 @@ class Program:
             jax.eval_shape(self.initialise),
         )
         inputs = {
-            name: jax.ShapeDtypeStruct(shape, np.float32, sharding=rows)
-            for name, shape in self._input_shapes().items()
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+            for name, (shape, dtype) in self._inputs().items()
         }
         platform = sharding.platform_of(self.mesh)
         platforms = ({"gpu": "cuda"}.get(platform, platform),)
@@ -61,10 +62,11 @@ class Program:
     def start(self) -> tuple[Any, Any]:
         """The arguments of the first call: the state, and random inputs placed on the mesh."""
         random = np.random.default_rng(0)
-        shapes = self._input_shapes()
         inputs = {
-            "image": random.normal(size=shapes["image"]).astype(np.float32),
-            "target": random.integers(0, 2, shapes["target"]).astype(np.float32),
+            name: random.normal(size=shape).astype(dtype)
+            if name == "image"
+            else random.integers(0, 2, shape).astype(dtype)
+            for name, (shape, dtype) in self._inputs().items()
         }
         return self.initialise(), self._arguments(sharding.place_batch(inputs, self.mesh))
 
@@ -73,9 +75,13 @@ class Program:
         result = compiled(state, inputs)
         return result if self.trains else (state, result)
 
-    def _input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of a batch."""
-        return {"image": (self.batch, self.size, self.size, 1), "target": (self.batch, 1)}
+    def _inputs(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of each array of a batch, see `training.step.Batch`."""
+        side = (self.batch, self.size, self.size)
+        inputs = {"image": ((*side, 1), np.float32), "target": ((self.batch, 1), np.float32)}
+        if isinstance(self.model, SegmentationNet):
+            inputs["masks"] = ((*side, 2), np.uint8)
+        return inputs
 
     def _arguments(self, batch: dict[str, Any]) -> Any:
         """What the function takes of a batch."""
