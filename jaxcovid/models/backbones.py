@@ -19,7 +19,12 @@ DEPTHS_169 = (6, 12, 32, 32)
 
 
 def make_backbone(
-    name: str, *, densenet: Mapping[str, Any], fused: Mapping[str, Any] | None, **shared: Any
+    name: str,
+    *,
+    densenet: Mapping[str, Any],
+    fused: Mapping[str, Any] | None,
+    grouped_depthwise: bool = False,
+    **shared: Any,
 ) -> nn.Module:
     """The backbone of a name.
 
@@ -28,12 +33,13 @@ def make_backbone(
       densenet: `growth_rate` and `depths` of densenet121; the other backbones have their own.
       fused: arguments of the fused form of a DenseNet alone; None is its plain form. The other
         backbones have one form.
+      grouped_depthwise: of efficientnet_lite0, see `EfficientNetLite.grouped`.
       **shared: `dtype` and `axis_name`.
     """
     if name == "resnet50":
         return ResNet(**shared)
     if name == "efficientnet_lite0":
-        return EfficientNetLite(**shared)
+        return EfficientNetLite(**shared, grouped=grouped_depthwise)
     shape = {"depths": DEPTHS_169} if name == "densenet169" else densenet
     form: Callable[..., nn.Module] = DenseNet if fused is None else FusedDenseNet
     return form(**shape, **shared, **(fused or {}))

@@ -46,6 +46,7 @@ class DeepCTNet(nn.Module):
       chunk_bytes: see `fused.execution.Execution`.
       frozen_layers: of `FREEZABLE`, those that run in inference mode in training too, so that their
         running moments stay as they are, and that no gradient reaches.
+      grouped_depthwise: of efficientnet_lite0, see `EfficientNetLite.grouped`.
 
     Raises:
       ValueError: an option is not one of those named.
@@ -64,6 +65,7 @@ class DeepCTNet(nn.Module):
     platform: str = dataclasses.field(default_factory=jax.default_backend)
     chunk_bytes: int = CHUNK_BYTES
     frozen_layers: tuple[str, ...] = ()
+    grouped_depthwise: bool = False
 
     def __post_init__(self) -> None:
         for option, value, allowed in (
@@ -85,6 +87,7 @@ class DeepCTNet(nn.Module):
             self.backbone_name,
             densenet={"growth_rate": self.growth_rate, "depths": self.depths},
             fused=execution if self.form == "fused" else None,
+            grouped_depthwise=self.grouped_depthwise,
             **shared,
         )
         if self.attention != "none":

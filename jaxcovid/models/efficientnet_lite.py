@@ -70,17 +70,28 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.A
 
 
 class DepthwiseConv(nn.Module):
-    """See `convolve_depthwise`."""
+    """See `convolve_depthwise`; `grouped` is one operation, as `EfficientNetLite` says."""
 
     size: int
     stride: int
     dtype: Any = jnp.float32
+    grouped: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, 1, x.shape[-1])
+        channels = x.shape[-1]
+        shape = (self.size, self.size, 1, channels)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
-        return convolve_depthwise(x.astype(self.dtype), kernel, stride=self.stride)
+        if not self.grouped:
+            return convolve_depthwise(x.astype(self.dtype), kernel, stride=self.stride)
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
 
 
 class InvertedBottleneck(nn.Module):
@@ -90,6 +101,7 @@ class InvertedBottleneck(nn.Module):
     Shapes: [b, h, w, c] -> [b, h / stride, w / stride, features].
 
     Attributes:
+      grouped: see `EfficientNetLite`.
       explained: Grad-CAM reads the expanded map.
     """
 
@@ -99,6 +111,7 @@ class InvertedBottleneck(nn.Module):
     features: int
     dtype: Any = jnp.float32
     axis_name: AxisName = None
+    grouped: bool = False
     explained: bool = False
 
     @nn.compact
@@ -113,7 +126,9 @@ class InvertedBottleneck(nn.Module):
             y = nn.relu6(norm(y, "expand_norm"))
         if self.explained:
             y = show_map(self, y)
-        y = DepthwiseConv(self.size, self.stride, self.dtype, name="depthwise_conv")(y)
+        y = DepthwiseConv(self.size, self.stride, self.dtype, self.grouped, name="depthwise_conv")(
+            y
+        )
         y = nn.relu6(norm(y, "depthwise_norm"))
         y = Conv(self.features, 1, dtype=self.dtype, name="project_conv")(y)
         y = norm(y, "project_norm")
@@ -130,11 +145,14 @@ class EfficientNetLite(nn.Module):
       blocks: between stem and head; four of them have stride 2.
       dtype: dtype of activations and products; parameters and moments are float32.
       axis_name: see `models.normalization`.
+      grouped: depthwise convolutions are each one operation, which is slow in XLA for a CPU; other
+        engines have a kernel for it.
     """
 
     blocks: tuple[Block, ...] = BLOCKS
     dtype: Any = jnp.float32
     axis_name: AxisName = None
+    grouped: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Maps:
@@ -152,7 +170,12 @@ class EfficientNetLite(nn.Module):
             if block.stride == 2:
                 maps.append(x)
             layer = InvertedBottleneck(
-                *block, self.dtype, self.axis_name, explained=i == last_halving, name=f"block{i}"
+                *block,
+                self.dtype,
+                self.axis_name,
+                self.grouped,
+                explained=i == last_halving,
+                name=f"block{i}",
             )
             x = layer(x, train=train)
         x = Conv(1280, 1, dtype=self.dtype, name="head_conv")(x)

@@ -1,4 +1,4 @@
-"""The exported program of Deep-CXR-Net, on the engines of its ONNX file."""
+"""Exported programs, of Deep-CXR-Net above all, on the engines of their ONNX files."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
+from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.weights.export.program import Program
 
 NARROW = {"growth_rate": 8, "depths": (1, 1, 1, 1), "form": "plain"}
@@ -46,16 +47,44 @@ def test_the_steps_inside_are_those_of_opencv(shape):
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("options", [{"attention": "wide"}, {"part3": False}], ids=str)
 def test_frozen_parts_and_a_heatmap_of_each_output(engine, options):
+    program = make_program(**options)
+    expected = {"probability", "heatmap"} if program.explained else {"probability"}
+    assert_same_on(engine, program, expected)
+
+
+LITE0 = {"backbone_name": "efficientnet_lite0", "grouped_depthwise": True}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("model", "outputs"),
+    [
+        (DeepCTNet(**LITE0), {"probability", "heatmap"}),
+        (SegmentationNet(**NARROW), {"probability"}),
+        (SegmentationNet(joint=True, **NARROW), {"probability", "heatmap"}),
+    ],
+    ids=["lite0", "segmentation", "joint"],
+)
+def test_other_networks(engine, model, outputs):
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+    variables = {name: variables[name] for name in ("params", "batch_stats")}
+    explained = (0,) if model.has_gradcam else ()
+    assert_same_on(
+        engine, Program(model, variables, Preprocessing(size=64), 1.0, explained), outputs
+    )
+
+
+def assert_same_on(engine, program, outputs):
+    """An engine computes the outputs of a program from pixels."""
     library = pytest.importorskip(engine)
     pytest.importorskip("onnx")
     from jaxcovid.weights.jaxpr_to_onnx.convert import convert
 
-    program = make_program(**options)
     function, argument = program.entry("pixels")
     content = convert(function, "pixels", argument, metadata={}).SerializeToString()
     pixels = film((2, 90, 200))
     ours = jax.jit(function)(pixels)
-    assert set(ours) == ({"probability", "heatmap"} if program.explained else {"probability"})
+    assert set(ours) == outputs
     for name, expected in ours.items():
         if engine == "onnxruntime":
             made = library.InferenceSession(content).run([name], {"pixels": pixels})[0]

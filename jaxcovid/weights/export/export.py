@@ -55,7 +55,7 @@ def export(
     if folder.exists() and any(folder.iterdir()) and not (folder / manifests.FILE).exists():
         raise ValueError(f"{folder} holds something else; give an empty or a new --output")
     predictor = predictors.load(workdir, step=step)
-    program = make_program(predictor)
+    program = make_program(predictor, grouped_depthwise=format_name == "onnx")
     if format_name == "torch":
         input_name = "network"
     manifest = _describe(predictor, program, format_name, input_name)
