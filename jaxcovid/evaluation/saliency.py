@@ -9,6 +9,7 @@ from jaxcovid.data.ablations import mass_inside
 from jaxcovid.evaluation.deletion import RANDOM, deletion_areas
 from jaxcovid.evaluation.result import Explanation, ExplanationScores, Saliency
 from jaxcovid.evaluation.scored import ScoredSplit
+from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.ratios import Scale, mean_interval
 
@@ -64,8 +65,13 @@ def measure_saliency(scored: ScoredSplit, maps: Maps | None = None) -> Saliency 
         for seed in range(_SHUFFLES)
         for heatmap in predictor.with_shuffled_weights(seed).heatmaps(images)
     ]
-    deleted = _chosen_for_deletion(scored, masks)
-    curves = _deletion(scored, deleted, list(masks), images, compared)
+    deleted = _chosen_for_deletion(scored.predictions.positive[list(masks)])
+    curves = _deletion(
+        predictor,
+        [images[row] for row in deleted],
+        {name: [each[row] for row in deleted] for name, each in compared.items()},
+        [patients[row] for row in deleted],
+    )
     explanations = {
         name: _score(each, list(masks.values()), patients, curves.get(name, {}))
         for name, each in compared.items()
@@ -95,35 +101,26 @@ def _masks(scored: ScoredSplit) -> dict[int, np.ndarray]:
     return scored.masks(diseased if structure == "lesion" else everything, structure)
 
 
-def _chosen_for_deletion(scored: ScoredSplit, masked: Iterable[int]) -> list[int]:
-    """Of some images those of the positive class, by index; of too many a random part."""
-    positive = [i for i in masked if scored.predictions.positive[i]]
-    chosen = np.random.default_rng(0).permutation(len(positive))[:_DELETED]
-    return [positive[i] for i in sorted(chosen)]
+def _chosen_for_deletion(positive: np.ndarray) -> np.ndarray:
+    """The indices of the positive of bool [n] images; of too many a random part."""
+    rows = np.flatnonzero(positive)
+    return np.sort(np.random.default_rng(0).permutation(rows)[:_DELETED])
 
 
 def _deletion(
-    scored: ScoredSplit,
-    deleted: Sequence[int],
-    masked: Sequence[int],
-    images: Sequence[np.ndarray],
-    maps: Maps,
+    predictor: Predictor, images: Sequence[np.ndarray], maps: Maps, patients: Sequence[str]
 ) -> dict[str, dict[str, Score]]:
     """The fields `deletion` and `gain` of explanations and of the random order, by name.
 
     Args:
-      scored: the split.
-      deleted: the images to measure, by index.
-      masked: the images that there are maps of, by index.
-      images: these.
+      predictor: the network.
+      images: n gray images; none give no fields.
       maps: of these.
+      patients: of these.
     """
-    if not deleted:
+    if not images:
         return {}
-    rows = [masked.index(i) for i in deleted]
-    chosen = {name: [each[row] for row in rows] for name, each in maps.items()}
-    areas = deletion_areas(scored.predictor, [images[row] for row in rows], chosen)
-    patients = [scored.predictions.patients[i] for i in deleted]
+    areas = deletion_areas(predictor, images, maps)
 
     def mean(values: np.ndarray, scale: Scale) -> Score:
         return mean_interval(patients, values, scale=scale)
