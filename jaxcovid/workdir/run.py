@@ -1,8 +1,7 @@
 """What a workdir says about itself: `run.json`, written before the first step and read once.
 
-With it, evaluation and prediction need nothing but `--workdir`. Format 3 has the option names of
-this version; format 2, that of the first release, is translated while it is read (`_migrated`), and
-options that were added since get the value that changes nothing.
+With it, evaluation and prediction need nothing but `--workdir`. What older versions wrote is
+translated while it is read, see `run_migration`.
 """
 
 import dataclasses
@@ -18,6 +17,7 @@ from jaxcovid.data.ablations import trained_ablation
 from jaxcovid.data.labels import KINDS, Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.files import read_json, write_atomically
+from jaxcovid.workdir.run_migration import migrated
 
 FILE = "run.json"
 FORMAT_VERSION = 3
@@ -46,11 +46,6 @@ _TYPES = {  # of what is read from run.json
     },
     "dataset": {"name": str, "modality": str, "window": list, "class_names": list},
     "outputs": list,
-}
-_ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and what they did without
-    "model": {"backbone": "densenet121"},
-    "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
-    "segmentation": {"weight": 1.0},
 }
 _CHANGED_DATA = (
     " The data set of this name holds other images, labels, patients or splits than it did: what "
@@ -162,7 +157,7 @@ class Run:
             facts = read_json(path)
             version = facts.get("format_version")
             if version in (2, FORMAT_VERSION):
-                return _parse(_migrated(facts) if version == 2 else facts)
+                return _parse(migrated(facts, version))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise WorkdirError(f"{path} is damaged, or of another version: {error}") from error
         raise WorkdirError(
@@ -239,8 +234,6 @@ def _parse(facts: Mapping[str, Any]) -> Run:
     """
     _check_types(facts, _TYPES, "")
     outputs, config, dataset = facts["outputs"], facts["config"], facts["dataset"]
-    config |= {group: added | config.get(group, {}) for group, added in _ADDED.items()}
-    config.setdefault("objective", "screening")
     if not outputs or not all(isinstance(name, str) for name in outputs):
         raise ValueError("outputs are no names")
     if config["task"] not in KINDS:
@@ -280,23 +273,3 @@ def _check_types(facts: Mapping[str, Any], types: Mapping[str, Any], prefix: str
             raise ValueError(f"{prefix}{key} is {str(value)[:50]}, no {kind.__name__}")
         if isinstance(wanted, dict):
             _check_types(value, wanted, f"{prefix}{key}.")
-
-
-_RENAMED = (  # options of format 2 and their names today
-    ("", "outputs", "task"),
-    ("", "control", "ablation"),
-    ("model", "growth", "growth_rate"),
-    ("optimizer", "head_rate_factor", "head_lr_multiplier"),
-)
-_TASKS = {"three_way": "one_vs_rest", "two_way": "multiclass", "findings": "multilabel"}
-
-
-def _migrated(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Translates the content of a `run.json` of format 2, in place, into the names of format 3."""
-    config = facts["config"]
-    for group, old, new in _RENAMED:
-        options = config.get(group, {}) if group else config
-        if old in options:
-            options[new] = options.pop(old)
-    config["task"] = _TASKS.get(config["task"], config["task"])
-    return facts
