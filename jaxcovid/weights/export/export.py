@@ -11,12 +11,14 @@ from typing import Any
 import jax
 
 import jaxcovid
+from jaxcovid.data.datasets import Dataset
 from jaxcovid.inference import out_of_distribution
 from jaxcovid.inference import predictor as predictors
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.weights.export import manifest as manifests
 from jaxcovid.weights.export.manifest import NETWORK_INPUT, PIXELS, Manifest
 from jaxcovid.weights.export.program import Program, make_program
+from jaxcovid.workdir.run import Run
 
 FORMATS = ("stablehlo", "savedmodel", "onnx", "torch")
 INPUTS = {"pixels": PIXELS, "network": NETWORK_INPUT}
@@ -31,6 +33,7 @@ def export(
     output: Path | None = None,
     step: int | None = None,
     input_name: str = "pixels",
+    int8: Dataset | None = None,
 ) -> Path:
     """Exports the network of a workdir.
 
@@ -41,16 +44,20 @@ def export(
         `WORKDIR/export/FORMAT`.
       step: of the checkpoint; None is the best one by validation AUC.
       input_name: `pixels`, gray images of any size; or `network`, images after preprocessing.
+      int8: of `onnx`: the data set of the training, with which weights and activations are reduced
+        to 8 bits; None keeps float32.
 
     Returns:
       The folder.
 
     Raises:
-      ValueError: not a workdir, a network that cannot be exported, a folder of something else, or
-        a library that is not installed.
+      ValueError: not a workdir, a network that cannot be exported, a folder of something else, a
+        library that is not installed, or 8 bits that cost too much.
       OSError: the folder cannot be written.
     """
     writer = _writer(format_name)
+    if int8:
+        _check_int8(int8, workdir, format_name, input_name)
     folder = output or workdir / "export" / format_name
     if folder.exists() and any(folder.iterdir()) and not (folder / manifests.FILE).exists():
         raise ValueError(f"{folder} holds something else; give an empty or a new --output")
@@ -65,7 +72,29 @@ def export(
     if detector := out_of_distribution.find_file(workdir):
         shutil.copyfile(detector, folder / out_of_distribution.FILE)
     manifest.save(folder)
+    if int8:
+        from jaxcovid.weights.export.int8 import quantise
+
+        (file,) = folder.glob("*.onnx")
+        aucs = quantise(file, int8, predictor.task)
+        dataclasses.replace(manifest, validation_auc=aucs).save(folder)
     return folder
+
+
+def _check_int8(dataset: Dataset, workdir: Path, format_name: str, input_name: str) -> None:
+    """Refuses int8 of another format, or with other data than those of the training."""
+    if (format_name, input_name) != ("onnx", "pixels"):
+        raise ValueError("--int8 is of --format=onnx with --input=pixels")
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ValueError("--int8 needs onnxruntime: pip install 'jaxcovid[onnxruntime]'")
+    run = Run.load(workdir)
+    if not run.task.screens:
+        raise ValueError("--int8 is judged by the AUC of a class, which this network has not")
+    if dataset.digest != run.dataset.digest:
+        raise ValueError(
+            f"--int8 needs the data of the training, {run.dataset.name} with the digest "
+            f"{run.dataset.digest[:12]}...; {dataset.name} has {dataset.digest[:12]}..."
+        )
 
 
 def _writer(format_name: str) -> Callable[[Program, Manifest, Path], None]:

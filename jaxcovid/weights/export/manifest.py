@@ -47,6 +47,7 @@ class Manifest:
       version: of jaxcovid.
       licence: of the program and of the weights.
       use: what it may be used for.
+      validation_auc: of `float32` and `int8`, if the file has 8 bits; else empty.
     """
 
     format: str
@@ -67,6 +68,7 @@ class Manifest:
     version: str
     licence: str
     use: str = USE
+    validation_auc: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def asked(self) -> Task:
