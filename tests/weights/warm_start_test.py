@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import signal
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax import traverse_util
 
 import jaxcovid
@@ -107,6 +109,18 @@ def test_a_training_begins_where_another_ended(trained, data_dir, tmp_path, comm
     assert len(jaxcovid.load(tmp_path / "run").trained_on()["train"]) == 2
     step = jaxcovid.load(trained).step
     assert Run.load(tmp_path / "run").init.source == f"deep_ct_net on folder/blobs, step {step}"
+
+
+@pytest.mark.long
+def test_killed_while_frozen_and_afterwards_it_is_the_same_run(trained, data_dir, tmp_path):
+    options = (f"--config.init.weights={trained}", "--config.init.freeze_epochs=20")
+    log = runs.finish(tmp_path / "whole", data_dir, *options)
+    assert "Frozen up to step 60: backbone" in log
+    for step in (30, 75):
+        status, _ = runs.end_at(signal.SIGKILL, step, tmp_path / "killed", data_dir, *options)
+        assert status == -signal.SIGKILL
+    runs.finish(tmp_path / "killed", data_dir, *options)
+    runs.same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_other_weights_than_the_run_was_started_with_are_refused(converted, trained, tmp_path):
