@@ -11,7 +11,7 @@ from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.evaluation.saliency import choose_gallery, measure_saliency
 from jaxcovid.evaluation.scored import ScoredSplit
-from jaxcovid.evaluation.segmentation import measure_segmentation
+from jaxcovid.evaluation.segmentation import decoder_maps, measure_segmentation
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.calibration import calibration_of
 from jaxcovid.metrics.findings import evaluate_findings
@@ -76,7 +76,7 @@ def evaluate(
     predictions, predictor = scored.predictions, scored.predictor
     return dataclasses.replace(
         result,
-        saliency=measure_saliency(scored),
+        saliency=measure_saliency(scored, decoder_maps(scored)),
         gallery=choose_gallery(scored),
         ablations=score_ablations(scored, workers=workers) if ablations else None,
         against=compare(scored, against) if against else None,

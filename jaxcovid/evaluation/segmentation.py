@@ -9,6 +9,7 @@ import numpy as np
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.masks import STRUCTURES, UNKNOWN, decode_masks
+from jaxcovid.evaluation.saliency import masked_images
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.segmentation_result import (
     OutlinedSlice,
@@ -76,6 +77,19 @@ def measure_segmentation(scored: ScoredSplit) -> Segmentation | None:
         auc=_auc(scored, slices),
         overlays=overlays,
     )
+
+
+def decoder_maps(scored: ScoredSplit) -> dict[str, list[np.ndarray]]:
+    """The decoder's probability of the lesion, beside heatmaps: of each of `masked_images`.
+
+    Float32 [h, w] of each image; empty of a network that does not segment, or has no heatmaps.
+    """
+    predictor = scored.predictor
+    if not (predictor.segments and predictor.has_gradcam):
+        return {}
+    images = scored.images(masked_images(scored))
+    masks = predictor.segment(images) if images else []
+    return {"decoder": [mask[..., STRUCTURES.index("lesion")] for mask in masks]}
 
 
 def _segmented(scored: ScoredSplit) -> Iterator[tuple[int, Record, np.ndarray, np.ndarray]]:
