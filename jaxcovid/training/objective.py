@@ -18,7 +18,7 @@ def total_loss(
     *,
     model: nn.Module,
     weights: jax.Array,
-    segmentation_weight: float,
+    segmentation_weight: float = 1.0,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The loss of these rows and their metrics.
