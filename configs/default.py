@@ -61,7 +61,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-5  # Adam's (paper, section 4.2); peak of one_cycle
     config.optimizer.schedule = "constant"  # constant | one_cycle
-    config.optimizer.head_lr_multiplier = 1.0  # of the learning rate, for the head alone
+    config.optimizer.head_lr_multiplier = 1.0  # of the learning rate, for head and decoder
     config.optimizer.weight_decay = 0.0  # decoupled, per update, on kernels only
     # Batches whose gradients make one update, at most the steps of the training; the last update is
     # made of those that are left.

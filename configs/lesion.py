@@ -28,10 +28,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     folds = [name for name in chosen if name in FOLDS]
     config.dataset = f"covid19_ct_seg/{folds[0] if folds else FOLDS[0]}"
     config.objective = "joint" if "joint" in chosen else "segmentation"
-    config.batch_size = 8
+    config.batch_size = 4
     config.epochs = 20.0
     config.preprocessing.fill = 0
-    config.optimizer.learning_rate = 5e-4
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.head_lr_multiplier = 10.0  # the decoder begins at random
     config.optimizer.schedule = "one_cycle"
     if "lite0" in chosen:
         covid_ct.take_lite0(config)

@@ -33,7 +33,8 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
     return optax.cosine_onecycle_schedule(max(updates, 2), learning_rate)
 
 
-_HEAD = ("classifier", "reduction", "fusion")  # names of fully connected layers
+# What reads the features of backbone and attention.
+_HEAD = ("classifier", "reduction", "fusion", "decoder")
 
 
 _MULTIPLE = 256  # what the vector's length divides by, so that as many devices can share it
@@ -79,7 +80,8 @@ def make_optimizer(
     Args:
       schedule: learning rate by update.
       weight_decay: share of a kernel that an update takes away, times the learning rate.
-      head_lr_multiplier: of the learning rate, for the fully connected layers.
+      head_lr_multiplier: of the learning rate, for the fully connected layers and the
+        decoder.
       accumulate_steps: batches whose mean gradient makes one update.
       total_steps: of the training; where they do not divide by `accumulate_steps`, the last update
         is made of the batches that are left. None: without an end.
