@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from jaxcovid.metrics.mask_geometry import label_components, without_specks
 
@@ -110,6 +109,8 @@ def measure_slice(lungs: np.ndarray, lesion: np.ndarray, *, least_px: int = 0) -
     Raises:
       ValueError: masks that are not bool, or differ in shape.
     """
+    from scipy import ndimage  # screening imports this file and need not segment
+
     if {lungs.dtype, lesion.dtype} != {np.dtype(bool)} or lungs.shape != lesion.shape:
         raise ValueError(
             f"masks are {lungs.dtype} {lungs.shape} and {lesion.dtype} {lesion.shape}; give bool "
@@ -224,6 +225,8 @@ def _right_side(lungs: np.ndarray, *, middle: float) -> np.ndarray:
 
 def _periphery(lungs: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The outer third of each lung, bool [h, w]; see `measure_slice`."""
+    from scipy import ndimage
+
     # To the nearest centre outside, which lies half a pixel beyond the edge.
     depth = ndimage.distance_transform_edt(np.pad(lungs, 1))[1:-1, 1:-1] - 0.5
     outer = np.zeros(lungs.shape, bool)

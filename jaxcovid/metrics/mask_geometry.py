@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 _PERCENTILE = 95
 
@@ -26,6 +24,8 @@ def hausdorff_95(
     Returns:
       In the unit of the spacing; NaN if a mask is empty.
     """
+    from scipy.spatial import KDTree
+
     if not (truth.any() and predicted.any()):
         return float("nan")
     one, two = (_surface(mask) * np.asarray(spacing or 1.0) for mask in (truth, predicted))
@@ -35,6 +35,8 @@ def hausdorff_95(
 
 def _surface(mask: np.ndarray) -> np.ndarray:
     """Indices int [n, dimensions] of the surface pixels of a mask."""
+    from scipy import ndimage
+
     return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
@@ -47,6 +49,8 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       Labels of the mask's shape, 0 outside and 1 to n inside, and the pixels of each, int [n].
     """
+    from scipy import ndimage
+
     labels, n = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim))
     return labels, np.bincount(labels.ravel(), minlength=n + 1)[1:]
 

@@ -88,7 +88,7 @@ def test_order_changes_nothing():
 
 @pytest.mark.parametrize(
     ("thresholds", "message"),
-    [({"sensitivity_90": 0.5}, "lack 'youden'"), ({"youden": 1.5}, r"not in \[0, 1\]")],
+    [({}, "there are no thresholds"), ({"youden": 1.5}, r"not in \[0, 1\]")],
 )
 def test_bad_thresholds_are_refused(thresholds, message):
     with pytest.raises(ValueError, match=message):
