@@ -17,7 +17,7 @@ from jaxcovid import predict
 from jaxcovid.data import volumes
 from jaxcovid.data.builders import chestxray14, chexpert, covid_chestxray, covid_ct, tables
 from jaxcovid.data.decoding import ImageError
-from jaxcovid.inference import out_of_distribution, screening
+from jaxcovid.inference import out_of_distribution
 from jaxcovid.workdir.run import WorkdirError
 
 NO_PICKLE = pathlib.Path(__file__).with_name("no_pickle.py")
@@ -140,7 +140,7 @@ def test_a_pickled_network_is_read_without_unpickling(tmp_path):
 )
 @pytest.mark.parametrize("output", ["", "_/../../x", "_..\\x", "_a\0"])
 def test_heatmaps_stay_in_their_folder(path, output, tmp_path):
-    name = screening._picture_name(path, output)
+    name = picture_name(path, output)
     (tmp_path / name).write_bytes(b"")
     assert [found.name for found in tmp_path.iterdir()] == [name]
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import colour_of, decode_gray
-from jaxcovid.data.masks import FEATURES
+from jaxcovid.data.structures import FEATURES
 
 SIDE_PX = 128  # of the small copies that are compared
 HASH_SIZE = 16  # of the perceptual hash: 256 bits

@@ -16,7 +16,7 @@ from etils import epath
 
 from jaxcovid.data import identity
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.masks import FEATURES, STRUCTURES
+from jaxcovid.data.structures import FEATURES, STRUCTURES
 from jaxcovid.runtime.files import expand_home, home
 
 DIGEST_FILE = "digest.json"
@@ -91,7 +91,7 @@ class Dataset:
         directory: Where its files lie (the directory of the version).
         class_names: Class names; a record's label is an index into them. empty if it has findings.
         finding_names: Findings that each record has instead of one label, sorted.
-        masks: Of `masks.STRUCTURES`, those that its records may have masks of.
+        masks: Of `structures.STRUCTURES`, those that its records may have masks of.
         digest: SHA-256 over all records, 64 hexadecimal digits; see `digest.compute_digest`.
         citation: BibTeX, empty if there is none.
         description: What it holds and where it comes from.

@@ -11,10 +11,7 @@ import numpy as np
 
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.image_error import ImageError
-
-STRUCTURES = ("lungs", "lesion")  # the order of channels
-FEATURES = {"lungs": "lung_mask", "lesion": "lesion_mask"}  # of a record
-UNKNOWN = 255
+from jaxcovid.data.structures import FEATURES, STRUCTURES, UNKNOWN
 
 
 def decode_mask(record: Mapping[str, Any], structure: str) -> np.ndarray | None:

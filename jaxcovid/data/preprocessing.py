@@ -15,7 +15,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from jaxcovid.data.masks import UNKNOWN
+from jaxcovid.data.structures import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

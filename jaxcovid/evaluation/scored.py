@@ -9,7 +9,8 @@ from jaxcovid.data.datasets import Dataset, Record, open_dataset
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.identity import Overlap
 from jaxcovid.data.labels import shuffled
-from jaxcovid.data.masks import FEATURES, decode_mask
+from jaxcovid.data.masks import decode_mask
+from jaxcovid.data.structures import FEATURES
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor
@@ -55,7 +56,7 @@ class ScoredSplit:
 
         Args:
           indices: of the images.
-          structure: one of `masks.STRUCTURES`.
+          structure: one of `structures.STRUCTURES`.
         """
         masks = {i: decode_mask(self.source[i], structure) for i in map(int, indices)}
         return {i: mask for i, mask in masks.items() if mask is not None and mask.any()}

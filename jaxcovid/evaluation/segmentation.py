@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
-from jaxcovid.data.masks import STRUCTURES, UNKNOWN, decode_masks
+from jaxcovid.data.masks import decode_masks
+from jaxcovid.data.structures import STRUCTURES, UNKNOWN
 from jaxcovid.evaluation.saliency import masked_images
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.segmentation_result import (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcovid.data.masks import UNKNOWN
+from jaxcovid.data.structures import UNKNOWN
 from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.runtime.compiler import compiler_options
 from jaxcovid.runtime.sharding import (

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.models.decoder import Decoder
 from jaxcovid.models.deep_ct_net import DeepCTNet
 
-_STRUCTURES = 2  # lungs and lesion, see `data.masks`
 _LEAST_SHARE = 1e-6  # of the lungs, so that its logit is finite
 
 
@@ -31,7 +31,8 @@ class SegmentationNet(DeepCTNet):
 
     def setup(self) -> None:
         super().setup()
-        self.decoder = Decoder(_STRUCTURES, dtype=jnp.dtype(self.dtype), axis_name=self.axis_name)
+        shared = {"dtype": jnp.dtype(self.dtype), "axis_name": self.axis_name}
+        self.decoder = Decoder(len(STRUCTURES), **shared)
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float32 [b, outputs]; see `DeepCTNet`."""

@@ -12,8 +12,8 @@ from PIL import Image
 
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import decode_gray
-from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.png import encode_png
+from jaxcovid.data.structures import FEATURES
 from jaxcovid.report import pages
 from jaxcovid.runtime import files
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcovid.data.masks import UNKNOWN
+from jaxcovid.data.structures import UNKNOWN
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -66,7 +66,7 @@ def segmentation_losses(
 
     Args:
       logits: [b, h, w, structures].
-      masks: uint8 of the same shape: 1, 0 or `masks.UNKNOWN`.
+      masks: uint8 of the same shape: 1, 0 or `structures.UNKNOWN`.
       axis_name: mesh axes over whose devices the sums are taken, so that the result does not depend
         on how many there are; None sums over these rows alone.
 

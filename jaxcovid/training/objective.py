@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.data.masks import STRUCTURES
+from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.training.losses import cross_entropy, segmentation_losses
 
 Metrics = dict[str, jax.Array]  # scalars

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.labels import Task
-from jaxcovid.data.masks import STRUCTURES
 from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.overlay import overlay

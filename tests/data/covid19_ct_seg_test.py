@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mask_trees import SIDE, SLICES, save, scan, view
 
-from jaxcovid.data import masks, pipeline
+from jaxcovid.data import masks, pipeline, structures
 from jaxcovid.data.builders import covid19_ct_seg
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.hounsfield import LUNG_WINDOW, through_window
@@ -80,7 +80,7 @@ def test_two_volumes_of_one_patient_are_in_one_split(published):
 
 def test_volumes_become_slices_with_masks(published, tmp_path):
     dataset = build("covid19_ct_seg/fold1", tmp_path, source=str(published), every=2)
-    assert dataset.masks == masks.STRUCTURES
+    assert dataset.masks == structures.STRUCTURES
     assert dataset.class_names == ("COVID-19",)
     assert sum(dataset.split_sizes.values()) == len(VOLUMES) * SLICES // 2
     seen = set()

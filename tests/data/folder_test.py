@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxcovid import prepare
-from jaxcovid.data import decoding, masks
+from jaxcovid.data import decoding, masks, structures
 from jaxcovid.data.builders import folder
 from jaxcovid.report import data_card
 
@@ -357,8 +357,8 @@ def test_a_table_names_masks_and_one_class_is_enough(tmp_path):
     }
     for name in ("0.png", "2.png"):
         np.testing.assert_array_equal(found[name][..., 1], expected)
-    assert (found["1.png"] == masks.UNKNOWN).all()
-    assert all((each[..., 0] == masks.UNKNOWN).all() for each in found.values())
+    assert (found["1.png"] == structures.UNKNOWN).all()
+    assert all((each[..., 0] == structures.UNKNOWN).all() for each in found.values())
     card = data_card.write_card(dataset).read_text()
     row = '<th scope="row">covid</th><td>2</td><td>2</td>'
     assert row in card.partition("Lesion mask")[2].partition("</table>")[0]
@@ -410,13 +410,13 @@ def test_the_masks_of_a_volume_are_a_volume(tmp_path):
     columns = "path,label,split,lung_mask,lesion_mask"
     table = write_table(tmp_path, lines, columns, make_images=False)
     dataset = prepare.build("folder/a", tmp_path / "data", csv=table, every=2)
-    assert dataset.masks == masks.STRUCTURES
+    assert dataset.masks == structures.STRUCTURES
     for split in dataset.split_sizes:
         for record in dataset.source(split):
             index = int(record["id"].partition("#")[2])
             found = masks.decode_masks(record, (mask_trees.SIDE, mask_trees.SIDE))
             np.testing.assert_array_equal(found[..., 0], mask_trees.view(lungs)[index])
-            known = mask_trees.view(lesion)[index] if split == "train" else masks.UNKNOWN
+            known = mask_trees.view(lesion)[index] if split == "train" else structures.UNKNOWN
             np.testing.assert_array_equal(found[..., 1], np.broadcast_to(known, found.shape[:2]))
     shifted = mask_trees.AFFINE.copy()
     shifted[0, 3] = 40

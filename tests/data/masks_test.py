@@ -7,8 +7,9 @@ import pytest
 from jaxcovid.data import image_cache, pipeline
 from jaxcovid.data.device_preprocessing import pack
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.masks import UNKNOWN, decode_mask, decode_masks
+from jaxcovid.data.masks import decode_mask, decode_masks
 from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.data.structures import UNKNOWN
 from jaxcovid.runtime.sharding import make_mesh
 from jaxcovid.training.batches import DeviceBatches
 

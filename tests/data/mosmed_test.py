@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mask_trees import SLICES, save, scan, view
 
-from jaxcovid.data import masks
+from jaxcovid.data import masks, structures
 from jaxcovid.data.builders import mosmed
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.preparation import build
@@ -62,13 +62,13 @@ def test_slices_have_the_masks_of_their_study_or_none(tree, tmp_path):
             assert record["patient"] == record["volume"]
             shape = decode_gray(record["image"]).shape
             lungs, lesion = masks.decode_masks(record, shape).transpose(2, 0, 1)
-            assert (lungs == masks.UNKNOWN).all()
+            assert (lungs == structures.UNKNOWN).all()
             if record["lesion_mask"]:
                 known += 1
                 expected = view(scan(int(record["volume"].removeprefix("study_")))[2])
                 np.testing.assert_array_equal(lesion, expected[record["slice_index"]])
             else:
-                assert (lesion == masks.UNKNOWN).all()
+                assert (lesion == structures.UNKNOWN).all()
     assert known == MASKED * SLICES // 3
 
 

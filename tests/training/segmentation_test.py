@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxcovid.data.masks import UNKNOWN
+from jaxcovid.data.structures import UNKNOWN
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.models.backbones import BACKBONES
 from jaxcovid.models.deep_ct_net import DeepCTNet

@@ -16,8 +16,8 @@ from jaxcovid.data.builders.mask_files import naming_mask, read_mask
 from jaxcovid.data.builders.tables import Row, listed
 from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.png import encode_png
+from jaxcovid.data.structures import FEATURES
 
 # What data sets of chest X-rays know of a film: view as in the table, sex "M", "F" or "", age in
 # years, -1 unknown.
@@ -45,7 +45,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             0 no, -1 uncertain, -2 not mentioned.
         published: How many images the whole data set has, 0 if that is not known.
         more_features: Features beside `image`, `id`, `patient` and these; of those in
-            `masks.FEATURES` a row has the path of a mask, None or "" where it is not known.
+            `structures.FEATURES` a row has the path of a mask, None or "" where it is not known.
         masks_keep_affine: NIfTI masks have the affine of their scan; see `nifti.check_grid`.
     """
 
@@ -117,7 +117,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         Args:
             row: Its image is a file, or with `slice` one of a volume.
-            feature: One of `masks.FEATURES`.
+            feature: One of `structures.FEATURES`.
             shape: Height and width of the image.
 
         Raises:

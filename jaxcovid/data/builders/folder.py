@@ -18,8 +18,8 @@ from jaxcovid.data.builders.tables import Row
 from jaxcovid.data.digest import check_patients
 from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
+from jaxcovid.data.structures import FEATURES
 
 
 class Folder(ImageBuilder):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jaxcovid.data import image_files
 from jaxcovid.data.builders.tables import Row, check_columns, listed, present, read_table
 from jaxcovid.data.image_files import text_of
-from jaxcovid.data.masks import FEATURES
+from jaxcovid.data.structures import FEATURES
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LOOSE = "loose files outside of the classes' folders"

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcovid.data.hounsfield import LUNG_WINDOW
-from jaxcovid.data.masks import FEATURES
 from jaxcovid.data.phantom import slice
 from jaxcovid.data.png import encode_png
+from jaxcovid.data.structures import FEATURES
 
 # Patients of each split and class, in the order of `slice.CLASS_NAMES`; 3 to 5 slices each.
 _PATIENTS = {"train": (120, 90, 60), "validation": (10, 8, 5), "test": (17, 13, 8)}
