@@ -18,6 +18,7 @@ from jaxcovid.data import volumes
 from jaxcovid.data.builders import chestxray14, chexpert, covid_chestxray, covid_ct, tables
 from jaxcovid.data.decoding import ImageError
 from jaxcovid.inference import out_of_distribution
+from jaxcovid.inference.picture_names import picture_name
 from jaxcovid.workdir.run import WorkdirError
 
 NO_PICKLE = pathlib.Path(__file__).with_name("no_pickle.py")
