@@ -24,6 +24,7 @@ def network(task, *, ablation="none", dataset="covid_ct"):
         temperature=1.5,
         thresholds={"youden": 0.5},
         has_gradcam=False,
+        segments=False,
         run=SimpleNamespace(
             dataset=SimpleNamespace(name=dataset),
             ablation=ablation,

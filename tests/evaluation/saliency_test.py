@@ -119,7 +119,7 @@ def test_heatmaps_beside_shuffled_weights(mask, name):
 
 
 def test_of_lesions_only_the_positive_class_counts():
-    assert measure_saliency(scored("mask", masked=lambda i: True)).n == N // 2
+    assert measure_saliency(scored("lesion_mask", masked=lambda i: True)).n == N // 2
     assert measure_saliency(scored("lung_mask", masked=lambda i: True)).n == N
 
 
