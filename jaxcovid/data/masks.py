@@ -1,4 +1,4 @@
-"""Masks of the lungs and of the lesion: their order, how records hold them, how they are decoded.
+"""Masks of the lungs and of the lesion: how records hold them and how they are decoded.
 
 A record holds a mask as a gray PNG of the size of its image, non-zero inside. No bytes mean that
 the mask is not known; a mask that is known to be empty is a PNG of zeros.

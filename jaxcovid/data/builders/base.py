@@ -66,17 +66,23 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     masks_keep_affine: bool = True
 
     def __init__(
-        self, *, source: str | None = None, allow_missing: bool = False, **kwargs: Any
+        self,
+        *,
+        source: str | None = None,
+        allow_missing: bool = False,
+        every: int = 1,
+        **kwargs: Any,
     ) -> None:
         """Creates the builder.
 
         Args:
             source: Folder of the images as they are published; needed to build, not to read.
             allow_missing: Leave out images that are named and absent or cannot be used.
+            every: Of volumes every how many slices are taken.
             **kwargs: Those of the TFDS builder: `config`, `data_dir`, `version`.
         """
         super().__init__(**kwargs)
-        self.source, self.allow_missing = source, allow_missing
+        self.source, self.allow_missing, self.every = source, allow_missing, every
         self._opened: dict[pathlib.Path, Any] = {}  # a volume and its masks
 
     @property

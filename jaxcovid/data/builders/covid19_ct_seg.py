@@ -6,7 +6,7 @@ coronacases.org and radiopaedia.org.
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -113,19 +113,9 @@ class Covid19CtSeg(ImageBuilder):
         **{name: tfds.features.Image(shape=(None, None, 1)) for name in _MASKS},
     }
 
-    def __init__(self, *, every: int = 1, **kwargs: Any) -> None:
-        """Creates the builder.
-
-        Args:
-            every: Of volumes every how many slices are taken.
-            **kwargs: Those of `ImageBuilder`.
-        """
-        super().__init__(**kwargs)
-        self._every = every
-
     def rows(self) -> dict[str, list[Row]]:
         """Lists the slices of each split."""
-        rows = read_rows(self.source, every=self._every)
+        rows = read_rows(self.source, every=self.every)
         return split_fold(rows, int(self.builder_config.name.removeprefix("fold")))
 
     def open_volume(self, path: pathlib.Path) -> volumes.Volume:

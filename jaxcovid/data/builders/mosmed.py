@@ -6,7 +6,7 @@ Source: mosmed.ai, data set COVID19_1110 (Morozov et al., arXiv:2005.06465).
 import collections
 import pathlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -61,21 +61,11 @@ class Mosmed(ImageBuilder):
         "lesion_mask": tfds.features.Text(),
     }
 
-    def __init__(self, *, every: int = 1, **kwargs: Any) -> None:
-        """Creates the builder.
-
-        Args:
-            every: Of volumes every how many slices are taken.
-            **kwargs: Those of `ImageBuilder`.
-        """
-        super().__init__(**kwargs)
-        self._every = every
-
     def rows(self) -> dict[str, list[Row]]:
         """Lists the slices of each split."""
         studies = split_studies(read_studies(self.source))
         return {
-            split: [row for study in members for row in slice_rows(study, self._every)]
+            split: [row for study in members for row in slice_rows(study, self.every)]
             for split, members in studies.items()
         }
 
