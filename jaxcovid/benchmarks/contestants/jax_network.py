@@ -5,6 +5,7 @@
 Runs with jax, flax, optax and numpy alone.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,12 +29,11 @@ def train_program(
     batch: int,
     size: int,
     dtype: str,
-    backbone: str,
-    objective: str,
+    network: Callable[..., DeepCTNet],
     batch_norm: str,
 ) -> Program:
     """The train step of `configs/default.py`, on random images."""
-    model = _model(backbone, objective, dtype)
+    model = network(dtype=dtype)
     optimizer = make_optimizer(
         make_schedule(learning_rate=1e-5, schedule="constant", updates=1),
         weight_decay=0.0,
@@ -55,16 +55,10 @@ def train_program(
 
 
 def infer_program(
-    mesh: jax.sharding.Mesh,
-    *,
-    batch: int,
-    size: int,
-    dtype: str,
-    backbone: str,
-    objective: str,
+    mesh: jax.sharding.Mesh, *, batch: int, size: int, dtype: str, network: Callable[..., DeepCTNet]
 ) -> Program:
     """The forward pass that evaluation and prediction use, on random images."""
-    model = _model(backbone, objective, dtype)
+    model = network(dtype=dtype)
     initialise = jit_initial_variables(mesh, model, size)
 
     def jit(model: DeepCTNet) -> Any:
@@ -73,10 +67,11 @@ def infer_program(
     return Program(mesh, model, jit, initialise, batch, size, trains=False)
 
 
-def _model(backbone: str, objective: str, dtype: str) -> DeepCTNet:
+def _network(backbone: str, objective: str) -> Callable[..., DeepCTNet]:
+    """Makes the network of a backbone and an objective, given its dtype."""
     if objective in MASKED:
-        return SegmentationNet(joint=objective == "joint", backbone_name=backbone, dtype=dtype)
-    return DeepCTNet(backbone_name=backbone, dtype=dtype)
+        return partial(SegmentationNet, joint=objective == "joint", backbone_name=backbone)
+    return partial(DeepCTNet, backbone_name=backbone)
 
 
 _PROGRAMS = {"train": train_program, "infer": infer_program}
@@ -85,8 +80,8 @@ _PROGRAMS = {"train": train_program, "infer": infer_program}
 def main() -> None:
     """Warms up and serves rounds."""
     arguments = parse_flags(__doc__, tuple(_PROGRAMS))
-    network = {"backbone": arguments.backbone, "objective": arguments.objective}
-    make = partial(_PROGRAMS[arguments.mode], **network)
+    network = _network(arguments.backbone, arguments.objective)
+    make = partial(_PROGRAMS[arguments.mode], network=network)
     if arguments.mode == "train":
         make = partial(make, batch_norm=arguments.batch_norm)
     serve(make, arguments, framework="jax")
