@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcovid.data.labels import Task
-from jaxcovid.inference.network import Image, Network
+from jaxcovid.inference.network import NO_HEATMAPS, Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.weights.export.manifest import PIXELS, Manifest, ManifestError, load_manifest
 
@@ -67,7 +67,7 @@ class ExportedNetwork(Network):
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
         """See `Network.heatmaps`."""
         if not self.has_gradcam:
-            raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
+            raise ValueError(NO_HEATMAPS)
         return self._by_shape(self.load_engine("heatmap"), images)[:, output]
 
     def _by_shape(self, engine: Engine, images: Sequence[Image]) -> np.ndarray:
@@ -108,7 +108,7 @@ def load(folder: Path, engine: str) -> ExportedNetwork:
         )
     (name,) = (name for name in manifest.files if name.endswith(".onnx"))
     try:
-        load_engine = _LOADERS[engine](folder / name)
+        load_engine = LOADERS[engine](folder / name)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"--engine={engine} needs {error.name}: pip install 'jaxcovid[{engine}]'"
@@ -154,4 +154,4 @@ def _openvino(file: Path) -> Callable[[str], Engine]:
     return functools.cache(load_engine)
 
 
-_LOADERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+LOADERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}

@@ -12,6 +12,10 @@ from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
 from jaxcovid.inference.out_of_distribution import Detector
 
 Image = str | Path | bytes | np.ndarray
+NO_HEATMAPS = (
+    "there are no heatmaps: part 3 of this network is switched off, or it segments and has no "
+    "classifier"
+)
 
 
 class Network(abc.ABC):
@@ -45,7 +49,7 @@ class Network(abc.ABC):
     @property
     @abc.abstractmethod
     def has_gradcam(self) -> bool:
-        """True if there are heatmaps: of a network with a part of its own."""
+        """True if there are heatmaps: of a network with a classifier of maps of its own."""
 
     @abc.abstractmethod
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
@@ -64,7 +68,7 @@ class Network(abc.ABC):
         """Grad-CAM heatmaps float32 [n, h / 16, w / 16] in 0 to 1 of an output.
 
         Args and errors: as those of `probabilities`; output 0 is the positive class. A network
-        whose part 3 is switched off has none: ValueError.
+        without `has_gradcam` has none: ValueError.
         """
 
     @property

@@ -28,7 +28,7 @@ from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.inference.grad_cam import grad_cam
-from jaxcovid.inference.network import Image, Network
+from jaxcovid.inference.network import NO_HEATMAPS, Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.inference.trained_on import trained_on
@@ -166,7 +166,7 @@ class Predictor(Network):
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
         """See `Network.heatmaps`."""
         if not self.has_gradcam:
-            raise ValueError("part 3 of this network is switched off, so it has no heatmaps")
+            raise ValueError(NO_HEATMAPS)
         return self._in_batches(
             [self.preprocess(image) for image in images],
             lambda batch: _grad_cam(self.variables, batch, model=self.model, output=output),

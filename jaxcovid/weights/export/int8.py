@@ -14,6 +14,7 @@ import numpy as np
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.labels import Task
+from jaxcovid.inference.engines import LOADERS
 from jaxcovid.metrics import scores
 from jaxcovid.weights.export.manifest import PIXELS
 
@@ -82,12 +83,10 @@ class _Calibration:
 
 
 def _auc(file: Path, source: Sequence[Record], encode: Any) -> float:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    engine = LOADERS["onnxruntime"](file)("probability")
     positive, probability = [], []
     for i in range(len(source)):
         pixels = decode_gray(source[i]["image"])[None]
         positive.append(encode(source[i])[0] > 0.5)
-        probability.append(session.run(["probability"], {PIXELS: pixels})[0][0, 0])
+        probability.append(engine(pixels)[0, 0])
     return scores.auc(np.array(positive), np.array(probability))
