@@ -12,6 +12,7 @@ from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.ratios import Scale, mean_interval
+from jaxcovid.metrics.thresholds import main_name
 
 GRAD_CAM = "Grad-CAM"
 SHUFFLED = "Grad-CAM, weights shuffled"
@@ -169,7 +170,7 @@ def choose_gallery(scored: ScoredSplit) -> list[Explanation]:
     if not scored.predictor.has_gradcam:
         return []
     positive, probability = scored.predictions.positive, scored.predictions.probability
-    called = probability >= scored.predictor.thresholds["youden"]
+    called = probability >= scored.predictor.thresholds[main_name(scored.predictor.thresholds)]
     chosen: list[tuple[int, str]] = []
     for kind, group, descending in (
         ("hit", positive & called, True),

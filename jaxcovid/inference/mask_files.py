@@ -5,9 +5,10 @@ labels: 0 neither, 1 lungs, 2 lesion. A voxel of both has the label of the lesio
 DICOM segmentation overlap and keep both.
 """
 
+import contextlib
 import gzip
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,30 @@ from jaxcovid.inference.overlay import COLOURS
 from jaxcovid.runtime.files import is_remote, write_atomically
 
 
-def write_masks(
-    folder: Path,
-    name: str,
-    sources: Sequence[Path],
-    masks: np.ndarray,
-    *,
-    pseudonyms: bool = False,
-) -> Path:
+def check_files(files: Iterable[Path], *, pseudonyms: bool) -> None:
+    """Refuses files whose masks cannot be written, before any is made.
+
+    Args:
+      files: that will be segmented.
+      pseudonyms: identifiers of patients must not be written: a DICOM segmentation without those of
+        its images could not be laid over them.
+
+    Raises:
+      ValueError: DICOM, if identifiers must not be written or highdicom is missing.
+    """
+    for path in files:
+        with contextlib.suppress(OSError):  # which gets a row with its error
+            if suffix_of(path) != ".dcm":
+                continue
+            if pseudonyms:
+                raise ValueError(
+                    f"{path}: a DICOM segmentation holds the patient's name and the identifiers of "
+                    "its images, which --pseudonyms replaces; leave one of the two out"
+                )
+            dicom_segmentation.check_installed()
+
+
+def write_masks(folder: Path, name: str, sources: Sequence[Path], masks: np.ndarray) -> Path:
     """Writes the masks of one picture, volume or DICOM series into one file.
 
     Args:
@@ -38,27 +55,19 @@ def write_masks(
       sources: the picture, the volume, or the files of a DICOM series in the order of the masks.
       masks: bool or uint8 of 0 and 1, [slices, h, w, 2], lungs and lesion, in the geometry of
         `volumes.Volume.gray` or `decoding.decode_gray`; all slices of the sources.
-      pseudonyms: identifiers must not be written; DICOM is refused, as a segmentation without
-        those of its images could not be laid over them.
 
     Returns:
       The file: `NAME.png`, `NAME.nii.gz` or `NAME.dcm`.
 
     Raises:
       ValueError: the masks do not fit the sources, a source would be overwritten, a DICOM file
-        lacks what a segmentation needs or `pseudonyms` forbids it, or highdicom is missing.
+        lacks what a segmentation needs, or highdicom is missing.
       OSError: a source cannot be read, the file cannot be written.
     """
     _check(masks)
     first = sources[0]
     suffix, encode = _form(first)
-    of_dicom = suffix == ".dcm"
-    if of_dicom and pseudonyms:
-        raise ValueError(
-            f"{first}: a DICOM segmentation holds the patient's name and the identifiers of its "
-            "images, which --pseudonyms replaces; leave one of the two out"
-        )
-    if len(sources) > 1 and not of_dicom:
+    if len(sources) > 1 and suffix != ".dcm":
         raise ValueError(f"{len(sources)} files, the first {first}, are no DICOM series")
     path = folder / f"{name}{suffix}"
     if not is_remote(path) and path.exists() and any(path.samefile(source) for source in sources):

@@ -1,8 +1,7 @@
 """Masks of the images that are screened: into files, and as figures for the table."""
 
-import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import cv2
 import numpy as np
 
 from jaxcovid.data.png import encode_png
-from jaxcovid.inference import dicom_segmentation
 from jaxcovid.inference.image_reader import Opened
 from jaxcovid.inference.mask_files import suffix_of, write_masks
 from jaxcovid.inference.overlay import contours
@@ -84,28 +82,6 @@ class _Group:
         ).astype(bool)
 
 
-def check_files(files: Iterable[Path], *, pseudonyms: bool) -> None:
-    """Refuses files whose masks cannot be written, before any is made.
-
-    Args:
-      files: that will be segmented.
-      pseudonyms: identifiers of patients must not be written.
-
-    Raises:
-      ValueError: DICOM, if identifiers must not be written or highdicom is missing.
-    """
-    for path in files:
-        with contextlib.suppress(OSError):  # which gets a row with its error
-            if suffix_of(path) != ".dcm":
-                continue
-            if pseudonyms:
-                raise ValueError(
-                    f"{path}: a DICOM segmentation holds the identifiers of its images, which "
-                    "--pseudonyms replaces; leave --pseudonyms or --segment out"
-                )
-            dicom_segmentation.check_installed()
-
-
 @dataclass
 class MaskWriter:
     """Collects the masks of images; writes contours at once, files of masks at the end.
@@ -121,7 +97,8 @@ class MaskWriter:
         """Takes the probabilities float32 [h, w, 2] of an image.
 
         Returns:
-          The areas of its masks, and the columns `contours` and `masks`: files in the folder.
+          The areas of its masks, and the columns of its row: `figures`, and the files `contours`
+          and `masks` in the folder.
         """
         masks = probabilities >= 0.5
         key = image.volume or image.series or image.name
@@ -135,7 +112,11 @@ class MaskWriter:
         drawn = cv2.cvtColor(contours(image.gray, masks), cv2.COLOR_RGB2BGR)
         (self.folder / picture).write_bytes(encode_png(drawn))
         areas = measure_slice(masks[..., 0], masks[..., 1])
-        return areas, {"contours": picture, "masks": f"masks/{group.file}"}
+        return areas, {
+            **figures(areas),
+            "contours": picture,
+            "masks": f"masks/{group.file}",
+        }
 
     def write(self) -> None:
         """Writes one file for each picture, volume and series.

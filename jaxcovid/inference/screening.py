@@ -20,11 +20,11 @@ from jaxcovid.data.image_files import counts_text, every_nth
 from jaxcovid.data.labels import Task
 from jaxcovid.data.png import encode_png
 from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
-from jaxcovid.inference.mask_writer import MaskWriter, areas_of_group, check_files, figures
-from jaxcovid.inference.network import Network
+from jaxcovid.inference.mask_files import check_files
+from jaxcovid.inference.mask_writer import MaskWriter, areas_of_group, figures
+from jaxcovid.inference.network import NO_HEATMAPS, Network
 from jaxcovid.inference.overlay import overlay
 from jaxcovid.inference.picture_names import picture_name
-from jaxcovid.metrics.involvement import Areas
 from jaxcovid.metrics.thresholds import main_name
 
 Row = dict[str, Any]
@@ -102,7 +102,7 @@ def screen(
         segmented=masks is not None,
     )
     if heatmaps and not network.has_gradcam:
-        raise ValueError("part 3 of this network is switched off; leave --heatmaps out")
+        raise ValueError(f"{NO_HEATMAPS}; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
     reader = Reader(network, every=reading.every, pseudonyms=key)
@@ -141,13 +141,11 @@ class _Columns:
         patient: str = "",
         series: str = "",
         images: int = 1,
-        heatmap: str = "",
-        areas: Areas | None = None,
-        files: Mapping[str, str] | None = None,
+        made: Mapping[str, str] | None = None,
         warning: str = "",
         error: str = "",
     ) -> Row:
-        """The row of an image or a group of them, see `screen`."""
+        """The row of an image or a group of them, see `screen`; `made` are columns of pictures."""
         outputs, missing = self.task.outputs, probabilities is None
         texts = [""] * len(outputs) if missing else [f"{p:.6f}" for p in probabilities]
         names = [f"probability_{output.replace(' ', '_')}" for output in outputs]
@@ -159,10 +157,10 @@ class _Columns:
             called = "" if missing else ("" if probabilities[0] >= self.limit else "not ")
             row["decision"] = "" if missing else called + outputs[0]
         if self.drawn:
-            row["heatmap"] = heatmap
+            row["heatmap"] = ""
         if self.segmented:
-            row |= figures(areas) | {"contours": "", "masks": ""} | (files or {})
-        return {**row, "warning": warning, "error": error}
+            row |= figures(None) | {"contours": "", "masks": ""}
+        return {**row, **(made or {}), "warning": warning, "error": error}
 
 
 def _rows(
@@ -187,15 +185,15 @@ def _rows(
                 yield columns.row(image.name, None, error=image.error, **ids)
                 continue
             probabilities = next(scores)
-            areas, written = masks.add(image, next(segmented)) if masks else (None, None)
+            areas, made = masks.add(image, next(segmented)) if masks else (None, {})
             groups.add(image, probabilities, areas)
+            if heatmaps:
+                made["heatmap"] = next(pictures)
             yield columns.row(
                 image.name,
                 probabilities,
                 warning=network.warning(image.gray, image.colour),
-                heatmap=next(pictures, ""),
-                areas=areas,
-                files=written,
+                made=made,
                 **ids,
             )
     for kind, name, patient, members in groups.means():
@@ -203,7 +201,7 @@ def _rows(
             f"{kind} {name}",
             np.mean([member.probabilities for member in members], 0),
             images=len(members),
-            areas=areas_of_group(kind, [member.areas for member in members]) if masks else None,
+            made=figures(areas_of_group(kind, [each.areas for each in members])) if masks else None,
             patient=patient,
             series=name if kind == "series" else "",
         )

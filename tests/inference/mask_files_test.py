@@ -102,8 +102,9 @@ def test_nifti_of_masks_has_no_text_of_its_source(tmp_path):
         image.header[key] = b"Jane Doe"
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Jane Doe"))
     nibabel.save(image, tmp_path / "scan.nii")
+    mask_files.check_files([tmp_path / "scan.nii"], pseudonyms=True)
     written = mask_files.write_masks(
-        tmp_path, "m", [tmp_path / "scan.nii"], masks_of(tmp_path / "scan.nii"), pseudonyms=True
+        tmp_path, "m", [tmp_path / "scan.nii"], masks_of(tmp_path / "scan.nii")
     )
     content = gzip.decompress(written.read_bytes())
     assert b"Jane" not in content
@@ -188,4 +189,4 @@ def test_several_pictures_are_no_series(tmp_path):
 def test_pseudonyms_refuse_a_file_that_names_the_patient(tmp_path):
     (tmp_path / "scan").write_bytes(dicom_bytes(np.zeros((20, 20), np.uint16), **CT))
     with pytest.raises(ValueError, match="which --pseudonyms replaces"):
-        mask_files.write_masks(tmp_path, "m", [tmp_path / "scan"], NO_MASKS, pseudonyms=True)
+        mask_files.check_files([tmp_path / "scan"], pseudonyms=True)
