@@ -20,6 +20,7 @@ _OPERATORS = {
     "ge": "GreaterOrEqual",
     "gt": "Greater",
     "le": "LessOrEqual",
+    "log": "Log",
     "logistic": "Sigmoid",
     "lt": "Less",
     "max": "Max",
