@@ -110,6 +110,17 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.preprocessing.mean = ml_collections.config_dict.placeholder(float)
     config.preprocessing.std = ml_collections.config_dict.placeholder(float)
 
+    config.augmentation = ml_collections.ConfigDict()  # training: what else changes at random
+    config.augmentation.scale = (1.0, 1.0)  # smallest and largest factor of the size
+    config.augmentation.stretch = 1.0  # largest factor between the scales in x and y
+    config.augmentation.flip = 0.0  # probability that left and right change places
+    config.augmentation.window = 0.0  # largest change of its centre and width, as a share
+    config.augmentation.gamma = 1.0  # largest exponent of the gray values
+    config.augmentation.noise = 0.0  # largest deviation, gray values of 255 at the network's size
+    config.augmentation.blur_px = 0.0  # largest deviation, pixels of the network's input
+    config.augmentation.jpeg_quality = 100  # lowest; 100 saves no JPEG
+    config.augmentation.border = 0.0  # largest share of each side that is filled
+
     apply_variants(config, chosen(variant, ("debug",)))
     return config
 
@@ -141,6 +152,18 @@ def make_scratch(config: ml_collections.ConfigDict) -> None:
     config.preprocessing.fill = 0
     config.optimizer.learning_rate = 1e-4
     config.optimizer.schedule = "one_cycle"
+
+
+def augment(config: ml_collections.ConfigDict) -> None:
+    """Random changes that imitate other scanners, windows and file formats."""
+    config.augmentation.scale = (0.75, 1.35)
+    config.augmentation.stretch = 1.2
+    config.augmentation.window = 0.3
+    config.augmentation.gamma = 1.5
+    config.augmentation.noise = 8.0
+    config.augmentation.blur_px = 1.0
+    config.augmentation.jpeg_quality = 30
+    config.augmentation.border = 0.08
 
 
 def make_debug(config: ml_collections.ConfigDict) -> None:

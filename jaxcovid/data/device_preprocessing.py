@@ -40,13 +40,14 @@ def pack(
     Args:
       image: gray, uint8 [h, w].
       preprocessing: the five steps.
-      rng: source of the random rotation and translation.
+      rng: source of all that is random.
       masks: uint8 [h, w, c]; None if there are none to take along.
 
     Returns:
       `pixels` uint8 [h * w]; `shape` int32 [2], the height and width; `resized` int32 [2], those
       after step 3; `inverse` float32 [2, 3], from a pixel (x, y) after step 1 to its place before;
-      `masks`, if there are any, ready for the network, uint8 [size, size, c].
+      if there are any, `levels`, see `preprocessing.Drawn`, and `masks`, ready for the network,
+      uint8 [size, size, c].
 
     Raises:
       ImageError: a side is longer than the largest of `SIDES_PX`.
@@ -57,15 +58,19 @@ def pack(
             f"{width} x {height} px: preprocessing on the device takes at most {SIDES_PX[-1]} px a "
             "side; shrink the image, or use --config.preprocess_on=host"
         )
-    matrix = preprocessing.draw(image.shape, rng)
+    drawn = preprocessing.draw(image, rng)
     resized = resized_shape(image.shape, preprocessing.size, preprocessing.keep_ratio)
-    placed = {} if masks is None else {"masks": preprocessing.place_masks(masks, matrix)}
-    return placed | {
-        "pixels": image.ravel(),
+    packed = {
+        "pixels": drawn.image.ravel(),
         "shape": np.array(image.shape, np.int32),
         "resized": np.array(resized, np.int32),
-        "inverse": cv2.invertAffineTransform(matrix).astype(np.float32),
+        "inverse": cv2.invertAffineTransform(drawn.matrix).astype(np.float32),
     }
+    if drawn.levels is not None:
+        packed["levels"] = drawn.levels
+    if masks is not None:
+        packed["masks"] = preprocessing.place_masks(masks, drawn.matrix)
+    return packed
 
 
 def pack_batch(rows: Sequence[Packed]) -> Packed:
@@ -109,18 +114,20 @@ class Unpacker:
         for i, device in enumerate(devices):
             own = slice(i * rows, (i + 1) * rows)
             geometry = {name: packed[name][own] for name in ("shape", "resized", "inverse")}
-            parts.append(self._unpack_rows(images[own], geometry, device))
+            blurred = self._unpack_rows(images[own], geometry, device)
+            levels = [jax.device_put(packed["levels"][own], device)] if "levels" in packed else []
+            parts.append(self._normalize(blurred, *levels))
         shape = (rows * self._mesh.size, *parts[0].shape[1:])
         return jax.make_array_from_single_device_arrays(shape, batch_sharding(self._mesh), parts)
 
     def _unpack_rows(
         self, images: Sequence[np.ndarray], geometry: Packed, device: jax.Device
     ) -> jax.Array:
-        """The images of one device: float32 [rows, size, size, 1]."""
+        """The images of one device after step 4: uint8 [rows, size, size]."""
         blurred = jnp.zeros((len(images), self._size, self._size), jnp.uint8, device=device)
         for rows, canvases in _chunks(images, geometry):
             blurred = self._unpack_chunk(blurred, *jax.device_put((rows, canvases), device))
-        return self._normalize(blurred)
+        return blurred
 
 
 def _chunks(

@@ -205,8 +205,21 @@ def _blur(image: jax.Array) -> jax.Array:
     return (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8) // 16
 
 
-def normalize(images: jax.Array, *, preprocessing: Preprocessing) -> jax.Array:
-    """Step 5: gray levels uint8 [b, size, size] -> float32 [b, size, size, 1]."""
+def normalize(
+    images: jax.Array, levels: jax.Array | None = None, *, preprocessing: Preprocessing
+) -> jax.Array:
+    """Takes step 5.
+
+    Args:
+      images: gray levels, uint8 [b, size, size].
+      levels: the new of each gray level of each image, uint8 [b, 256]; None changes none.
+      preprocessing: the options of the steps.
+
+    Returns:
+      float32 [b, size, size, 1].
+    """
+    if levels is not None:
+        images = jax.vmap(lambda table, image: table[image])(levels, images)
     images = images.astype(jnp.float32)[..., None]
     if preprocessing.mean is not None:
         return (images - preprocessing.mean) / preprocessing.std

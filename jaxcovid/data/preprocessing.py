@@ -7,7 +7,8 @@ code that the recipe matches (jfhealthcare/Chexpert).
 The result has one channel. It replaces the paper's three equal ones: the network repeats it, so
 that no third copy is moved from the host to the device.
 
-Masks follow their image through steps 1 and 3, in one sampling of nearest pixels.
+Masks follow their image through steps 1 and 3, in one sampling of nearest pixels. What training
+changes at random beyond the paper's steps is in `augmentation`.
 """
 
 import dataclasses
@@ -15,7 +16,24 @@ import dataclasses
 import cv2
 import numpy as np
 
+from jaxcovid.data.augmentation import Augmentation
 from jaxcovid.data.structures import UNKNOWN
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """An image before step 1, with everything that is random about it.
+
+    Attributes:
+        image: uint8 [h, w].
+        matrix: Of step 1, float64 [2, 3], from a pixel (x, y) to its new place; None leaves the
+            step out.
+        levels: The new of each gray value after step 4, uint8 [256]; None changes none.
+    """
+
+    image: np.ndarray
+    matrix: np.ndarray | None = None
+    levels: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +48,7 @@ class Preprocessing:
         keep_ratio: Keep the ratio of the sides and pad with `fill`, instead of stretching.
         mean: Fixed mean, in units of 0..255; None: that of each image.
         std: Fixed standard deviation, in units of 0..255; None: that of each image.
+        augmentation: What else is random, in training.
     """
 
     size: int = 256
@@ -39,6 +58,7 @@ class Preprocessing:
     keep_ratio: bool = False
     mean: float | None = None
     std: float | None = None
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -61,7 +81,7 @@ class Preprocessing:
 
         Args:
             image: Gray image, uint8 [h, w], 0..255.
-            rng: Source of the random rotation and translation; None leaves them out (evaluation).
+            rng: Source of all that is random; None leaves it out (evaluation).
 
         Returns:
             float32 [size, size, 1], mean 0 and standard deviation 1 unless constants are fixed.
@@ -71,7 +91,7 @@ class Preprocessing:
     def with_masks(
         self, image: np.ndarray, masks: np.ndarray, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Prepares one image and its masks, both rotated and shifted by the same draw.
+        """Prepares one image and its masks, both moved by the same draw.
 
         Args:
             image: See a call, as is `rng`.
@@ -81,39 +101,46 @@ class Preprocessing:
         Returns:
             The image as a call gives it, and the masks as `place_masks` does.
         """
-        matrix = self.draw(image.shape, rng)
-        prepared = self._steps(image, matrix)["normalize"][..., np.newaxis]
-        return prepared, self.place_masks(masks, matrix)
+        drawn = self.draw(image, rng)
+        prepared = self._steps(drawn)["normalize"][..., np.newaxis]
+        return prepared, self.place_masks(masks, drawn.matrix)
 
     def steps(
         self, image: np.ndarray, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
         """Returns the image after each step, by the step's name; the arguments of a call."""
-        return self._steps(image, self.draw(image.shape, rng))
+        return self._steps(self.draw(image, rng))
 
-    def draw(self, shape: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray | None:
-        """Draws the rotation and shift of step 1, see `random_affine`; None without `rng`."""
+    def draw(self, image: np.ndarray, rng: np.random.Generator | None) -> Drawn:
+        """Draws all that is random of an image uint8 [h, w]; nothing without `rng`."""
         if rng is None:
-            return None
-        return random_affine(
-            shape,
+            return Drawn(image)
+        matrix = random_affine(
+            image.shape,
             rng=rng,
             rotation_deg=self.rotation_deg,
             translation_fraction=self.translation_fraction,
         )
+        return Drawn(
+            matrix=matrix @ self.augmentation.affine(image.shape, rng),
+            image=self.augmentation.alter(image, rng, size=self.size, fill=self.fill),
+            levels=self.augmentation.levels(rng),
+        )
 
-    def _steps(self, image: np.ndarray, matrix: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The image after each step, of which the first is left out if `matrix` is None."""
-        done = {}
-        if matrix is not None:
+    def _steps(self, drawn: Drawn) -> dict[str, np.ndarray]:
+        """The image after each step."""
+        done, image = {}, drawn.image
+        if drawn.matrix is not None:
             image = done["rotate_and_translate"] = rotate_and_translate(
-                image, matrix, fill=self.fill
+                image, drawn.matrix, fill=self.fill
             )
         image = done["equalize_histogram"] = equalize_histogram(image)
         image = done["resize"] = resize(
             image, size=self.size, keep_ratio=self.keep_ratio, fill=self.fill
         )
         image = done["blur"] = blur(image)
+        if drawn.levels is not None:
+            image = cv2.LUT(image, drawn.levels)
         done["normalize"] = normalize(image, mean=self.mean, std=self.std)
         return done
 
@@ -138,7 +165,7 @@ class Preprocessing:
 
         Args:
             masks: uint8 [h, w, c], 0, 1 or, over a whole channel, UNKNOWN.
-            matrix: See `draw`.
+            matrix: See `Drawn`.
 
         Returns:
             uint8 [size, size, c]; 0 outside the image, but UNKNOWN in a channel that is.

@@ -112,7 +112,7 @@ def make_experiment(
     start = warm_start.find(workdir, config.init.weights, what=config.init.what)
     run, parts = _make_run(config, dataset, task, workdir, command)
     run = dataclasses.replace(run, init=start.summary if start else None)
-    _ = run.preprocessing  # refuses options out of range
+    _ = run.augmented_preprocessing  # refuses options out of range
     plan = make_plan(config, images=dataset.split_sizes["train"])
     freezing = _make_freezing(config, plan)
     schedule, optimizer = _make_optimizer(config, plan, freezing)

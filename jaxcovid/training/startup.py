@@ -221,7 +221,7 @@ def _make_validator(experiment: Experiment) -> Validator:
 
 def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     """The batches from that of step `start + 1` on."""
-    preprocessing, mesh, unpack = experiment.run.preprocessing, experiment.mesh, None
+    preprocessing, mesh, unpack = experiment.run.augmented_preprocessing, experiment.mesh, None
     split, processes = experiment.training, process_order(mesh)
     if experiment.preprocess_on == "device":
         unpack = device_preprocessing.Unpacker(mesh, preprocessing=preprocessing)

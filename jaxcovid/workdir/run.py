@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 
 from jaxcovid.data.ablations import trained_ablation
+from jaxcovid.data.augmentation import Augmentation
 from jaxcovid.data.labels import KINDS, Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.files import read_json, write_atomically
@@ -128,6 +129,13 @@ class Run:
     def preprocessing(self) -> Preprocessing:
         """The five steps from a gray image to the network's input."""
         return Preprocessing(**self.config["preprocessing"])
+
+    @property
+    def augmented_preprocessing(self) -> Preprocessing:
+        """`preprocessing`, with what else is random in training."""
+        options = self.config["augmentation"]
+        augmentation = Augmentation(**{**options, "scale": tuple(options["scale"])})
+        return dataclasses.replace(self.preprocessing, augmentation=augmentation)
 
     @property
     def ablation(self) -> str:

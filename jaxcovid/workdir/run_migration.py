@@ -4,13 +4,17 @@ Format 3 has the option names of this version; format 2, that of the first relea
 Options that were added since get the value that changes nothing.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+from jaxcovid.data.augmentation import Augmentation
 
 _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and what they did without
     "model": {"backbone": "densenet121"},
     "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
     "segmentation": {"weight": 1.0},
+    "augmentation": {**dataclasses.asdict(Augmentation()), "scale": [1.0, 1.0]},
 }
 _RENAMED = (  # options of format 2 and their names today
     ("", "outputs", "task"),
