@@ -160,7 +160,7 @@ def augment(config: ml_collections.ConfigDict) -> None:
     config.augmentation.stretch = 1.2
     config.augmentation.window = 0.3
     config.augmentation.gamma = 1.5
-    config.augmentation.noise = 8.0
+    config.augmentation.noise = 5.0
     config.augmentation.blur_px = 1.0
     config.augmentation.jpeg_quality = 30
     config.augmentation.border = 0.08
