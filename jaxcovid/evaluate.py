@@ -3,14 +3,17 @@
 python -m jaxcovid.evaluate --workdir=runs/covid_ct --split=test
 python -m jaxcovid.evaluate --workdir=runs/ct_cov19 --split=test --dataset=covid_ct
 python -m jaxcovid.evaluate --workdir=runs/a,runs/b,runs/c --ablations --against=runs/plain
+python -m jaxcovid.evaluate --workdir=runs/covid_ct --sources=covid_ct,sars_cov_2_ct
 
 WORKDIR/evaluation/[DATASET/]SPLIT/ gets the results: metrics.json, predictions.csv, roc.png,
 pr.png, calibration.png, heatmaps.png, report.html and model_card.md. Several workdirs are seeds of
 one run: each is evaluated, and the mean of their probabilities in the first, under SPLIT-ensemble.
+With --sources each data set is evaluated, and evaluation/sources.json and sources.md compare them.
 """
 
 import argparse
 import dataclasses
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
 if TYPE_CHECKING:  # it takes a second to import
+    from jaxcovid.evaluation.across_sources import AcrossSources
     from jaxcovid.evaluation.result import EvaluationResult
 
 
@@ -87,6 +91,47 @@ def run(
     return results
 
 
+def run_across_sources(
+    workdir: Path, datasets: Sequence[str], selection: Selection, *, step: int | None = None
+) -> "AcrossSources":
+    """Evaluates a network on the same split of several data sets, and compares them.
+
+    Args:
+      workdir: of a training run.
+      datasets: their names; one of which the network has learned nothing is an external test.
+      selection: the split; its data set does not count.
+      step: of the checkpoint; None is the best one on validation.
+
+    Raises:
+      ValueError: see `run`; fewer than two data sets.
+      OSError: see `run`.
+    """
+    from jaxcovid.evaluation import across_sources, json_form
+    from jaxcovid.evaluation.evaluation import evaluate
+    from jaxcovid.evaluation.scored import score_split
+    from jaxcovid.inference import predictor
+    from jaxcovid.runtime.files import write_atomically
+
+    if len(set(datasets)) < 2:
+        raise ValueError(f"--sources has {','.join(datasets)}; give two data sets or more")
+    network = predictor.load(workdir, step=step)
+    scored, results = [], []
+    for name in datasets:
+        chosen = dataclasses.replace(selection, dataset=name)
+        scored.append(score_split(network, chosen))
+        command = _command([workdir], chosen, step, False, None)
+        result = evaluate(scored[-1], command, workers=selection.workers)
+        results.append(_write(result, workdir, chosen))
+    across = across_sources.across_sources(scored, results, workers=selection.workers)
+    table = across_sources.as_table(across)
+    folder = workdir / "evaluation"
+    content = json_form.without_nan(json_form.content_of(across))
+    write_atomically(folder / "sources.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(folder / "sources.md", f"{table}\n".encode())
+    logging.info("%s\n%s", folder / "sources.md", table)
+    return across
+
+
 def _write(result: "EvaluationResult", workdir: Path, selection: Selection) -> "EvaluationResult":
     """Writes the report of a result into the folder of its run, and its scores into the log."""
     from jaxcovid.report.report import write_report
@@ -132,6 +177,11 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--dataset", metavar="NAME", help="another data set than the run's: an external test"
     )
     parser.add_argument(
+        "--sources",
+        metavar="NAME,NAME[,...]",
+        help="several data sets: scores on each, and how well features tell them apart",
+    )
+    parser.add_argument(
         "--ablations",
         action="store_true",
         help="score it on borders, centres, lungs, thumbnails, flipped and other images too",
@@ -150,6 +200,14 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv[1:])
 
 
+def _check_alone(args: argparse.Namespace) -> None:
+    """Refuses options that --sources does not go with."""
+    if args.dataset or args.ablations or args.against or "," in args.workdir:
+        raise ValueError(
+            "--sources is of one workdir, without --dataset, --ablations and --against"
+        )
+
+
 def main(args: argparse.Namespace) -> None:
     """Evaluates what the command line names."""
     with user_errors():
@@ -161,6 +219,12 @@ def main(args: argparse.Namespace) -> None:
             allow_seen=args.allow_seen,
             workers=args.workers,
         )
+        if args.sources:
+            _check_alone(args)
+            run_across_sources(
+                as_path(args.workdir), args.sources.split(","), selection, step=args.step
+            )
+            return
         run(
             [as_path(name) for name in args.workdir.split(",")],
             selection,

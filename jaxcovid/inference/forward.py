@@ -47,13 +47,29 @@ def forward_with_overlaps(
     return model.probabilities(model.scores(logits)), overlaps
 
 
-def jit_forward(mesh: Mesh, *, model: nn.Module, masks: bool = False) -> Any:
-    """`forward` compiled over `mesh`, rows of the batch sharded in and out.
+def features(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module) -> jax.Array:
+    """What the head reads, a mean over places: float32 [b, c] of images float32 [b, h, w, 1]."""
+    attended = model.apply(variables, image, method=lambda net, x: net.attend(net.features(x)))
+    return attended.astype(jnp.float32).mean((1, 2))
 
-    With `masks` it is `forward_with_overlaps`.
+
+def jit_forward(mesh: Mesh, *, model: nn.Module, masks: bool = False) -> Any:
+    """`forward` compiled over `mesh`; with `masks`, `forward_with_overlaps`."""
+    if masks:
+        return jit_rows(forward_with_overlaps, mesh, model=model, arguments=2)
+    return jit_rows(forward, mesh, model=model)
+
+
+def jit_rows(function: Any, mesh: Mesh, *, model: nn.Module, arguments: int = 1) -> Any:
+    """A function of variables and batches compiled over `mesh`, rows sharded in and out.
+
+    Args:
+      function: of variables, so many arrays of rows, and the keyword `model`.
+      mesh: the devices.
+      model: the network.
+      arguments: arrays of rows that the function takes.
     """
     replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
-    function, arguments = (forward_with_overlaps, 2) if masks else (forward, 1)
     sharded = jax.shard_map(
         partial(function, model=model.on(platform_of(mesh))),
         mesh=mesh,

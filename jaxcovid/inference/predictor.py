@@ -26,7 +26,7 @@ from jaxcovid.data.datasets import Record
 from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts
-from jaxcovid.inference.forward import jit_forward
+from jaxcovid.inference.forward import features, jit_forward, jit_rows
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.network import NO_HEATMAPS, Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
@@ -154,6 +154,19 @@ class Predictor(Network):
             batch_size=self.batch_size,
             mesh=self.mesh,
             ablation=ablation,
+            workers=workers,
+        )
+
+    def features(self, source: Sequence[Record], *, workers: int = 0) -> np.ndarray:
+        """What the head reads, see `forward.features`, of all records: float32 [n, c]."""
+        return predict_source(
+            self.variables,
+            source,
+            forward=jit_rows(features, self.mesh, model=self.model),
+            preprocessing=self.preprocessing,
+            batch_size=self.batch_size,
+            mesh=self.mesh,
+            ablation=self.ablation,
             workers=workers,
         )
 
