@@ -11,7 +11,7 @@ from absl import logging
 
 from jaxcovid.data.builders.base import ImageBuilder
 from jaxcovid.data.builders.splits import split_by_patient
-from jaxcovid.data.builders.tables import Row, source_folder
+from jaxcovid.data.builders.tables import Row, listed, source_folder
 
 LAYOUT = """\
   {train,val,test}/NORMAL/*.jpeg      (IM-0001-0001.jpeg, NORMAL2-IM-0007-0001.jpeg)
@@ -103,7 +103,7 @@ def read_rows(source: str | None) -> list[Row]:
     if nameless:
         raise ValueError(
             f"{len(nameless)} films have no patient in their name (person1_..., IM-0001-..., "
-            f"NORMAL2-IM-0007-...): {', '.join(nameless)}"
+            f"NORMAL2-IM-0007-...): {listed(nameless)}"
         )
     if skipped:
         logging.warning("%d files that are no films are left out: %s", len(skipped), skipped[:10])

@@ -15,6 +15,7 @@ from jaxcovid.data.builders.tables import (
     check_columns,
     file_in,
     find_table,
+    listed,
     present,
     read_table,
     source_folder,
@@ -126,7 +127,7 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     unknown = sorted(names - FINDINGS.keys() - {_NONE})
     if unknown:
         raise ValueError(
-            f"{table} has unknown findings: {', '.join(unknown)}; known are {', '.join(FINDINGS)}"
+            f"{table} has unknown findings: {listed(unknown)}; known are {', '.join(FINDINGS)}"
         )
     rows = []
     for line, entry in enumerate(entries, start=2):

@@ -16,6 +16,7 @@ from jaxcovid.data.builders.tables import (
     check_columns,
     file_in,
     find_table,
+    listed,
     present,
     read_table,
     source_folder,
@@ -143,6 +144,6 @@ def read_labels(table: pathlib.Path) -> list[Row]:
     if bad:
         raise ValueError(
             f"{table} has {len(bad)} rows with a label other than 1, 0, -1 or blank or without a "
-            f"patient in the path: {', '.join(bad[:20])}"
+            f"patient in the path: {listed(bad)}"
         )
     return rows

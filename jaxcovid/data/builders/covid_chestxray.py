@@ -22,6 +22,7 @@ from jaxcovid.data.builders.tables import (
     age_of,
     check_columns,
     file_in,
+    listed,
     present,
     read_table,
     source_folder,
@@ -148,7 +149,7 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
     unknown = sorted({e["view"] for e in entries} - {*FRONTAL_VIEWS, *_OTHER_VIEWS})
     if unknown:
         raise ValueError(
-            f"{table} has unknown views: {', '.join(unknown)}; known are "
+            f"{table} has unknown views: {listed(unknown)}; known are "
             + ", ".join(view for view in (*FRONTAL_VIEWS, *_OTHER_VIEWS) if view)
         )
     frontal = [

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from jaxcovid.data import decoding
 from jaxcovid.data.builders.base import ImageBuilder
-from jaxcovid.data.builders.tables import Row, file_in, read_table, source_folder
+from jaxcovid.data.builders.tables import Row, file_in, listed, read_table, source_folder
 from jaxcovid.data.digest import check_patients
 from jaxcovid.data.png import encode_png
 
@@ -154,13 +154,13 @@ def _check_rows(rows: Sequence[Row], root: pathlib.Path) -> None:
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} images of the lists are not in {root / 'Images-processed'}: "
-            + ", ".join(missing)
+            + listed(missing)
         )
     without_patient = [row["id"] for row in rows if not row["patient"]]
     if without_patient:
         raise ValueError(
             f"{len(without_patient)} images have no patient id in the MetaInfo files: "
-            + ", ".join(without_patient)
+            + listed(without_patient)
         )
 
 

@@ -14,7 +14,7 @@ from absl import logging
 from jaxcovid.data import image_files
 from jaxcovid.data.builders.base import ImageBuilder
 from jaxcovid.data.builders.splits import split_by_patient
-from jaxcovid.data.builders.tables import Row, source_folder
+from jaxcovid.data.builders.tables import Row, listed, source_folder
 
 LAYOUT = """\
   {Train,Val,Test}/COV/CASE/*              (12/FILE0001.jpg, malek_5/pos_3.png)
@@ -130,9 +130,7 @@ def read_rows(source: str | None) -> list[Row]:
     if text := image_files.counts_text(left_out):
         logging.warning("Left out: %s", text)
     if nameless:
-        raise ValueError(
-            f"{len(nameless)} slices have no number in their name: {', '.join(nameless)}"
-        )
+        raise ValueError(f"{len(nameless)} slices have no number in their name: {listed(nameless)}")
     return rows
 
 

@@ -83,7 +83,7 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
         if not entry[column].strip()
     ]
     if gaps:
-        raise ValueError(f"{table} has {len(gaps)} empty fields: {', '.join(gaps)}")
+        raise ValueError(f"{table} has {len(gaps)} empty fields: {listed(gaps)}")
     root = pathlib.Path(source).expanduser() if source else table.parent
     masks = [column for column in FEATURES.values() if column in columns]
     rows = [{column: entry[column].strip() for column in (*used, *masks)} for entry in entries]
@@ -102,7 +102,7 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise ValueError(
-            f"{len(twice)} images are listed more than once in {table}: {', '.join(twice)}"
+            f"{len(twice)} images are listed more than once in {table}: {listed(twice)}"
         )
     rows = present(rows, table, allow_missing=allow_missing)
     _check_masks(rows, masks, table)
@@ -110,7 +110,7 @@ def list_table(table: pathlib.Path, source: str | None, *, allow_missing: bool) 
         unknown = sorted({row["split"] for row in rows} - SPLITS.keys())
         if unknown:
             raise ValueError(
-                f"unknown splits in {table}: {', '.join(unknown)}; use {', '.join(SPLITS)}"
+                f"unknown splits in {table}: {listed(unknown)}; use {', '.join(SPLITS)}"
             )
         rows = [{**row, "split": SPLITS[row["split"]]} for row in rows]
     return rows
@@ -155,14 +155,14 @@ def _check_paths(paths: Sequence[str], table: pathlib.Path, root: pathlib.Path) 
     outside = [line for line, path in pairs if not _leads_into(root / path, root)]
     if outside:
         raise ValueError(
-            f"{len(outside)} files of {table} are outside of {root}: {', '.join(outside)}; move "
+            f"{len(outside)} files of {table} are outside of {root}: {listed(outside)}; move "
             "them into it, or give a --source=DIR that holds them"
         )
     roundabout = [line for line, path in pairs if ".." in pathlib.PurePath(path).parts]
     if roundabout:
         raise ValueError(
             f"{len(roundabout)} files of {table} are named by way of '..', so that one could have "
-            f"two names: {', '.join(roundabout)}; name each as it lies below {root}"
+            f"two names: {listed(roundabout)}; name each as it lies below {root}"
         )
 
 

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxcovid.data.builders.base import ImageBuilder
-from jaxcovid.data.builders.tables import Row, slice_rows, source_folder
+from jaxcovid.data.builders.tables import Row, listed, slice_rows, source_folder
 
 LAYOUT = """\
   studies/CT-0 .. studies/CT-4/study_NNNN.nii.gz
@@ -102,7 +102,7 @@ def read_studies(source: str | None) -> list[Row]:
             raise FileNotFoundError(f"{root / folder} has no study; expected\n{LAYOUT}")
         studies += [_study(path, grade, masks) for path in paths]
     if masks:
-        raise ValueError(f"masks of no study in {root}: {', '.join(sorted(masks))}")
+        raise ValueError(f"masks of no study in {root}: {listed(sorted(masks))}")
     if len(studies) != _STUDIES:
         logging.warning("%d studies; the published data set has %d", len(studies), _STUDIES)
     return studies
