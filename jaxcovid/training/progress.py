@@ -25,13 +25,18 @@ class TrainingError(RuntimeError):
 
 
 def check_finite(step: int, numbers: Mapping[str, float], workdir: Path) -> None:
-    """Refuses numbers of a step that are not finite.
+    """Refuses a loss or a gradient that is not finite.
+
+    Accuracy and Dice are NaN where a batch knows nothing of the first output or a structure.
 
     Raises:
       TrainingError: names them, the step and the last good checkpoint.
     """
-    # The accuracy is NaN where the batch knows nothing of the first output.
-    bad = [name for name, x in numbers.items() if not np.isfinite(x) and name != "accuracy"]
+    bad = [
+        name
+        for name, x in numbers.items()
+        if not np.isfinite(x) and (name.endswith("loss") or name == "gradient_norm")
+    ]
     if bad:
         saved = checkpoint_facts.steps(workdir)
         last = f"the last good checkpoint is step {saved[-1]}" if saved else "nothing was saved yet"

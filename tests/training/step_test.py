@@ -412,8 +412,10 @@ def test_a_batch_that_knows_nothing_has_no_loss_and_no_accuracy():
     assert numbers["loss"] == 0
     assert np.isnan(numbers["accuracy"])
     check_finite(1, numbers, pathlib.Path("nowhere"))
-    with pytest.raises(TrainingError, match="loss not finite at step 1"):
-        check_finite(1, {**numbers, "loss": np.nan}, pathlib.Path("nowhere"))
+    check_finite(1, {"loss": 0.4, "dice_lungs": np.nan}, pathlib.Path("nowhere"))
+    for name in ("loss", "segmentation_loss", "gradient_norm"):
+        with pytest.raises(TrainingError, match=f"{name} not finite at step 1"):
+            check_finite(1, {**numbers, name: np.nan}, pathlib.Path("nowhere"))
 
 
 def test_weight_decay_shrinks_kernels_only():
