@@ -106,6 +106,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.preprocessing.translation_fraction = 0.05  # training: uniform in +-5 % of each side
     config.preprocessing.fill = 128  # gray value of pixels from outside the image, 0 to 255
     config.preprocessing.keep_ratio = False  # True: keep the aspect ratio and pad with `fill`
+    config.preprocessing.equalize = True  # False: without step 2, histogram equalisation
+    config.preprocessing.blur = True  # False: without step 4
     # Fixed constants in gray values 0 to 255; empty: each image's own mean and deviation.
     config.preprocessing.mean = ml_collections.config_dict.placeholder(float)
     config.preprocessing.std = ml_collections.config_dict.placeholder(float)

@@ -42,11 +42,13 @@ def four_steps(
         return levels, counts
 
     image, counts = by_rows(warp, jnp.arange(side))
-    table = _equalizing_table(counts.sum(axis=0))
+    table = jnp.arange(256, dtype=jnp.float32)
+    if preprocessing.equalize:
+        table = _equalizing_table(counts.sum(axis=0))
     rows, columns = (_area_weights(shape[i], shrunk[i], (size, side)) for i in range(2))
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     image = product(rows, by_rows(lambda levels: product(columns, table[levels]), image))
-    return _finish(image, shape, resized, preprocessing.fill)
+    return _finish(image, shape, resized, preprocessing)
 
 
 def equalize_to_blur(pixels: jax.Array, *, preprocessing: Preprocessing) -> jax.Array:
@@ -67,24 +69,28 @@ def equalize_to_blur(pixels: jax.Array, *, preprocessing: Preprocessing) -> jax.
         resized = jnp.maximum(1, jnp.round(shape * size / shape.max())).astype(jnp.int32)
     shrunk = jnp.minimum(shape, resized)
     levels = pixels.reshape(batch, -1).astype(jnp.int32)
-    counts = jax.vmap(lambda row: jnp.zeros(256, jnp.int32).at[row].add(1))(levels)
-    tables = jax.vmap(_equalizing_table)(counts)
-    image = jnp.take_along_axis(tables, levels, axis=1).reshape(pixels.shape)
+    image = pixels.astype(jnp.float32)
+    if preprocessing.equalize:
+        counts = jax.vmap(lambda row: jnp.zeros(256, jnp.int32).at[row].add(1))(levels)
+        tables = jax.vmap(_equalizing_table)(counts)
+        image = jnp.take_along_axis(tables, levels, axis=1).reshape(pixels.shape)
     rows = _area_weights(shape[0], shrunk[0], (size, height))
     columns = _area_weights(shape[1], shrunk[1], (size, width))
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     image = product(rows, product(image, columns.T))
-    return jax.vmap(lambda one: _finish(one, shape, resized, preprocessing.fill))(image)
+    return jax.vmap(lambda one: _finish(one, shape, resized, preprocessing))(image)
 
 
-def _finish(image: jax.Array, shape: jax.Array, resized: jax.Array, fill: int) -> jax.Array:
+def _finish(
+    image: jax.Array, shape: jax.Array, resized: jax.Array, preprocessing: Preprocessing
+) -> jax.Array:
     """Steps 3 and 4 of an image whose sides that shrink have shrunk.
 
     Args:
       image: gray levels before they are rounded, float32 [size, size].
       shape: see `four_steps`, as is `resized`.
       resized: likewise.
-      fill: gray level around the image.
+      preprocessing: the options of the steps.
 
     Returns:
       Gray levels, int32 [size, size].
@@ -93,7 +99,8 @@ def _finish(image: jax.Array, shape: jax.Array, resized: jax.Array, fill: int) -
     halved = (shape == 2 * shrunk).all()  # OpenCV rounds a half up there, elsewhere to even
     image = jnp.where(halved, jnp.floor(image + 0.5), jnp.round(image))
     image = _enlarge(image.astype(jnp.int32), shrunk, resized)
-    return _blur(_centre(image, resized, fill))
+    image = _centre(image, resized, preprocessing.fill)
+    return _blur(image) if preprocessing.blur else image
 
 
 def _warp_row(

@@ -46,6 +46,8 @@ class Preprocessing:
         translation_fraction: Largest shift, as a fraction of the width and of the height.
         fill: Gray value outside the image, 0..255.
         keep_ratio: Keep the ratio of the sides and pad with `fill`, instead of stretching.
+        equalize: Take step 2; without, gray values keep their meaning from image to image.
+        blur: Take step 4.
         mean: Fixed mean, in units of 0..255; None: that of each image.
         std: Fixed standard deviation, in units of 0..255; None: that of each image.
         augmentation: What else is random, in training.
@@ -56,6 +58,8 @@ class Preprocessing:
     translation_fraction: float = 0.05
     fill: int = 128
     keep_ratio: bool = False
+    equalize: bool = True
+    blur: bool = True
     mean: float | None = None
     std: float | None = None
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
@@ -134,11 +138,13 @@ class Preprocessing:
             image = done["rotate_and_translate"] = rotate_and_translate(
                 image, drawn.matrix, fill=self.fill
             )
-        image = done["equalize_histogram"] = equalize_histogram(image)
+        if self.equalize:
+            image = done["equalize_histogram"] = equalize_histogram(image)
         image = done["resize"] = resize(
             image, size=self.size, keep_ratio=self.keep_ratio, fill=self.fill
         )
-        image = done["blur"] = blur(image)
+        if self.blur:
+            image = done["blur"] = blur(image)
         if drawn.levels is not None:
             image = cv2.LUT(image, drawn.levels)
         done["normalize"] = normalize(image, mean=self.mean, std=self.std)

@@ -28,7 +28,7 @@ from jaxcovid.workdir.run import PartSummary, Run
 
 FOLDER = "parts"
 # What decides how an image comes into a network; its parts must agree on it.
-_INPUT = ("size", "keep_ratio", "mean", "std")
+_INPUT = ("size", "keep_ratio", "equalize", "blur", "mean", "std")
 
 
 @dataclass(frozen=True)

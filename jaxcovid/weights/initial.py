@@ -97,7 +97,9 @@ def _trained(workdir: Path) -> InitialWeights:
         backbone=run.config["model"]["backbone"],
         outputs=run.task.outputs,
         arrays=arrays,
-        preprocessing={name: options[name] for name in ("keep_ratio", "mean", "std")},
+        preprocessing={
+            name: options[name] for name in ("keep_ratio", "equalize", "blur", "mean", "std")
+        },
     )
 
 

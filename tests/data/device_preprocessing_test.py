@@ -63,6 +63,20 @@ def test_the_device_equals_the_host(size, keep_ratio):
     assert_close([slice_of(*shape, 1) for shape in growing], options)
 
 
+@pytest.mark.parametrize("left_out", ["equalize", "blur"])
+def test_steps_that_are_left_out(left_out):
+    options = {"size": 64, left_out: False}
+    grays = [slice_of(200, 180, 4), slice_of(40, 90, 5)]
+    assert_close(grays, options)
+    steps = preprocessing.Preprocessing(**options).steps(grays[0])
+    assert {"equalize": "equalize_histogram", "blur": "blur"}[left_out] not in steps
+    pixels = np.stack([slice_of(90, 200, seed) for seed in range(3)])
+    five = preprocessing.Preprocessing(**options, mean=0.0, std=1.0)
+    exported = device_steps.equalize_to_blur(pixels, preprocessing=five)
+    on_host = np.stack([five(gray) for gray in pixels])[..., 0]
+    assert (np.abs(np.asarray(exported) - on_host) > 1).mean() <= 1e-4
+
+
 @pytest.mark.parametrize("shape", [(3000, 4096), (4096, 2000), (16, 4096), (LARGEST, 90)])
 def test_large_images(shape):
     assert_close([slice_of(*shape, 2)], {"size": 256})
