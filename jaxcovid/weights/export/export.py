@@ -152,7 +152,7 @@ def _describe(
         modality=predictor.modality,
         window=predictor.window,
         hu_offset=predictor.hu_offset,
-        preprocessing=dataclasses.asdict(predictor.preprocessing),
+        preprocessing=run.config["preprocessing"],
         network={"name": run.config["network"], **run.config["model"]},
         dataset={"name": dataset.name, "digest": dataset.digest, "citation": dataset.citation},
         step=predictor.step,
