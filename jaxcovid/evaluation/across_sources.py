@@ -100,8 +100,8 @@ def as_table(across: AcrossSources) -> str:
         )
         for source in across.sources
     ]
-    told = [f"source told, {name} images" for name in across.telling]
-    header = ("source", "trained on", "images", "positive", "AUC", *told)
+    names = [f"AUC of the source, {name} images" for name in across.telling]
+    header = ("source", "trained on", "images", "positive", "AUC", *names)
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 

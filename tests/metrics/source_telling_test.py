@@ -17,9 +17,9 @@ def images(shift, *, n=200, per_patient=4):
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.2, 0.7), (3.0, 0.93, 1.0)])
 def test_tells_sources_that_differ_and_no_others(shift, low, high):
-    told = source_telling(*images(shift), resamples=200)
-    assert set(told) == {"a", "b"}
-    for score in told.values():
+    scores = source_telling(*images(shift), resamples=200)
+    assert set(scores) == {"a", "b"}
+    for score in scores.values():
         assert low <= score.value <= high
         assert score.low < score.value < score.high
 

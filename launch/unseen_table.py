@@ -1,0 +1,75 @@
+"""Prints what launch/leave_one_source_out.sh has measured so far, as a table in Markdown.
+
+    python launch/unseen_table.py ROOT
+
+A line for each source that is left out and each variant: the AUC of every seed there, the 95 %
+interval of the first, and how much that is above the variant before (patients resampled together).
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from configs.unseen_source import STEPS
+from jaxcovid.metrics import bootstrap
+
+_HEADER = ("left out", "variant", "AUC", "95 % interval", "beyond the one before")
+
+
+def lines(root: Path) -> Iterator[tuple[str, ...]]:
+    """The lines of the table."""
+    for left in sorted(folder for folder in root.iterdir() if folder.is_dir()):
+        before = None
+        for variant in (name for name in STEPS if (left / name).is_dir()):
+            tests = [test for seed in sorted((left / variant).iterdir()) for test in _tests(seed)]
+            if not tests:
+                continue
+            aucs = [json.loads((test / "metrics.json").read_text())["auc"] for test in tests]
+            values = ", ".join(f"{auc['value']:.3f}" for auc in aucs)
+            difference = _difference(tests[0], before) if before else ""
+            yield left.name, variant, values, _interval(aucs[0]), difference
+            before = tests[0]
+
+
+def _tests(workdir: Path) -> list[Path]:
+    """The folder of the evaluation on the source that was left out; none if it is not finished."""
+    return [path.parent for path in (workdir / "evaluation").glob("*/**/test/metrics.json")]
+
+
+def _difference(one: Path, other: Path) -> str:
+    ours, theirs = _predictions(one), _predictions(other)
+    positive = np.array([row["label"] == "1" for row in ours])
+    probabilities = [np.array([float(row["probability"]) for row in x]) for x in (theirs, ours)]
+    patients = [row["patient"] for row in ours]
+    score = bootstrap.auc_difference(patients, positive, (probabilities[0], probabilities[1]))
+    return f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
+
+
+def _predictions(test: Path) -> list[dict[str, str]]:
+    with (test / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _interval(score: dict[str, Any]) -> str:
+    return f"{score['low']:.3f} to {score['high']:.3f}"
+
+
+def main() -> None:
+    """Parses the command line and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT")
+    print(tabulate(lines(parser.parse_args().root), _HEADER, tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()
