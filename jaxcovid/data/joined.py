@@ -1,0 +1,264 @@
+"""Several prepared data sets as one, "covid_ct+sars_cov_2_ct": the sources of a training."""
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from jaxcovid.data import identity
+from jaxcovid.data.datasets import SEPARATOR, Dataset, Record
+
+FOLDER = "joined"  # in the folder of data sets: what belongs to no single one of them
+_IN_MEMBER = ("id", "patient", "volume")  # features that name something within a member
+_UNKNOWN = {str: "", bytes: b"", int: -1}  # value of a feature that another member has, by type
+
+
+class JoinedSource(Sequence[Record]):
+    """The records of one split of all members, one member after another.
+
+    A record is that of its member, see `datasets.Source`, with the member's name as `source` and
+    before its `id`, `patient` and `volume`, and with `label` as an index into the joined class
+    names. It has the features of all members: those that its own lacks are empty, or -1.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Record]],
+        *,
+        labels: Mapping[str, Sequence[int]],
+        findings: Collection[str],
+        left_out: Sequence[int] = (),
+    ) -> None:
+        """Joins the records of several members.
+
+        Args:
+            sources: The records of each member by its name.
+            labels: For each member the joined label of each of its own.
+            findings: Names of the findings that are kept.
+            left_out: Positions among all records of those that are not used.
+        """
+        self.sources = dict(sources)
+        self._labels, self._findings = labels, frozenset(findings)
+        self._names = list(self.sources)
+        self._ends = np.cumsum([len(source) for source in self.sources.values()])
+        self._positions = np.delete(np.arange(self._ends[-1]), list(left_out))
+        self._unknown = {
+            name: _UNKNOWN[type(value)]
+            for source in self.sources.values()
+            for name, value in source[0].items()
+            if type(value) in _UNKNOWN
+        }
+
+    def with_sources(self, sources: Mapping[str, Sequence[Record]]) -> "JoinedSource":
+        """The same records, read from other sources, such as `image_cache.CachedSource`."""
+        unused = np.setdiff1d(np.arange(self._ends[-1]), self._positions).tolist()
+        return JoinedSource(sources, labels=self._labels, findings=self._findings, left_out=unused)
+
+    def member_of(self, index: int) -> str:
+        """Name of the member that a record is of; reads nothing."""
+        return self._names[self._place(index)[0]]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Record:
+        member, own = self._place(index)
+        name = self._names[member]
+        record = self.sources[name][own]
+        own_names = {key: f"{name}:{record[key]}" for key in _IN_MEMBER if record.get(key)}
+        joined = {**self._unknown, **record, **own_names, "source": name}
+        if "findings" in record:
+            values = record["findings"].items()
+            return {**joined, "findings": {k: v for k, v in values if k in self._findings}}
+        return {**joined, "label": self._labels[name][record["label"]]}
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of a record's member, and its position there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        position = int(self._positions[index])
+        member = int(np.searchsorted(self._ends, position, side="right"))
+        return member, position - (int(self._ends[member - 1]) if member else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedDataset(Dataset):
+    """Several prepared data sets as one; see `Dataset` for what is not said here.
+
+    Attributes:
+        members: In the order of the name.
+        left_out: Positions in the training split of all members of records that are not used.
+    """
+
+    members: tuple[Dataset, ...] = ()
+    left_out: tuple[int, ...] = ()
+
+    def source(self, split: str) -> JoinedSource:
+        """Opens one split of all members that have it.
+
+        Raises:
+            ValueError: If none has it.
+        """
+        self._check_split(split)
+        members = self.members_with(split)
+        places = {name: label for label, name in enumerate(self.class_names)}
+        return JoinedSource(
+            {member.name: member.source(split) for member in members},
+            labels={m.name: [places[name] for name in m.class_names] for m in members},
+            findings=self.finding_names,
+            left_out=self.left_out if split == "train" else (),
+        )
+
+    def identities(self) -> dict[str, identity.Identities]:
+        """Hashes of the images and patients of each split, those of the members.
+
+        Raises:
+            ValueError: If a file of them is damaged.
+            OSError: If it cannot be read.
+        """
+        of_members = [member.identities() for member in self.members]
+        joined = {
+            split: identity.join([each[split] for each in of_members if split in each])
+            for split in self.split_sizes
+        }
+        if self.left_out:
+            joined["train"] = joined["train"].without(self.left_out)
+        return joined
+
+    def members_with(self, split: str) -> list[Dataset]:
+        """The members that have a split."""
+        return [member for member in self.members if split in member.split_sizes]
+
+
+def join(members: Sequence[Dataset], data_dir: epath.PathLike) -> JoinedDataset:
+    """Makes one data set of several.
+
+    Class names are joined by name. Of findings only those remain that all members label, as a film
+    of another says nothing about the others.
+
+    Args:
+        members: At least two.
+        data_dir: Where data sets are kept.
+
+    Raises:
+        ValueError: If members hold the same images, images of two modalities, classes and
+            findings, or class names that may or may not mean the same.
+    """
+    _check_members(members)
+    name = SEPARATOR.join(member.name for member in members)
+    class_names = tuple(dict.fromkeys(n for member in members for n in member.class_names))
+    findings = set.intersection(*(set(member.finding_names) for member in members))
+    lines = "\n".join(f"{member.name} {member.digest}" for member in members)
+    counts = _sum_by_split(members, lambda m: m.class_counts, [*class_names, *sorted(findings)])
+    return JoinedDataset(
+        name=name,
+        directory=epath.Path(data_dir) / FOLDER / name.replace("/", "."),
+        class_names=class_names,
+        finding_names=tuple(sorted(findings)),
+        masks=tuple(dict.fromkeys(mask for member in members for mask in member.masks)),
+        digest=hashlib.sha256(lines.encode()).hexdigest(),
+        citation="\n".join(dict.fromkeys(m.citation for m in members if m.citation)),
+        description="\n\n".join(f"{member.name}: {member.description}" for member in members),
+        split_sizes=dict(sum((Counter(member.split_sizes) for member in members), Counter())),
+        modality=next((member.modality for member in members if member.modality), ""),
+        window=members[0].window,
+        hu_offset=members[0].hu_offset,
+        prepared_from={member.name: member.prepared_from for member in members},
+        class_counts=counts,
+        finding_counts=_sum_of_findings(members, sorted(findings)),
+        published_images=0,
+        patient_counts=dict(sum((Counter(m.patient_counts) for m in members), Counter())),
+        crossing_patients=sum(member.crossing_patients for member in members),
+        members=tuple(members),
+    )
+
+
+def member_names(name: str) -> tuple[str, ...]:
+    """The names of the data sets of which a name is made."""
+    return tuple(name.split(SEPARATOR))
+
+
+def _check_members(members: Sequence[Dataset]) -> None:
+    """Refuses members that cannot be joined, see `join`."""
+    scopes = Counter(identity.scope_of(member.name) for member in members)
+    if repeated := [scope for scope, count in scopes.items() if count > 1]:
+        names = " and ".join(m.name for m in members if identity.scope_of(m.name) == repeated[0])
+        raise ValueError(f"{names} hold the same images; name {repeated[0]} once")
+    modalities = {member.modality: member.name for member in members if member.modality}
+    if len(modalities) > 1:
+        listed = " and ".join(f"{name} ({modality})" for modality, name in modalities.items())
+        raise ValueError(f"images of two modalities: {listed}; name data sets of one")
+    if len({bool(member.class_names) for member in members}) > 1:
+        listed = ", ".join(
+            f"{m.name} ({'classes' if m.class_names else 'findings'})" for m in members
+        )
+        raise ValueError(f"some have classes, some findings: {listed}; name data sets of one kind")
+    if not members[0].class_names and not set.intersection(
+        *(set(m.finding_names) for m in members)
+    ):
+        raise ValueError(f"{' and '.join(m.name for m in members)} label no finding in common")
+    _check_class_names(members)
+    if len({(member.window, member.hu_offset) for member in members}) > 1:
+        logging.warning(
+            "The data sets were seen through different windows; those of %s (centre and width %s, "
+            "offset %s) serve for predictions",
+            members[0].name,
+            members[0].window,
+            members[0].hu_offset,
+        )
+
+
+def _check_class_names(members: Iterable[Dataset]) -> None:
+    """Refuses names of classes that differ in case, blanks or punctuation alone."""
+    seen: dict[str, tuple[str, str]] = {}  # by what is left of a name
+    for member in members:
+        for name in member.class_names:
+            first, owner = seen.setdefault(
+                re.sub(r"[\W_]", "", name).casefold(), (name, member.name)
+            )
+            if first != name:
+                raise ValueError(
+                    f"{owner} has a class {first!r} and {member.name} a class {name!r}, which may "
+                    f"mean the same; prepare the folder data set anew with the label {first!r} if "
+                    "they do, else with another name"
+                )
+
+
+def _sum_by_split(
+    members: Sequence[Dataset],
+    counts: Callable[[Dataset], Mapping[str, Mapping[str, int]]],
+    names: Sequence[str],
+) -> dict[str, dict[str, int]]:
+    """Adds up counts by split and name, 0 of names that a member does not have."""
+    splits = dict.fromkeys(split for member in members for split in counts(member))
+    return {
+        split: {
+            name: sum(counts(member).get(split, {}).get(name, 0) for member in members)
+            for name in names
+        }
+        for split in splits
+    }
+
+
+def _sum_of_findings(
+    members: Sequence[Dataset], findings: Sequence[str]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Adds up `finding_counts` of the findings that all members label."""
+    splits = dict.fromkeys(split for member in members for split in member.finding_counts)
+    return {
+        split: {
+            name: dict(
+                sum(
+                    (Counter(m.finding_counts.get(split, {}).get(name, {})) for m in members),
+                    Counter(),
+                )
+            )
+            for name in findings
+        }
+        for split in splits
+    }
