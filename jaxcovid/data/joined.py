@@ -4,86 +4,16 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
 from absl import logging
 from etils import epath
 
-from jaxcovid.data import identity
+from jaxcovid.data import identity, image_cache
 from jaxcovid.data.datasets import SEPARATOR, Dataset, Record
+from jaxcovid.data.joined_source import JoinedSource
 
 FOLDER = "joined"  # in the folder of data sets: what belongs to no single one of them
-_IN_MEMBER = ("id", "patient", "volume")  # features that name something within a member
-_UNKNOWN = {str: "", bytes: b"", int: -1}  # value of a feature that another member has, by type
-
-
-class JoinedSource(Sequence[Record]):
-    """The records of one split of all members, one member after another.
-
-    A record is that of its member, see `datasets.Source`, with the member's name as `source` and
-    before its `id`, `patient` and `volume`, and with `label` as an index into the joined class
-    names. It has the features of all members: those that its own lacks are empty, or -1.
-    """
-
-    def __init__(
-        self,
-        sources: Mapping[str, Sequence[Record]],
-        *,
-        labels: Mapping[str, Sequence[int]],
-        findings: Collection[str],
-        left_out: Sequence[int] = (),
-    ) -> None:
-        """Joins the records of several members.
-
-        Args:
-            sources: The records of each member by its name.
-            labels: For each member the joined label of each of its own.
-            findings: Names of the findings that are kept.
-            left_out: Positions among all records of those that are not used.
-        """
-        self.sources = dict(sources)
-        self._labels, self._findings = labels, frozenset(findings)
-        self._names = list(self.sources)
-        self._ends = np.cumsum([len(source) for source in self.sources.values()])
-        self._positions = np.delete(np.arange(self._ends[-1]), list(left_out))
-        self._unknown = {
-            name: _UNKNOWN[type(value)]
-            for source in self.sources.values()
-            for name, value in source[0].items()
-            if type(value) in _UNKNOWN
-        }
-
-    def with_sources(self, sources: Mapping[str, Sequence[Record]]) -> "JoinedSource":
-        """The same records, read from other sources, such as `image_cache.CachedSource`."""
-        unused = np.setdiff1d(np.arange(self._ends[-1]), self._positions).tolist()
-        return JoinedSource(sources, labels=self._labels, findings=self._findings, left_out=unused)
-
-    def member_of(self, index: int) -> str:
-        """Name of the member that a record is of; reads nothing."""
-        return self._names[self._place(index)[0]]
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, index: int) -> Record:
-        member, own = self._place(index)
-        name = self._names[member]
-        record = self.sources[name][own]
-        own_names = {key: f"{name}:{record[key]}" for key in _IN_MEMBER if record.get(key)}
-        joined = {**self._unknown, **record, **own_names, "source": name}
-        if "findings" in record:
-            values = record["findings"].items()
-            return {**joined, "findings": {k: v for k, v in values if k in self._findings}}
-        return {**joined, "label": self._labels[name][record["label"]]}
-
-    def _place(self, index: int) -> tuple[int, int]:
-        """The number of a record's member, and its position there."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        position = int(self._positions[index])
-        member = int(np.searchsorted(self._ends, position, side="right"))
-        return member, position - (int(self._ends[member - 1]) if member else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +59,33 @@ class JoinedDataset(Dataset):
         if self.left_out:
             joined["train"] = joined["train"].without(self.left_out)
         return joined
+
+    def with_cached_images(
+        self, sources: Mapping[str, JoinedSource], *, cache: str
+    ) -> dict[str, JoinedSource]:
+        """See `image_cache.cache_images`: every member keeps the images of its own records.
+
+        Args:
+            sources: Of some splits.
+            cache: Where decoded images are kept.
+
+        Raises:
+            ValueError: There is too little free memory, or a folder is in an object store.
+            OSError: The file of `disk` cannot be written.
+        """
+        cached: dict[str, dict[str, Sequence[Record]]] = {split: {} for split in sources}
+        for member in self.members:
+            own = {
+                split: source.sources[member.name]
+                for split, source in sources.items()
+                if member.name in source.sources
+            }
+            found = image_cache.cache_images(
+                own, cache=cache, folder=member.directory, digest=member.digest
+            )
+            for split, source in found.items():
+                cached[split][member.name] = source
+        return {split: source.with_sources(cached[split]) for split, source in sources.items()}
 
     def members_with(self, split: str) -> list[Dataset]:
         """The members that have a split."""
@@ -176,6 +133,11 @@ def join(members: Sequence[Dataset], data_dir: epath.PathLike) -> JoinedDataset:
         crossing_patients=sum(member.crossing_patients for member in members),
         members=tuple(members),
     )
+
+
+def members_of(dataset: Dataset) -> tuple[Dataset, ...]:
+    """The data sets that one is made of: itself, unless it is joined."""
+    return dataset.members if isinstance(dataset, JoinedDataset) else (dataset,)
 
 
 def member_names(name: str) -> tuple[str, ...]:
