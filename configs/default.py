@@ -130,6 +130,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # none | classes (of each source as many images with the positive class as without)
     config.mixture.balance = "none"
     config.mixture.unlabelled = ()  # objective=joint: sources of which only masks are learned
+    # Copies of what another source holds out are not trained on: near (looks at all images, once
+    # for these data) | exact (files of equal bytes)
+    config.mixture.copies = "near"
 
     apply_variants(config, chosen(variant, ("debug",)))
     return config

@@ -22,11 +22,12 @@ class JoinedDataset(Dataset):
 
     Attributes:
         members: In the order of the name.
-        left_out: Positions in the training split of all members of records that are not used.
+        left_out: Ids of records of the training split that are not used, by their positions in
+            that of all members; the members' own counts are without them, except of patients.
     """
 
     members: tuple[Dataset, ...] = ()
-    left_out: tuple[int, ...] = ()
+    left_out: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def source(self, split: str) -> JoinedSource:
         """Opens one split of all members that have it.
@@ -41,7 +42,7 @@ class JoinedDataset(Dataset):
             {member.name: member.source(split) for member in members},
             labels={m.name: [places[name] for name in m.class_names] for m in members},
             findings=self.finding_names,
-            left_out=self.left_out if split == "train" else (),
+            left_out=list(self.left_out) if split == "train" else (),
         )
 
     def identities(self) -> dict[str, identity.Identities]:
@@ -57,8 +58,30 @@ class JoinedDataset(Dataset):
             for split in self.split_sizes
         }
         if self.left_out:
-            joined["train"] = joined["train"].without(self.left_out)
+            joined["train"] = joined["train"].without(list(self.left_out))
         return joined
+
+    def without(self, positions: Sequence[int]) -> "JoinedDataset":
+        """The same data set, some records of its training split not used.
+
+        Args:
+            positions: Of these records; nothing was left out before.
+
+        Raises:
+            ValueError: If a member has nothing left to train on.
+        """
+        source = self.source("train")
+        records = [source[position] for position in positions]
+        members = [
+            _counted_without(m, [r for r in records if r["source"] == m.name], self.class_names)
+            for m in self.members
+        ]
+        if empty := [member.name for member in members if member.split_sizes.get("train") == 0]:
+            raise ValueError(f"all training images of {' and '.join(empty)} are left out")
+        return dataclasses.replace(
+            join(members, self.directory.parent.parent),
+            left_out={p: record["id"] for p, record in zip(positions, records, strict=True)},
+        )
 
     def with_cached_images(
         self, sources: Mapping[str, JoinedSource], *, cache: str
@@ -143,6 +166,33 @@ def members_of(dataset: Dataset) -> tuple[Dataset, ...]:
 def member_names(name: str) -> tuple[str, ...]:
     """The names of the data sets of which a name is made."""
     return tuple(name.split(SEPARATOR))
+
+
+def left_out_ids(dataset: Dataset) -> tuple[str, ...]:
+    """Ids of the training images that are not used; none of a data set that is not joined."""
+    return tuple(dataset.left_out.values()) if isinstance(dataset, JoinedDataset) else ()
+
+
+def _counted_without(
+    member: Dataset, records: Sequence[Record], class_names: Sequence[str]
+) -> Dataset:
+    """A member whose sizes and counts are without some joined records of its training split."""
+    if not records:
+        return member
+    sizes = {**member.split_sizes, "train": member.split_sizes["train"] - len(records)}
+    classes = Counter(member.class_counts["train"])
+    findings = {k: Counter(v) for k, v in member.finding_counts.get("train", {}).items()}
+    for record in records:
+        if "label" in record:
+            classes[class_names[record["label"]]] -= 1
+        for name, value in record.get("findings", {}).items():
+            findings[name][str(value)] -= 1
+            classes[name] -= value == 1
+    counts = {"class_counts": {**member.class_counts, "train": dict(classes)}}
+    if findings:
+        train = {name: dict(counter) for name, counter in findings.items()}
+        counts["finding_counts"] = {**member.finding_counts, "train": train}
+    return dataclasses.replace(member, split_sizes=sizes, **counts)
 
 
 def _check_members(members: Sequence[Dataset]) -> None:

@@ -19,6 +19,7 @@ import jaxcovid
 from jaxcovid.data import image_cache, pipeline
 from jaxcovid.data.ablations import trained_ablation
 from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.joined import left_out_ids
 from jaxcovid.data.labels import Task
 from jaxcovid.inference import frozen_parts
 from jaxcovid.models.deep_ct_net import FREEZABLE
@@ -252,6 +253,7 @@ def _make_run(
             hu_offset=dataset.hu_offset,
             class_names=dataset.class_names,
             citation=dataset.citation,
+            left_out=left_out_ids(dataset),
         ),
         task=task,
         parts={name: part.summary for name, part in parts.items()},
