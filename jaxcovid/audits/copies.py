@@ -16,6 +16,7 @@ from absl import logging
 
 from jaxcovid.audits.duplicates import find_pairs
 from jaxcovid.audits.items import read_items
+from jaxcovid.data.builders.tables import listed
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.data.joined import JoinedDataset
 from jaxcovid.runtime.files import read_json, write_atomically
@@ -48,7 +49,8 @@ class Copy:
 def leave_out_copies(dataset: Dataset, *, search: str) -> Dataset:
     """A data set whose training split has no copies of what other sources hold out.
 
-    Logs what is left out, and copies within the training that have two labels, which stay.
+    Logs what is left out, and copies within the training that have two labels, which stay; all are
+    in a file beside the data.
 
     Args:
       dataset: one that is not joined stays as it is.
@@ -158,8 +160,10 @@ def _with_patients(dataset: JoinedDataset, positions: Sequence[int]) -> list[int
 
 
 def _listed(copies: Sequence[Copy]) -> str:
-    return "; ".join(
-        f"{copy.trained.id} ({copy.trained.label}) is {copy.other.split} {copy.other.id} "
-        f"({copy.other.label}), {copy.kind}"
-        for copy in copies
+    return listed(
+        [
+            f"{copy.trained.id} ({copy.trained.label}) is {copy.other.split} {copy.other.id} "
+            f"({copy.other.label}): {copy.kind}"
+            for copy in copies
+        ]
     )
