@@ -17,7 +17,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
     config.seed = 0  # of initialisation, shuffling and augmentation
-    config.dataset = "covid_ct"  # a prepared data set, NAME or NAME/CONFIG
+    # A prepared data set, NAME or NAME/CONFIG, or several joined by "+"
+    config.dataset = "covid_ct"
     config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (with frozen parts)
     # screening | segmentation (of lungs and lesion, by a decoder) | joint (both)
     config.objective = "screening"
@@ -122,6 +123,16 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.augmentation.blur_px = 0.0  # largest deviation, pixels of the network's input
     config.augmentation.jpeg_quality = 100  # lowest; 100 saves no JPEG
     config.augmentation.border = 0.0  # largest share of each side that is filled
+
+    config.mixture = ml_collections.ConfigDict()  # of the sources of a dataset "A+B"
+    # Share of each source in a batch, in the order of their names; (): by their numbers of images
+    config.mixture.weights = ()
+    # none | classes (of each source as many images with the positive class as without)
+    config.mixture.balance = "none"
+    config.mixture.unlabelled = ()  # objective=joint: sources of which only masks are learned
+    # Copies of what another source holds out are not trained on: near (looks at all images, once
+    # for these data) | exact (files of equal bytes)
+    config.mixture.copies = "near"
 
     apply_variants(config, chosen(variant, ("debug",)))
     return config

@@ -2,6 +2,7 @@
 
 python -m jaxcovid.audit covid_ct
 python -m jaxcovid.audit covid_chestxray --report=DIR
+python -m jaxcovid.audit covid_ct+sars_cov_2_ct
 
 Are patients and source documents in one split each? Is a picture in two splits, or in two classes?
 Do format, size, border or view give the class away? audit.json and audit.html go beside the
@@ -33,7 +34,7 @@ def run(
     """Audits a data set, and writes `audit.json` and `audit.html` beside it.
 
     Args:
-      name: of a prepared data set.
+      name: of a prepared data set, or of several joined by "+".
       data_dir: where data sets are kept; None is `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       positive: see `audits.audit.audit_dataset`.
       report: folder that gets another copy of both files.
@@ -50,10 +51,9 @@ def run(
     from jaxcovid.report import audit_page
 
     dataset = open_dataset(name, data_dir)
-    folders = [dataset.directory]
-    if report:
-        report.mkdir(parents=True, exist_ok=True)
-        folders.append(report)
+    folders = [dataset.directory, *([report] if report else [])]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     audit = audit_dataset(dataset, positive=positive)
     content = audit.as_dict(version=jaxcovid.__version__, report=str(folders[-1] / audit_page.FILE))
     page = audit_page.render_audit(audit, content)
@@ -66,7 +66,7 @@ def run(
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("audit", __doc__)
-    parser.add_argument("dataset", metavar="DATASET", help="a prepared data set")
+    parser.add_argument("dataset", metavar="DATASET", help="a prepared data set, or several: A+B")
     parser.add_argument(
         "--report",
         metavar="DIR",

@@ -54,12 +54,14 @@ def run(
       OSError: a data set that is not prepared, or a folder that cannot be written.
       TrainingError: the loss is not finite.
     """
+    from jaxcovid.audits.copies import leave_out_copies
     from jaxcovid.data.datasets import open_dataset
     from jaxcovid.training import experiment, startup
 
     # Everything that can be refused is refused before anything is written.
     experiment.check_options(config)
     dataset = open_dataset(config.dataset, data_dir)
+    dataset = leave_out_copies(dataset, search=config.mixture.copies)
     planned = experiment.make_experiment(config, dataset, workdir, command=command)
     return startup.train(planned, dataset, workdir)
 

@@ -82,9 +82,9 @@ def _is(dataset: Dataset, item: Item, positive: str) -> bool:
 
 
 def _patient_facts(item: Item) -> dict[str, dict[str, float | str]]:
-    """View, sex and age, where the data set has them."""
+    """Source, view, sex and age, where the data set has them."""
     facts: dict[str, dict[str, float | str]] = {}
-    for name in ("view", "sex"):
+    for name in ("source", "view", "sex"):
         if name in item.record:
             facts[name] = {name: item.record[name] or "unknown"}
     if "age" in item.record:

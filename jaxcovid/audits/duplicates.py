@@ -43,8 +43,13 @@ class Pair:
     correlation: float
 
 
-def find_pairs(items: Sequence[Item]) -> list[Pair]:
-    """Finds all suspected pairs, in the order of the items."""
+def find_pairs(items: Sequence[Item], *, groups: Sequence[str] | None = None) -> list[Pair]:
+    """Finds all suspected pairs, in the order of the items.
+
+    Args:
+      items: all images.
+      groups: of each image; only pairs of two groups count. None takes all pairs.
+    """
     hashes = np.stack([item.hash for item in items]).view(np.uint64)
     grays = np.stack([cv2.resize(i.small, (64, 64), interpolation=cv2.INTER_AREA) for i in items])
     flat = grays.reshape(len(items), -1).astype(np.float32)
@@ -52,6 +57,8 @@ def find_pairs(items: Sequence[Item]) -> list[Pair]:
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
     pairs = []
     for i, j, bits in _near(hashes):
+        if groups is not None and groups[i] == groups[j]:
+            continue
         correlation = float(flat[i] @ flat[j])
         if items[i].sha1 == items[j].sha1:
             pairs.append(Pair(i, j, "same file", bits, correlation))

@@ -20,6 +20,7 @@ from jaxcovid.data.structures import FEATURES, STRUCTURES
 from jaxcovid.runtime.files import expand_home, home
 
 DIGEST_FILE = "digest.json"
+SEPARATOR = "+"  # between the names of data sets that are opened as one
 _STORED = (
     "digest",
     "modality",
@@ -134,10 +135,7 @@ class Dataset:
         Raises:
             ValueError: If the data set has no such split.
         """
-        if split not in self.split_sizes:
-            raise ValueError(
-                f"{self.name} has no split {split!r}; it has {', '.join(self.split_sizes)}"
-            )
+        self._check_split(split)
         return Source(self.directory, split)
 
     def identities(self) -> dict[str, identity.Identities]:
@@ -148,6 +146,12 @@ class Dataset:
             OSError: If it cannot be read.
         """
         return identity.load(self.directory / identity.FILE)
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.split_sizes:
+            raise ValueError(
+                f"{self.name} has no split {split!r}; it has {', '.join(self.split_sizes)}"
+            )
 
 
 def default_data_dir() -> epath.Path:
@@ -165,19 +169,31 @@ def default_data_dir() -> epath.Path:
 
 
 def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
-    """Opens a prepared data set, the highest version that is there.
+    """Opens a prepared data set, the highest version that is there, or several as one.
 
     Args:
-        name: "covid_ct/gray320"; without a config ("covid_ct") its default one is meant.
+        name: "covid_ct/gray320"; without a config ("covid_ct") its default one is meant. Several
+            are joined by "+", see `joined.join`.
         data_dir: Where data sets are kept; `default_data_dir()` if None.
 
     Raises:
         FileNotFoundError: If it was not prepared (to its end); says the command that does it.
-        ValueError: If it was prepared by an older version.
+        ValueError: If it was prepared by an older version, or if those of several do not fit
+            together.
     """
+    data_dir = epath.Path(expand_home(os.fspath(data_dir or default_data_dir())))
+    members = [_open_one(member, data_dir) for member in name.split(SEPARATOR)]
+    if len(members) == 1:
+        return members[0]
+    from jaxcovid.data.joined import join  # it is made of what is defined here
+
+    return join(members, data_dir)
+
+
+def _open_one(name: str, data_dir: epath.Path) -> Dataset:
+    """Opens one prepared data set, see `open_dataset`."""
     import tensorflow_datasets as tfds
 
-    data_dir = epath.Path(expand_home(os.fspath(data_dir or default_data_dir())))
     directory = find_version(name, data_dir)
     if directory is None:
         raise FileNotFoundError(

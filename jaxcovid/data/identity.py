@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class Identities:
     ids: np.ndarray
     patients: np.ndarray
 
+    def without(self, positions: Sequence[int]) -> "Identities":
+        """Those of all records but some."""
+        return Identities(*(np.delete(column, positions) for column in dataclasses.astuple(self)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
@@ -68,6 +72,21 @@ def _hash(*parts: bytes) -> int:
     return int.from_bytes(sha.digest()[:8], "little")
 
 
+def scope_of(name: str) -> str:
+    """What the ids of a data set are unique in: data sets of one scope hold the same images.
+
+    The configs of a published data set do; two folders are two data sets.
+    """
+    base = name.partition("/")[0]
+    return name if base == "folder" else base
+
+
+def join(parts: Sequence[Identities]) -> Identities:
+    """Those of several data sets, one after another."""
+    columns = zip(*map(dataclasses.astuple, parts), strict=True)
+    return Identities(*map(np.concatenate, columns))
+
+
 def identities_of(records: Iterable[Mapping[str, Any]], name: str) -> Identities:
     """Hashes the records of a split.
 
@@ -75,9 +94,7 @@ def identities_of(records: Iterable[Mapping[str, Any]], name: str) -> Identities
       records: see `datasets.Source`.
       name: of the data set, with its config.
     """
-    base = name.partition("/")[0]
-    # The configs of a published data set hold the same images; two folders are two data sets.
-    scope = (name if base == "folder" else base).encode()
+    base, scope = name.partition("/")[0], scope_of(name).encode()
     images, ids, patients = [], [], []
     for record in records:
         known = record["patient"] != record["id"]

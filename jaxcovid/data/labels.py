@@ -85,7 +85,8 @@ class Task:
         totals = np.zeros((2, len(self.outputs)), int)
         for column, name in enumerate(self.outputs):
             if self.screens:
-                totals[:, column] = sum(counts.values()) - counts[name], counts[name]
+                positive = counts.get(name, 0)  # one of several sources may not have the class
+                totals[:, column] = sum(counts.values()) - positive, positive
                 continue
             for value, count in counts[name].items():
                 target = self.finding_target(name, int(value))
@@ -130,6 +131,23 @@ class ShuffledEncoder:
 
     def __call__(self, record: Record) -> np.ndarray:
         return self.targets[record["id"]]
+
+
+@dataclass(frozen=True)
+class MasksOnlyEncoder:
+    """Targets of a joined data set of which some sources teach nothing but their masks.
+
+    Attributes:
+      encoder: of all other records.
+      sources: whose targets are `UNKNOWN`.
+    """
+
+    encoder: Encoder
+    sources: frozenset[str]
+
+    def __call__(self, record: Record) -> np.ndarray:
+        targets = self.encoder(record)
+        return np.full_like(targets, UNKNOWN) if record["source"] in self.sources else targets
 
 
 def shuffled(encoder: Encoder, source: Sequence[Record], *, seed: int) -> ShuffledEncoder:

@@ -27,8 +27,8 @@ from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.labels import Encoder
 from jaxcovid.data.masks import decode_masks
 from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.data.sampling import Stratum, endless_order
 
-_EPOCHS = 10**6  # as good as endless; what grain calls so is too long for batches of one image
 PREPROCESS_ON = ("host", "device")
 BAD_RECORDS = ("stop", "skip")
 Batch = dict[str, np.ndarray]
@@ -230,6 +230,7 @@ def train_batches(
     start_step: int = 0,
     preprocess_on: str = "host",
     bad_records: str = "stop",
+    strata: Sequence[Stratum] = (),
 ) -> Iterator[Batch]:
     """Makes endless training batches, reshuffled every epoch, from step `start_step` on.
 
@@ -243,6 +244,7 @@ def train_batches(
         into images.
       bad_records: `stop` at a record that cannot be used, or `skip` it: the next usable one
         replaces it, the same in every run.
+      strata: records with a share of every batch, see `sampling.endless_order`.
 
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
@@ -261,17 +263,10 @@ def train_batches(
     # The random step comes before the host's rows are taken, so that hosts draw different
     # numbers; repeat too, so that a split that does not divide keeps the hosts together.
     on_device = preprocess_on == "device"
-    dataset = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat(_EPOCHS)
-        .random_map(
-            _LoadForTraining(
-                source, target, loading, on_device=on_device, skip=bad_records == "skip"
-            )
-        )
+    load = _LoadForTraining(
+        source, target, loading, on_device=on_device, skip=bad_records == "skip"
     )
+    dataset = endless_order(len(source), seed=seed, strata=strata).random_map(load)
     batches = _batches(dataset, loading, packed=on_device)
     return _iterate(batches[start_step:], loading.workers)
 

@@ -4,6 +4,7 @@ import logging
 
 from jaxcovid.data import identity
 from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.joined import member_names
 from jaxcovid.inference.predictor import Predictor
 
 
@@ -48,8 +49,8 @@ def check_held_out(
 ) -> identity.Overlap:
     """Checks that a network has not learned from the images or patients of a split.
 
-    The validation split of the run itself may hold what the checkpoint was chosen on; for any other
-    split that counts as learned from.
+    The validation split of the run itself, or of one of its sources, may hold what the checkpoint
+    was chosen on; for any other split that counts as learned from.
 
     Args:
       dataset: the data set.
@@ -64,7 +65,8 @@ def check_held_out(
       ValueError: it has seen some, and `allow_seen` is False.
     """
     used = predictor.trained_on()
-    validating = split == "validation" and dataset.name == predictor.run.dataset.name
+    own = predictor.run.dataset.name
+    validating = split == "validation" and dataset.name in (own, *member_names(own))
     trained = used["train"] if validating else [*used["train"], *used["validation"]]
     seen = identity.overlap(dataset.identities()[split], trained)
     if not seen:

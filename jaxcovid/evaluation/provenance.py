@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jaxcovid
 from jaxcovid.audits.audit import FILE as AUDIT_FILE
 from jaxcovid.data.datasets import Dataset, prepare_command
+from jaxcovid.data.joined import member_names
 from jaxcovid.evaluation.result import AuditedCheck, AuditSummary, RunSummary
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.inference.predictor import Predictor
@@ -33,7 +34,7 @@ def summarize_run(scored: ScoredSplit, predictors: Sequence[Predictor], command:
         version=jaxcovid.__version__,
         config=run.config,
         commands=[
-            *map(prepare_command, names),
+            *map(prepare_command, dict.fromkeys(m for name in names for m in member_names(name))),
             *(f"python -m jaxcovid.audit {name}" for name in names),
             *map(_training_command, predictors),
             command,

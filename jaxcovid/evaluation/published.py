@@ -1,5 +1,6 @@
 """Published scores, to compare ours with: Tables III to VI of the paper (arXiv:2012.14204)."""
 
+from jaxcovid.data.datasets import SEPARATOR
 from jaxcovid.evaluation.result import PublishedScores, PublishedTable
 
 # By data set; a row is method, precision, recall, F, AUC, accuracy.
@@ -44,12 +45,14 @@ _EXTERNAL = PublishedTable(
 
 
 def published_scores(*, trained_on: str, tested_on: str) -> PublishedTable | None:
-    """The paper's table for a pair of data sets; None if it has none.
+    """The paper's table for a pair of data sets; None if it has none, as of several sources.
 
     Args:
       trained_on: name of the data set of the run, with or without its config.
       tested_on: name of the data set of the test.
     """
+    if SEPARATOR in trained_on + tested_on:
+        return None
     trained, tested = trained_on.partition("/")[0], tested_on.partition("/")[0]
     if (trained, tested) == ("ct_cov19", "covid_ct"):
         return _EXTERNAL

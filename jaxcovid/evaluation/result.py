@@ -202,7 +202,7 @@ class EvaluationResult:
       scores: of a network that screens for a class, or of one for several findings.
       seen: images that the network has learned from; None if there are none.
       calibration: of a network that screens, as the next.
-      subgroups: by format, view, sex and age.
+      subgroups: by source, format, view, sex and age.
       saliency: how far heatmaps can be trusted, where there are masks.
       segmentation: masks of lungs and lesion, of a network that makes them.
       ablations: scores on altered images.

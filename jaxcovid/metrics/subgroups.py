@@ -38,10 +38,10 @@ class Subgroup:
 
 
 def groups_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """The groups that an image belongs to: format, and view, sex and age where known."""
+    """The groups that an image belongs to: format, and source, view, sex and age where known."""
     starts = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"}
     groups = {"format": next((v for k, v in starts.items() if record["image"].startswith(k)), "")}
-    for name in ("view", "sex"):
+    for name in ("source", "view", "sex"):
         groups[name] = record.get(name, "")
     for low, high in _AGES:
         if low <= record.get("age", -1) < high:

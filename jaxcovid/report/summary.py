@@ -41,6 +41,9 @@ def summarize_shuffles(aucs: Sequence[float]) -> str:
 def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
     scores = result.per_image
     yield "AUC", scores.auc
+    for row in result.subgroups or ():
+        if row.group == "source" and row.auc:
+            yield f"AUC, {row.value}", row.auc
     if isinstance(scores, UnitScores):
         yield from scores.operating_points[scores.main_point].ratios.items()
     else:

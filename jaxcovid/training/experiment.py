@@ -19,6 +19,7 @@ import jaxcovid
 from jaxcovid.data import image_cache, pipeline
 from jaxcovid.data.ablations import trained_ablation
 from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.joined import left_out_ids
 from jaxcovid.data.labels import Task
 from jaxcovid.inference import frozen_parts
 from jaxcovid.models.deep_ct_net import FREEZABLE
@@ -54,6 +55,7 @@ class Experiment:
       batch_norm: see `step.train_step`.
       training: the split that is trained on.
       validation: that which ranks checkpoints.
+      unlabelled: sources of which nothing but masks is learned.
       preprocess_on: see `pipeline.train_batches`, as are the next two.
       bad_records: likewise.
       workers: likewise.
@@ -75,6 +77,7 @@ class Experiment:
     batch_norm: str
     training: Split
     validation: Split
+    unlabelled: frozenset[str]
     preprocess_on: str
     bad_records: str
     workers: int
@@ -108,7 +111,11 @@ def make_experiment(
     """
     check_options(config)
     task = splits.make_task(config, dataset)
-    counts = {name: splits.class_counts(dataset, task, name, config.objective) for name in SPLITS}
+    unlabelled = splits.unlabelled_sources(config, dataset, task)
+    counts = {
+        name: splits.class_counts(dataset, task, name, config.objective, unlabelled)
+        for name in SPLITS
+    }
     start = warm_start.find(workdir, config.init.weights, what=config.init.what)
     run, parts = _make_run(config, dataset, task, workdir, command)
     run = dataclasses.replace(run, init=start.summary if start else None)
@@ -119,6 +126,9 @@ def make_experiment(
     model = frozen_parts.model_with_parts(run, parts)
     if start:
         start.check(run, model)
+    training, validation = (
+        splits.make_split(dataset, task, name, config, unlabelled=unlabelled) for name in SPLITS
+    )
     return Experiment(
         run=run,
         plan=plan,
@@ -132,8 +142,9 @@ def make_experiment(
         loss_weights=losses.class_weights(counts["train"], kind=config.class_weights),
         segmentation_weight=config.segmentation.weight,
         batch_norm=config.batch_norm,
-        training=splits.make_split(dataset, task, "train", config),
-        validation=splits.make_split(dataset, task, "validation", config),
+        training=training,
+        validation=validation,
+        unlabelled=unlabelled,
         preprocess_on=config.preprocess_on,
         bad_records=config.bad_records,
         workers=config.workers,
@@ -154,6 +165,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     devices_together(config.batch_norm, mesh)
     pipeline.check_options(config.preprocess_on, config.bad_records)
     image_cache.check_cache(config.cache)
+    splits.make_mixture(config)
     if config.workers < 0:
         raise ValueError(f"workers is {config.workers}; it must be 0 (threads) or more")
     for name in ("epochs", "validations_per_epoch", "save_every_steps", "log_every_steps"):
@@ -241,6 +253,7 @@ def _make_run(
             hu_offset=dataset.hu_offset,
             class_names=dataset.class_names,
             citation=dataset.citation,
+            left_out=left_out_ids(dataset),
         ),
         task=task,
         parts={name: part.summary for name, part in parts.items()},

@@ -9,8 +9,11 @@ import numpy as np
 from jaxcovid.data import labels
 from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.datasets import Dataset, Record
-from jaxcovid.data.labels import Encoder, Task, shuffled
+from jaxcovid.data.labels import Encoder, MasksOnlyEncoder, Task, shuffled
+from jaxcovid.data.sampling import Stratum
 from jaxcovid.models.build import MASKED
+from jaxcovid.training import mixture
+from jaxcovid.training.mixture import Mixture, make_strata
 
 SPLITS = ("train", "validation")
 
@@ -24,12 +27,14 @@ class Split:
       encode: makes their targets.
       ablation: alters their images; None alters nothing.
       masks: their masks are segmented.
+      strata: records that have a share of every batch, see `sampling.endless_order`.
     """
 
     source: Sequence[Record]
     encode: Encoder
     ablation: Ablation | None
     masks: bool = False
+    strata: Sequence[Stratum] = ()
 
 
 def make_task(config: ml_collections.ConfigDict, dataset: Dataset) -> Task:
@@ -62,16 +67,71 @@ def make_task(config: ml_collections.ConfigDict, dataset: Dataset) -> Task:
     )
 
 
-def make_split(dataset: Dataset, task: Task, name: str, config: ml_collections.ConfigDict) -> Split:
-    """A split as the network is to see it."""
+def make_mixture(config: ml_collections.ConfigDict) -> Mixture:
+    """How the sources share the batches.
+
+    Raises:
+      ValueError: an option that does not exist, is out of range, or does not go with another.
+    """
+    options = config.mixture
+    made = Mixture(tuple(options.weights), options.balance, tuple(options.unlabelled))
+    if made.alters_shares and config.class_weights != "none":
+        raise ValueError(
+            f"class_weights={config.class_weights} is for images that come once an epoch, which "
+            "mixture.weights and mixture.balance change; use --config.class_weights=none with "
+            "--config.mixture.balance=classes"
+        )
+    return made
+
+
+def unlabelled_sources(
+    config: ml_collections.ConfigDict, dataset: Dataset, task: Task
+) -> frozenset[str]:
+    """See `mixture.unlabelled_sources`."""
+    return mixture.unlabelled_sources(
+        dataset, task, make_mixture(config), objective=config.objective
+    )
+
+
+def make_split(
+    dataset: Dataset,
+    task: Task,
+    name: str,
+    config: ml_collections.ConfigDict,
+    *,
+    unlabelled: frozenset[str] = frozenset(),
+) -> Split:
+    """A split as the network is to see it.
+
+    Args:
+      dataset: of the training.
+      task: what the network is asked.
+      name: of the split.
+      config: the resolved configuration.
+      unlabelled: see `mixture.unlabelled_sources`.
+
+    Raises:
+      ValueError: not as many weights as sources.
+    """
     source, encode = dataset.source(name), task.encoder(dataset.class_names)
+    if unlabelled:
+        encode = MasksOnlyEncoder(encode, unlabelled)
+    strata: Sequence[Stratum] = ()
+    if name == "train":
+        strata = make_strata(dataset, source, encode, make_mixture(config))
     if config.ablation == "shuffled_labels":
         encode = shuffled(encode, source, seed=config.seed)
     masks = config.objective in MASKED
-    return Split(source, encode, trained_ablation(config.ablation), masks)
+    return Split(source, encode, trained_ablation(config.ablation), masks, strata)
 
 
-def class_counts(dataset: Dataset, task: Task, split: str, objective: str) -> np.ndarray:
+def class_counts(
+    dataset: Dataset,
+    task: Task,
+    split: str,
+    objective: str,
+    unlabelled: frozenset[str] = frozenset(),
+) -> np.ndarray:
     """Negative and positive images of each output, int [2, outputs].
 
     Raises:
@@ -82,7 +142,7 @@ def class_counts(dataset: Dataset, task: Task, split: str, objective: str) -> np
         raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
     if objective == "segmentation":
         return np.ones((2, len(task.outputs)), int)
-    counts = task.class_counts((dataset.finding_counts or dataset.class_counts)[split])
+    counts = mixture.class_counts(dataset, task, split, unlabelled)
     absent = [
         f"no image {side} {name}"
         for name, column in zip(task.outputs, counts.T, strict=True)

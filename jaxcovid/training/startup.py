@@ -12,11 +12,12 @@ from absl import logging
 
 from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
+from jaxcovid.data.joined import JoinedDataset, members_of
 from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.inference.trained_on import carry_initial
 from jaxcovid.runtime import distributed
 from jaxcovid.runtime.sharding import process_order, replicated_sharding
-from jaxcovid.training import loop
+from jaxcovid.training import loop, mixture
 from jaxcovid.training.batches import DeviceBatches
 from jaxcovid.training.compilation import compile_train_step
 from jaxcovid.training.experiment import Experiment
@@ -47,6 +48,7 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
       OSError: the workdir cannot be written, or the decoded images.
       TrainingError: the loss or its gradient is not finite.
     """
+    _show_sources(experiment, dataset)
     experiment = _with_cached_images(experiment, dataset)
     validator, initialise = _make_validator(experiment), _make_initializer(experiment)
     with contextlib.ExitStack() as stack:
@@ -71,17 +73,28 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
     return result
 
 
+def _show_sources(experiment: Experiment, dataset: Dataset) -> None:
+    """Logs what a joined data set is made of, and what is wrong with it."""
+    if len(members_of(dataset)) < 2 or not distributed.is_main():
+        return
+    task, unlabelled = experiment.run.task, experiment.unlabelled
+    logging.info("Sources:\n%s", mixture.describe(dataset, task, unlabelled))
+    if experiment.run.config["objective"] != "segmentation":
+        mixture.warn_of_telling_sources(dataset, task, unlabelled)
+
+
 def _with_cached_images(experiment: Experiment, dataset: Dataset) -> Experiment:
     """The experiment whose images are decoded once, if its configuration asks for that."""
     splits = {"train": experiment.training, "validation": experiment.validation}
-    sources = image_cache.cache_images(
-        {name: split.source for name, split in splits.items()},
-        cache=experiment.cache,
-        folder=dataset.directory,
-        digest=dataset.digest,
-    )
+    sources = {name: split.source for name, split in splits.items()}
+    if isinstance(dataset, JoinedDataset):
+        cached = dataset.with_cached_images(sources, cache=experiment.cache)
+    else:
+        cached = image_cache.cache_images(
+            sources, cache=experiment.cache, folder=dataset.directory, digest=dataset.digest
+        )
     training, validation = (
-        dataclasses.replace(split, source=sources[name]) for name, split in splits.items()
+        dataclasses.replace(split, source=cached[name]) for name, split in splits.items()
     )
     return dataclasses.replace(experiment, training=training, validation=validation)
 
@@ -242,6 +255,7 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
         start_step=start,
         preprocess_on=experiment.preprocess_on,
         bad_records=experiment.bad_records,
+        strata=split.strata,
     )
     return DeviceBatches(batches, mesh, unpack)
 

@@ -66,8 +66,12 @@ class Validator:
         self._loss_weights, self._workers = loss_weights, workers
         self._forward = jit_forward(mesh, model=model, masks=split.masks)
         records = (split.source[i] for i in range(len(split.source)))  # one at a time
-        targets, self._patients = zip(
-            *((split.encode(record), record["patient"]) for record in records), strict=True
+        targets, self._patients, self._sources = zip(
+            *(
+                (split.encode(record), record["patient"], record.get("source", ""))
+                for record in records
+            ),
+            strict=True,
         )
         self._targets = np.stack(targets)
         self._heatmaps = None
@@ -90,6 +94,7 @@ class Validator:
         scores = {"loss": validation.loss}
         if self._model.classifies:
             scores["auc"] = validation.auc
+        scores |= {f"auc_{name}": value for name, value in validation.source_auc.items()}
         scores |= {f"dice_{name}": value for name, value in validation.dice.items()}
         progress.writer.scalars(step, {f"validation/{k}": v for k, v in sorted(scores.items())})
         if self._heatmaps and distributed.is_main():
@@ -119,10 +124,21 @@ class Validator:
         dice = {} if overlaps is None else mean_dice(overlaps, self._patients)
         if not self._model.classifies:
             return segmentation_scores(step, probabilities[:, 0], self._targets[:, 0], dice)
+        targets, sources = self._targets, np.array(self._sources)
+        if self._task.screens:  # not of sources of which only masks are learned
+            taught = targets[:, 0] >= 0
+            probabilities, targets, sources = (
+                probabilities[taught],
+                targets[taught],
+                sources[taught],
+            )
         validation = validation_scores(
-            step, probabilities, self._targets, task=self._task, loss_weights=self._loss_weights
+            step, probabilities, targets, task=self._task, loss_weights=self._loss_weights
         )
-        return dataclasses.replace(validation, dice=dice)
+        source_auc = {}
+        if self._task.screens:
+            source_auc = source_aucs(probabilities[:, 0], targets[:, 0], sources)
+        return dataclasses.replace(validation, dice=dice, source_auc=source_auc)
 
 
 class _HeatmapDrawer:
@@ -185,6 +201,26 @@ def validation_scores(
         temperature=temperature,
         thresholds=thresholds,
     )
+
+
+def source_aucs(
+    probability: np.ndarray, target: np.ndarray, sources: np.ndarray
+) -> dict[str, float]:
+    """The AUC of each source with images of both classes; none if all images are of one source.
+
+    Args:
+      probability: of the positive class, float [n].
+      target: 1 of images of the positive class, else 0, float [n].
+      sources: names, str [n].
+    """
+    names = np.unique(sources).tolist()
+    if len(names) < 2:
+        return {}
+    aucs = {
+        name: float(scores.auc(target[sources == name] > 0.5, probability[sources == name]))
+        for name in names
+    }
+    return {name: value for name, value in aucs.items() if not math.isnan(value)}
 
 
 def mean_dice(overlaps: np.ndarray, patients: Sequence[str]) -> dict[str, float]:

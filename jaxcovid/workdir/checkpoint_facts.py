@@ -23,6 +23,7 @@ from jaxcovid.runtime.files import read_json
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
+_BY_NAME = ("thresholds", "dice", "source_auc")  # fields of a validation
 
 
 class CheckpointError(ValueError):
@@ -44,6 +45,7 @@ class Validation:
       temperature: see `metrics.calibration`.
       thresholds: on calibrated probabilities, by name; see `metrics.thresholds`.
       dice: of a network that segments, by structure: the mean over patients.
+      source_auc: `auc` of each source with both classes, of a training on several.
     """
 
     step: int
@@ -52,12 +54,18 @@ class Validation:
     temperature: float = 1.0
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dice: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    source_auc: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def score(self) -> float:
-        """What ranks checkpoints: the AUC, the Dice of the lesion, or the mean of both."""
+        """What ranks checkpoints: the AUC, the Dice of the lesion, or the mean of both.
+
+        Of several sources it is the mean of their AUCs. The AUC of all images together would mostly
+        say how well the network tells a source with many positive images from one with few.
+        """
+        auc = statistics.fmean(self.source_auc.values()) if self.source_auc else self.auc
         dice = self.dice.get("lesion", self.dice.get("lungs", math.nan))
-        known = [value for value in (self.auc, dice) if not math.isnan(value)]
+        known = [value for value in (auc, dice) if not math.isnan(value)]
         return statistics.fmean(known) if known else math.nan
 
 
@@ -179,7 +187,7 @@ def _malformed(content: Mapping[str, Any]) -> str:
             or not isinstance(entry.get("auc"), int | float)
             or not isinstance(entry.get("loss", 0.0), int | float)
             or not isinstance(entry.get("temperature", 1.0), int | float)
-            or not all(map(_is_numbers, (entry.get("thresholds", {}), entry.get("dice", {}))))
+            or not all(_is_numbers(entry.get(name, {})) for name in _BY_NAME)
         ):
             return "history"
     return ""

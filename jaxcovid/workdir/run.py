@@ -60,7 +60,10 @@ class WorkdirError(ValueError):
 
 @dataclass(frozen=True)
 class RunDataset:
-    """The data set that a run is trained on; see `datasets.Dataset`."""
+    """The data set that a run is trained on; see `datasets.Dataset` and `joined.JoinedDataset`.
+
+    `left_out` has the ids of the training images that are not used.
+    """
 
     name: str
     digest: str
@@ -69,6 +72,7 @@ class RunDataset:
     hu_offset: float | None
     class_names: tuple[str, ...]
     citation: str
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,7 @@ def _parse(facts: Mapping[str, Any]) -> Run:
             hu_offset=dataset.get("hu_offset"),  # the first release had none
             class_names=tuple(dataset["class_names"]),
             citation=dataset.get("citation", ""),
+            left_out=tuple(dataset.get("left_out", ())),
         ),
         task=Task(
             config["task"], tuple(outputs), tuple(uncertain["ones"]), tuple(uncertain["ignore"])

@@ -15,6 +15,7 @@ _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and w
     "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
     "segmentation": {"weight": 1.0},
     "preprocessing": {"equalize": True, "blur": True},
+    "mixture": {"weights": [], "balance": "none", "unlabelled": [], "copies": "near"},
     "augmentation": {**dataclasses.asdict(Augmentation()), "scale": [1.0, 1.0]},
 }
 _RENAMED = (  # options of format 2 and their names today

@@ -21,6 +21,8 @@ def test_subgroups_need_ten_of_each_class():
     image = b"\x89PNG"
     groups = [subgroups.groups_of({"image": image, "view": v, "age": 41, "sex": ""}) for v in view]
     assert groups[0] == {"format": "PNG", "view": "PA", "age": "40 to 59"}
+    of_a = {"image": image, "source": "folder/a"}
+    assert subgroups.groups_of(of_a) == {"format": "PNG", "source": "folder/a"}
     rows = subgroups.subgroup_scores(predictions, groups, threshold=0.5, resamples=50)
     # All are PNG and of one age: only the views are groups.
     assert [(row.value, row.n) for row in rows] == [("AP", 20), ("PA", 100)]

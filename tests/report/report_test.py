@@ -152,6 +152,8 @@ SECTIONS = {
     "subgroups": [
         Subgroup("view", "PA", 77, 33, SCORE, SCORE, SCORE),
         Subgroup("sex", "F", 9, 3, None, None, None),
+        Subgroup("source", "folder/a", 40, 20, SCORE, SCORE, SCORE),
+        Subgroup("source", "folder/b", 37, 13, SCORE, SCORE, SCORE),
     ],
     "saliency": results.Saliency(
         n=21,
@@ -189,6 +191,8 @@ def test_every_section_is_on_the_page(tmp_path):
         "✗ no copies: 2 suspected pairs",
         "Logits are divided by 1.250",
         "0.103",
+        "The data are of 2 sources.",
+        "source: folder/a",
         "view: PA",
         "too few",
         "Over 21 images with a mask, 47 % of the heatmap lies inside the lungs, which "
@@ -248,6 +252,9 @@ def test_the_papers_tables_stand_beside_the_right_data_sets():
     )
     assert get(trained_on="phantom", tested_on="covid_ct") is None
     assert get(trained_on="phantom", tested_on="phantom") is None
+    several = "covid_ct/gray320+sars_cov_2_ct"
+    assert get(trained_on=several, tested_on=several) is None
+    assert get(trained_on=several, tested_on="covid_ct") is None
 
 
 def test_predictions_read_back_give_the_same_numbers(tmp_path):
