@@ -110,6 +110,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.preprocessing.mean = ml_collections.config_dict.placeholder(float)
     config.preprocessing.std = ml_collections.config_dict.placeholder(float)
 
+    config.lungs = ml_collections.ConfigDict()  # what is shown of an image, before the five steps
+    config.lungs.workdir = ""  # of a network that segments and marks them; empty: the whole image
+    # crop (to the lungs) | mask (what is outside, with preprocessing.fill) | crop_and_mask
+    config.lungs.use = "crop"
+
     apply_variants(config, chosen(variant, ("debug",)))
     return config
 

@@ -47,13 +47,35 @@ def forward_with_overlaps(
     return model.probabilities(model.scores(logits)), overlaps
 
 
+def mark_lungs(
+    variables: Mapping[str, Any], image: jax.Array, *, model: SegmentationNet
+) -> jax.Array:
+    """Where the lungs of images float32 [b, h, w, 1] are, packed to bits: uint8 [b, h * w / 8].
+
+    What is called lesion is lung too: consolidated lung is often left out of the lungs.
+    """
+    logits = model.apply(variables, image, train=False, method="segment")
+    return jnp.packbits((logits > 0).any(-1).reshape(len(image), -1), axis=1)
+
+
 def jit_forward(mesh: Mesh, *, model: nn.Module, masks: bool = False) -> Any:
     """`forward` compiled over `mesh`, rows of the batch sharded in and out.
 
     With `masks` it is `forward_with_overlaps`.
     """
+    if masks:
+        return _jit_rows(forward_with_overlaps, 2, mesh, model=model)
+    return _jit_rows(forward, 1, mesh, model=model)
+
+
+def jit_mark_lungs(mesh: Mesh, *, model: SegmentationNet) -> Any:
+    """`mark_lungs` compiled over `mesh`, rows of the batch sharded in and out."""
+    return _jit_rows(mark_lungs, 1, mesh, model=model)
+
+
+def _jit_rows(function: Any, arguments: int, mesh: Mesh, *, model: nn.Module) -> Any:
+    """Compiles a function of variables and so many arrays, which are sharded by rows."""
     replicated, rows = replicated_sharding(mesh), batch_sharding(mesh)
-    function, arguments = (forward_with_overlaps, 2) if masks else (forward, 1)
     sharded = jax.shard_map(
         partial(function, model=model.on(platform_of(mesh))),
         mesh=mesh,

@@ -11,6 +11,7 @@ _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and w
     "model": {"backbone": "densenet121"},
     "init": {"weights": "", "what": "backbone", "freeze_epochs": 0.0, "layer_decay": 1.0},
     "segmentation": {"weight": 1.0},
+    "lungs": {"workdir": "", "use": "crop"},
 }
 _RENAMED = (  # options of format 2 and their names today
     ("", "outputs", "task"),
