@@ -44,7 +44,7 @@ class ScoredSplit:
     uncalibrated: np.ndarray
     groups: Sequence[Mapping[str, str]]
     seen: Overlap
-    without_lungs: int | None
+    without_lungs: int | None = None
 
     @property
     def has_lesion_masks(self) -> bool:

@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_bit_for_bit_without_the_workdir_of_the_part(
 ):
     moving = tmp_path / "marking"
     shutil.copytree(marking, moving)
-    runs.end_at(signal.SIGKILL, 13, tmp_path / "run", phantom, *shown(moving))
+    runs.end_at(signal.SIGKILL, 22, tmp_path / "run", phantom, *shown(moving))
     shutil.rmtree(moving)
     log = runs.finish(tmp_path / "run", phantom, *shown(moving))
     assert "Resuming" in log
