@@ -134,6 +134,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # for these data) | exact (files of equal bytes)
     config.mixture.copies = "near"
 
+    config.lungs = ml_collections.ConfigDict()  # what is shown of an image, before the five steps
+    config.lungs.workdir = ""  # of a network that segments and marks them; empty: the whole image
+    # crop (to the lungs) | mask (what is outside, with preprocessing.fill) | crop_and_mask
+    config.lungs.use = "crop"
+
     apply_variants(config, chosen(variant, ("debug",)))
     return config
 

@@ -19,6 +19,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from jaxcovid.data import lung_focus
 from jaxcovid.data.ablations import Ablation
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
@@ -67,10 +68,12 @@ def _naming(record: Record) -> Iterator[None]:
 
 
 def _decode(record: Record, loading: Loading) -> tuple[np.ndarray, np.ndarray | None]:
-    """The gray image uint8 [h, w] of a record, decoded unless it was, and its masks if wanted."""
+    """What is shown of a record: its gray image uint8 [h, w], and its masks if wanted."""
     gray = record["gray"] if "gray" in record else decode_gray(record["image"])
     masks = decode_masks(record, gray.shape) if loading.masks else None
-    return loading.ablation(gray, record) if loading.ablation else gray, masks
+    if loading.ablation:
+        gray = loading.ablation(gray, record)
+    return lung_focus.show(record, gray, masks)
 
 
 def _prepare(

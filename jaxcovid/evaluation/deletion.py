@@ -49,10 +49,12 @@ def deletion_areas(
         rows = range(start, min(start + predictor.batch_size, len(images)))
         curves: list[tuple[str, int]] = []
         inputs: list[np.ndarray] = []
-        for row in rows:
-            image = predictor.preprocess(images[row])
+        prepared = predictor.prepare([images[row] for row in rows])
+        for row, image, view in zip(rows, *prepared, strict=True):
             random = _enlarged(rng.random((-(-len(image) // _GRID),) * 2), len(image))
-            ratings = {name: _enlarged(each[row], len(image)) for name, each in maps.items()}
+            ratings = {
+                name: _enlarged(view.cut(each[row]), len(image)) for name, each in maps.items()
+            }
             ratings = {name: rating for name, rating in ratings.items() if rating.any()}
             for name, rating in (*ratings.items(), (RANDOM, random)):
                 curves.append((name, row))

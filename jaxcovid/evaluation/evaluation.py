@@ -122,6 +122,7 @@ def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> E
         if predictor.task.screens
         else evaluate_findings(predictions),
         seen=scored.seen or None,
+        without_lungs=scored.without_lungs,
         published=published_scores(trained_on=trained, tested_on=scored.dataset.name)
         if comparable
         else None,

@@ -201,6 +201,8 @@ class EvaluationResult:
       split: of the data set.
       scores: of a network that screens for a class, or of one for several findings.
       seen: images that the network has learned from; None if there are none.
+      without_lungs: images that it was shown whole because no lungs were found; None of a network
+        that is shown whole images.
       calibration: of a network that screens, as the next.
       subgroups: by source, format, view, sex and age.
       saliency: how far heatmaps can be trusted, where there are masks.
@@ -218,6 +220,7 @@ class EvaluationResult:
     split: str
     scores: ScreeningScores | FindingScores = field(metadata={"inline": True})
     seen: Overlap | None = None
+    without_lungs: int | None = field(default=None, metadata={"key": "without lungs"})
     calibration: Calibration | None = None
     subgroups: Sequence[Subgroup] | None = None
     saliency: Saliency | None = field(default=None, metadata={"key": "heatmaps"})

@@ -9,6 +9,7 @@ from jaxcovid.data.datasets import Dataset, Record, open_dataset
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.identity import Overlap
 from jaxcovid.data.labels import shuffled
+from jaxcovid.data.lung_focus import FocusedSource
 from jaxcovid.data.masks import decode_mask
 from jaxcovid.data.structures import FEATURES
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
@@ -31,6 +32,8 @@ class ScoredSplit:
       uncalibrated: probabilities of the positive class before the temperature, float [n].
       groups: of each image, see `subgroups.groups_of`.
       seen: how much of it the network has learned from.
+      without_lungs: images that were shown whole because no lungs were found; None of a network
+        that is shown whole images.
     """
 
     predictor: Predictor
@@ -41,6 +44,7 @@ class ScoredSplit:
     uncalibrated: np.ndarray
     groups: Sequence[Mapping[str, str]]
     seen: Overlap
+    without_lungs: int | None = None
 
     @property
     def has_lesion_masks(self) -> bool:
@@ -74,7 +78,8 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
     source = dataset.source(selection.split)
     check_fits(dataset, predictor)
     seen = check_held_out(dataset, selection.split, predictor, allow_seen=selection.allow_seen)
-    probabilities = predictor.score(source, ablation=predictor.ablation, workers=selection.workers)
+    shown = predictor.focused(source, ablation=predictor.ablation, workers=selection.workers)
+    probabilities = predictor.score(shown, ablation=predictor.ablation, workers=selection.workers)
     calibrated = predictor.calibrate(probabilities)
     predictions, groups = _with_targets(calibrated, predictor, dataset, source)
     return ScoredSplit(
@@ -86,6 +91,7 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
         uncalibrated=probabilities[:, 0],
         groups=groups,
         seen=seen,
+        without_lungs=shown.without_lungs if isinstance(shown, FocusedSource) else None,
     )
 
 

@@ -53,6 +53,17 @@ def features(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module
     return attended.astype(jnp.float32).mean((1, 2))
 
 
+def mark_lungs(
+    variables: Mapping[str, Any], image: jax.Array, *, model: SegmentationNet
+) -> jax.Array:
+    """Where the lungs of images float32 [b, h, w, 1] are, packed to bits: uint8 [b, h * w / 8].
+
+    What is called lesion is lung too: consolidated lung is often left out of the lungs.
+    """
+    logits = model.apply(variables, image, train=False, method="segment")
+    return jnp.packbits((logits > 0).any(-1).reshape(len(image), -1), axis=1)
+
+
 def jit_forward(mesh: Mesh, *, model: nn.Module, masks: bool = False) -> Any:
     """`forward` compiled over `mesh`; with `masks`, `forward_with_overlaps`."""
     if masks:
@@ -83,3 +94,8 @@ def jit_rows(function: Any, mesh: Mesh, *, model: nn.Module, arguments: int = 1)
         out_shardings=rows,
         compiler_options=compiler_options(platform_of(mesh)),
     )
+
+
+def jit_mark_lungs(mesh: Mesh, *, model: SegmentationNet) -> Any:
+    """`mark_lungs` compiled over `mesh`, rows of the batch sharded in and out."""
+    return jit_rows(mark_lungs, mesh, model=model)

@@ -27,6 +27,7 @@ from jaxcovid.workdir.checkpoints import restore
 from jaxcovid.workdir.run import PartSummary, Run
 
 FOLDER = "parts"
+LUNGS = "lungs"  # the part that marks the lungs: not one of the fused, see `lung_finder`
 # What decides how an image comes into a network; its parts must agree on it.
 _INPUT = ("size", "keep_ratio", "equalize", "blur", "mean", "std")
 
@@ -62,7 +63,7 @@ Parts = Mapping[str, Part]  # by name
 
 
 def carried_parts(workdir: Path, run: Run) -> dict[str, Part]:
-    """The parts in the workdir of a run.
+    """The parts in the workdir of a run that are fused with it.
 
     Raises:
       ValueError: one is missing, has no validated checkpoint or does not fit the run.
@@ -70,6 +71,7 @@ def carried_parts(workdir: Path, run: Run) -> dict[str, Part]:
     return {
         name: _open(name, workdir / FOLDER / name, run.config, modality=run.dataset.modality)
         for name in sorted(run.parts)
+        if name != LUNGS
     }
 
 
@@ -132,6 +134,18 @@ def _check_part(
             f"parts.{name}: {source} was trained with another preprocessing: "
             + ", ".join(f"{key} {theirs[key]}, here {ours[key]}" for key in different)
         )
+    theirs, ours = (_shown(each) for each in (run.config, config))
+    if theirs != ours:
+        raise ValueError(
+            f"parts.{name}: {source} was shown {theirs}, this network is shown {ours}; train both "
+            "with the same lungs.use"
+        )
+
+
+def _shown(config: Mapping[str, Any]) -> str:
+    """What of images the network of a configuration is shown, in words."""
+    lungs = config["lungs"]
+    return f"images through lungs.use={lungs['use']}" if lungs["workdir"] else "whole images"
 
 
 def model_with_parts(run: Run, parts: Parts) -> nn.Module:

@@ -16,6 +16,7 @@ NO_HEATMAPS = (
     "there are no heatmaps: part 3 of this network is switched off, or it segments and has no "
     "classifier"
 )
+NO_LUNGS = "no lungs were found: the whole image was screened"
 
 
 class Network(abc.ABC):
@@ -65,7 +66,7 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
-        """Grad-CAM heatmaps float32 [n, h / 16, w / 16] in 0 to 1 of an output.
+        """Grad-CAM heatmaps float32 [n, any, any] in 0 to 1 of an output, each over its image.
 
         Args and errors: as those of `probabilities`; output 0 is the positive class. A network
         without `has_gradcam` has none: ValueError.
@@ -100,6 +101,10 @@ class Network(abc.ABC):
         return decode_gray(
             data, modality=self.modality, window=self.window, hu_offset=self.hu_offset
         )
+
+    def warnings(self, grays: Sequence[np.ndarray], colours: Sequence[float]) -> list[str]:
+        """What is unusual about each of some images; see `warning`."""
+        return [self.warning(*each) for each in zip(grays, colours, strict=True)]
 
     def warning(self, gray: np.ndarray, colour: float) -> str:
         """Why an image should not be screened, empty if nothing is unusual.

@@ -1,6 +1,6 @@
-"""The probabilities of a whole split, and what else a forward pass gives."""
+"""The probabilities of a whole split or of some images, and what else a forward pass gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,3 +59,32 @@ def predict_source(
     # padding is at the end.
     gathered = [multihost_utils.process_allgather(rows, tiled=True) for rows in sharded]
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *gathered)
+
+
+def predict_inputs(
+    inputs: Sequence[np.ndarray],
+    function: Callable[[jax.Array], jax.Array],
+    *,
+    batch_size: int,
+    mesh: Mesh,
+) -> np.ndarray:
+    """What a function of batches gives of all inputs, [n, ...] in their order.
+
+    Args:
+      inputs: float32 [size, size, 1] each.
+      function: of float32 [batch_size, size, size, 1], sharded by rows.
+      batch_size: of every call; the last batch is padded.
+      mesh: the devices.
+
+    Raises:
+      ValueError: no inputs.
+    """
+    results = []
+    for start in range(0, len(inputs), batch_size):
+        rows = list(inputs[start : start + batch_size])
+        padded = np.stack(rows + [rows[-1]] * (batch_size - len(rows)))
+        batch = place_batch({"image": padded}, mesh)["image"]
+        results.append(np.asarray(function(batch))[: len(rows)])
+    if not results:
+        raise ValueError("no images given")
+    return np.concatenate(results)

@@ -24,17 +24,19 @@ from jaxcovid.data import identity
 from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.labels import Task
+from jaxcovid.data.lung_focus import FocusedSource, View
 from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.inference import frozen_parts
+from jaxcovid.inference import frozen_parts, lung_finder
 from jaxcovid.inference.forward import features, jit_forward, jit_rows
 from jaxcovid.inference.grad_cam import grad_cam
-from jaxcovid.inference.network import NO_HEATMAPS, Image, Network
+from jaxcovid.inference.lung_finder import LungFinder
+from jaxcovid.inference.network import NO_HEATMAPS, NO_LUNGS, Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
-from jaxcovid.inference.predict_source import predict_source
+from jaxcovid.inference.predict_source import predict_inputs, predict_source
 from jaxcovid.inference.trained_on import trained_on
 from jaxcovid.metrics import calibration
 from jaxcovid.models.segmentation_net import SegmentationNet
-from jaxcovid.runtime.sharding import make_mesh, place_batch, replicated_sharding
+from jaxcovid.runtime.sharding import make_mesh, replicated_sharding
 from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint
 from jaxcovid.workdir.run import Run, WorkdirError
 
@@ -59,7 +61,8 @@ class Predictor(Network):
       step: of the checkpoint.
       temperature: fitted on the validation split at that step; see `metrics.calibration`.
       thresholds: chosen there on calibrated probabilities, by name (`youden`, ...).
-      preprocessing: from a gray image to the network's input.
+      lungs: says what is shown of an image; None shows whole ones.
+      preprocessing: from a gray image, or what is shown of it, to the network's input.
       mesh: the devices.
       forward: compiled, see `forward.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
@@ -76,6 +79,7 @@ class Predictor(Network):
     step: int
     temperature: float
     thresholds: Mapping[str, float]
+    lungs: LungFinder | None
     preprocessing: Preprocessing
     mesh: Mesh
     forward: Any
@@ -124,7 +128,7 @@ class Predictor(Network):
 
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
         """See `Network.probabilities`."""
-        return self.probabilities_of_inputs([self.preprocess(image) for image in images])
+        return self.probabilities_of_inputs(self.prepare(images)[0])
 
     def probabilities_of_inputs(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Calibrated probabilities float64 [n, outputs] of what `preprocess` gives."""
@@ -142,10 +146,12 @@ class Predictor(Network):
         """Uncalibrated probabilities float32 [n, outputs] of all records of a split.
 
         Args:
-          source: the records.
+          source: the records, or what `focused` made of them.
           ablation: alters the images.
           workers: processes that prepare images; 0 uses threads.
         """
+        if not isinstance(source, FocusedSource):
+            source = self.focused(source, ablation=ablation, workers=workers)
         return predict_source(
             self.variables,
             source,
@@ -161,7 +167,7 @@ class Predictor(Network):
         """What the head reads, see `forward.features`, of all records: float32 [n, c]."""
         return predict_source(
             self.variables,
-            source,
+            self.focused(source, ablation=self.ablation, workers=workers),
             forward=jit_rows(features, self.mesh, model=self.model),
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,
@@ -169,6 +175,14 @@ class Predictor(Network):
             ablation=self.ablation,
             workers=workers,
         )
+
+    def focused(
+        self, source: Sequence[Record], *, ablation: Ablation | None = None, workers: int = 0
+    ) -> Sequence[Record]:
+        """The records of a split with what is shown of them; see `score`."""
+        if self.lungs is None:
+            return source
+        return self.lungs.focused(source, ablation=ablation, workers=workers)
 
     def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities float32 [n, outputs] after the temperature: float64."""
@@ -180,9 +194,18 @@ class Predictor(Network):
         """See `Network.heatmaps`."""
         if not self.has_gradcam:
             raise ValueError(NO_HEATMAPS)
-        return self._in_batches(
-            [self.preprocess(image) for image in images],
+        inputs, views = self.prepare(images)
+        cams = self._in_batches(
+            inputs,
             lambda batch: _grad_cam(self.variables, batch, model=self.model, output=output),
+        )
+        if self.lungs is None:
+            return cams
+        return np.stack(
+            [
+                view.restore_heatmap(cam, self.preprocessing)
+                for cam, view in zip(cams, views, strict=True)
+            ]
         )
 
     @property
@@ -194,31 +217,40 @@ class Predictor(Network):
         """See `Network.segment`."""
         if not self.segments:
             return super().segment(images)
-        grays = [self.read_gray(image) for image in images]
+        inputs, views = self.prepare(images)
         masks = self._in_batches(
-            [self.preprocessing(gray) for gray in grays],
-            lambda batch: _segment(self.variables, batch, model=self.model),
+            inputs, lambda batch: _segment(self.variables, batch, model=self.model)
         )
         return [
-            self.preprocessing.restore(mask, gray.shape)
-            for mask, gray in zip(masks, grays, strict=True)
+            view.restore(mask, self.preprocessing) for mask, view in zip(masks, views, strict=True)
         ]
 
-    def preprocess(self, image: Image) -> np.ndarray:
-        """The network's input float32 [size, size, 1] of one image; see `probabilities`."""
-        gray, ablation = self.read_gray(image), self.ablation
-        return self.preprocessing(ablation(gray, {}) if ablation else gray)
+    def prepare(self, images: Sequence[Image]) -> tuple[list[np.ndarray], list[View]]:
+        """The network's inputs float32 [size, size, 1] of images, and what is shown of each.
+
+        Args and errors: see `Network.probabilities`.
+        """
+        grays = [self.read_gray(image) for image in images]
+        if ablation := self.ablation:
+            grays = [ablation(gray, {}) for gray in grays]
+        views = [View.whole(gray.shape) for gray in grays]
+        if self.lungs is not None and grays:
+            views = self.lungs.views(grays)
+        inputs = [self.preprocessing(view(gray)) for view, gray in zip(views, grays, strict=True)]
+        return inputs, views
+
+    def warnings(self, grays: Sequence[np.ndarray], colours: Sequence[float]) -> list[str]:
+        """See `Network.warnings`."""
+        warnings = super().warnings(grays, colours)
+        if self.lungs is None:
+            return warnings
+        return [
+            "; ".join(filter(None, [warning, "" if view.found else NO_LUNGS]))
+            for warning, view in zip(warnings, self.prepare(grays)[1], strict=True)
+        ]
 
     def _in_batches(self, inputs: Sequence[np.ndarray], function: Any) -> np.ndarray:
-        results = []
-        for start in range(0, len(inputs), self.batch_size):
-            rows = list(inputs[start : start + self.batch_size])
-            padded = np.stack(rows + [rows[-1]] * (self.batch_size - len(rows)))
-            batch = place_batch({"image": padded}, self.mesh)["image"]
-            results.append(np.asarray(function(batch))[: len(rows)])
-        if not results:
-            raise ValueError("no images given")
-        return np.concatenate(results)
+        return predict_inputs(inputs, function, batch_size=self.batch_size, mesh=self.mesh)
 
 
 def open_network(workdir: Path, run: Run) -> tuple[frozen_parts.Parts, nn.Module]:
@@ -253,6 +285,7 @@ def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Pred
     variables = frozen_parts.load_weights(checkpoint, model, mesh, size=size)
     if parts:
         variables["frozen"] = frozen_parts.load_parts(parts, mesh, size=size)
+    lungs = lung_finder.carried_lungs(workdir, run)
     validation = checkpoint.facts.validation
     if validation is None:
         raise CheckpointError(
@@ -267,6 +300,7 @@ def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Pred
         step=checkpoint.step,
         temperature=validation.temperature,
         thresholds=validation.thresholds,
+        lungs=lung_finder.open_finder(lungs, run.config, mesh) if lungs else None,
         preprocessing=run.preprocessing,
         mesh=mesh,
         forward=jit_forward(mesh, model=model),

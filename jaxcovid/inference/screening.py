@@ -179,6 +179,8 @@ def _rows(
         names = [image.name for image in usable] if heatmaps else []
         pictures = iter(_draw_heatmaps(network, grays, names, heatmaps) if names else [])
         segmented = iter(network.segment(grays) if masks and usable else [])
+        colours = [image.colour for image in usable]
+        warnings = iter(network.warnings(grays, colours) if usable else [])
         for image in batch:
             ids = {"patient": image.patient, "series": image.series}
             if image.gray is None:
@@ -192,7 +194,7 @@ def _rows(
             yield columns.row(
                 image.name,
                 probabilities,
-                warning=network.warning(image.gray, image.colour),
+                warning=next(warnings),
                 made=made,
                 **ids,
             )

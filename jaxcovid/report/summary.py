@@ -18,6 +18,10 @@ def summarize(result: EvaluationResult) -> str:
         f"checkpoint {result.run.step}:"
     ]
     lines += [f"  {name:<16} {_with_interval(score)}" for name, score in _scores(result)]
+    if result.without_lungs is not None:
+        lines.append(
+            f"  no lungs were found in {result.without_lungs} images, which were shown whole"
+        )
     if result.ensemble:
         runs = result.ensemble
         lines.insert(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -242,3 +243,8 @@ def wait_for_all(what: str) -> None:
     """Returns when every process has come to `what`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def from_main(value: np.ndarray | np.generic) -> np.ndarray:
+    """The first process's value, in every process; all give arrays of one shape and dtype."""
+    return multihost_utils.broadcast_one_to_all(value)

@@ -21,7 +21,10 @@ from jaxcovid.data.ablations import trained_ablation
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.data.joined import left_out_ids
 from jaxcovid.data.labels import Task
+from jaxcovid.data.lung_focus import check_use
 from jaxcovid.inference import frozen_parts
+from jaxcovid.inference.frozen_parts import LUNGS
+from jaxcovid.inference.lung_finder import find_lungs
 from jaxcovid.models.deep_ct_net import FREEZABLE
 from jaxcovid.runtime import sharding
 from jaxcovid.training import losses, splits
@@ -46,6 +49,7 @@ class Experiment:
       mesh: the devices.
       model: the network.
       parts: its frozen parts.
+      lungs: the part that marks the lungs that it is shown; None shows whole images.
       warm_start: the weights that it begins with; None begins with random ones.
       freezing: what is not trained at first; None trains everything.
       optimizer: see `optimizer.make_optimizer`.
@@ -68,6 +72,7 @@ class Experiment:
     mesh: Mesh
     model: nn.Module
     parts: frozen_parts.Parts
+    lungs: frozen_parts.Part | None
     warm_start: WarmStart | None
     freezing: Freezing | None
     optimizer: optax.GradientTransformation
@@ -117,7 +122,7 @@ def make_experiment(
         for name in SPLITS
     }
     start = warm_start.find(workdir, config.init.weights, what=config.init.what)
-    run, parts = _make_run(config, dataset, task, workdir, command)
+    run, parts, lungs = _make_run(config, dataset, task, workdir, command)
     run = dataclasses.replace(run, init=start.summary if start else None)
     _ = run.augmented_preprocessing  # refuses options out of range
     plan = make_plan(config, images=dataset.split_sizes["train"])
@@ -135,6 +140,7 @@ def make_experiment(
         mesh=sharding.make_mesh(slices=config.slices),
         model=model,
         parts=parts,
+        lungs=lungs,
         warm_start=start,
         freezing=freezing,
         optimizer=optimizer,
@@ -172,6 +178,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         if not config[name] > 0:
             raise ValueError(f"{name} is {config[name]}; it must be above 0")
     trained_ablation(config.ablation)
+    check_use(config.lungs.use)
     if not config.segmentation.weight > 0:
         raise ValueError(f"segmentation.weight is {config.segmentation.weight}; it must be above 0")
     _check_init(config.init)
@@ -240,9 +247,11 @@ def _make_run(
     task: Task,
     workdir: Path,
     command: str | None,
-) -> tuple[Run, frozen_parts.Parts]:
+) -> tuple[Run, frozen_parts.Parts, frozen_parts.Part | None]:
     options = json.loads(config.to_json())
     parts = frozen_parts.find_parts(workdir, options, modality=dataset.modality)
+    lungs = find_lungs(workdir, options, modality=dataset.modality)
+    carried = {**parts, LUNGS: lungs} if lungs else parts
     run = Run(
         config=options,
         dataset=RunDataset(
@@ -256,8 +265,8 @@ def _make_run(
             left_out=left_out_ids(dataset),
         ),
         task=task,
-        parts={name: part.summary for name, part in parts.items()},
+        parts={name: part.summary for name, part in carried.items()},
         versions={"jaxcovid": jaxcovid.__version__, "jax": jax.__version__},
         command=command,
     )
-    return run, parts
+    return run, parts, lungs

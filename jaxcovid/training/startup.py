@@ -17,7 +17,7 @@ from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.inference.trained_on import carry_initial
 from jaxcovid.runtime import distributed
 from jaxcovid.runtime.sharding import process_order, replicated_sharding
-from jaxcovid.training import loop, mixture
+from jaxcovid.training import loop, lung_marks, mixture
 from jaxcovid.training.batches import DeviceBatches
 from jaxcovid.training.compilation import compile_train_step
 from jaxcovid.training.experiment import Experiment
@@ -49,7 +49,7 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
       TrainingError: the loss or its gradient is not finite.
     """
     _show_sources(experiment, dataset)
-    experiment = _with_cached_images(experiment, dataset)
+    experiment = _with_lungs(_with_cached_images(experiment, dataset), workdir)
     validator, initialise = _make_validator(experiment), _make_initializer(experiment)
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
@@ -99,6 +99,23 @@ def _with_cached_images(experiment: Experiment, dataset: Dataset) -> Experiment:
     return dataclasses.replace(experiment, training=training, validation=validation)
 
 
+def _with_lungs(experiment: Experiment, workdir: Path) -> Experiment:
+    """The experiment whose network is shown the lungs, if its configuration asks for that."""
+    if experiment.lungs is None:
+        return experiment
+    splits = lung_marks.focus_splits(
+        {"train": experiment.training, "validation": experiment.validation},
+        workdir,
+        run=experiment.run,
+        part=experiment.lungs,
+        mesh=experiment.mesh,
+        workers=experiment.workers,
+    )
+    return dataclasses.replace(
+        experiment, training=splits["train"], validation=splits["validation"]
+    )
+
+
 def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
     """Writes what the workdir says about itself."""
     start = experiment.warm_start
@@ -111,6 +128,10 @@ def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
         used = {split: splits[split] for split in ("train", "validation")}
         identity.save(workdir / identity.TRAINED_ON_FILE, used)
     frozen_parts.carry_parts(workdir, experiment.parts)
+    if experiment.lungs:
+        frozen_parts.carry_parts(workdir, {frozen_parts.LUNGS: experiment.lungs})
+        splits = {"train": experiment.training, "validation": experiment.validation}
+        lung_marks.save(splits, workdir, run=experiment.run)
 
 
 def _fit_detector(experiment: Experiment, workdir: Path) -> None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxcovid.data import lung_focus
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.labels import Task
 from jaxcovid.data.preprocessing import Preprocessing
@@ -156,10 +157,12 @@ class _HeatmapDrawer:
         self._grad_cam = jax.jit(lambda weights, image: grad_cam(weights, image, model=model))
 
     def draw(self, variables: Mapping[str, Any]) -> np.ndarray:
-        """Overlays uint8 [n, size, size, 3]."""
+        """Overlays uint8 [n, size, size, 3] of what the network is shown."""
         grays = [decode_gray(record["image"]) for record in self._records]
         if self._ablation:
             grays = [self._ablation(gray, {}) for gray in grays]
+        shown = zip(self._records, grays, strict=True)
+        grays = [lung_focus.show(record, gray)[0] for record, gray in shown]
         inputs = np.stack([self._preprocessing(gray) for gray in grays])
         cams = np.asarray(self._grad_cam(jax.device_get(variables), inputs))
         size = (self._preprocessing.size, self._preprocessing.size)

@@ -17,6 +17,7 @@ _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and w
     "preprocessing": {"equalize": True, "blur": True},
     "mixture": {"weights": [], "balance": "none", "unlabelled": [], "copies": "near"},
     "augmentation": {**dataclasses.asdict(Augmentation()), "scale": [1.0, 1.0]},
+    "lungs": {"workdir": "", "use": "crop"},
 }
 _RENAMED = (  # options of format 2 and their names today
     ("", "outputs", "task"),

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxcovid.data.lung_focus import View
 from jaxcovid.evaluation import deletion
 from jaxcovid.evaluation.deletion import RANDOM, SHARES, deletion_areas
 
@@ -20,10 +21,11 @@ class Network:
 
     def __init__(self, batch_size=4):
         self.batch_size = batch_size
-        self.originals = [self.preprocess(image) for image in IMAGES]
+        self.originals = self.prepare(IMAGES)[0]
 
-    def preprocess(self, image):
-        return image.astype(np.float32)[..., None]
+    def prepare(self, images):
+        inputs = [image.astype(np.float32)[..., None] for image in images]
+        return inputs, [View.whole(image.shape) for image in images]
 
     def probabilities_of_inputs(self, inputs):
         intact = np.array([self.intact(each)[REGION].mean() for each in inputs])

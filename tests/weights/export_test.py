@@ -99,7 +99,7 @@ def test_from_pixels_of_any_size_and_number(kind, network, tmp_path):
 def test_from_the_input_of_the_network(kind, network, tmp_path):
     pytest.importorskip(NEEDED[kind])
     export(network.workdir, kind, output=tmp_path / "out", input_name="network")
-    image = np.stack([network.preprocess(gray) for gray in slices((100, 120), 5)])
+    image = np.stack(network.prepare(slices((100, 120), 5))[0])
     made = run_fresh(tmp_path, kind, "image", image)
     ours = jax.jit(make_program(network).from_input)(image)
     np.testing.assert_allclose(made["probability"], ours["probability"], atol=1e-4)

@@ -92,12 +92,20 @@ def make_program(predictor: Predictor, *, grouped_depthwise: bool = False) -> Pr
       grouped_depthwise: for engines that are fast at it, see `EfficientNetLite.grouped`.
 
     Raises:
-      ValueError: it was trained on altered images, which the program would not alter.
+      ValueError: it was trained on altered images, or on what another network shows of them, which
+        the program would not do.
     """
     if predictor.ablation:
         raise ValueError(
             f"{predictor.workdir} was trained with ablation={predictor.run.ablation}, to measure "
             "what images show without their lungs; export a network trained with ablation=none"
+        )
+    if predictor.lungs:
+        raise ValueError(
+            f"{predictor.workdir} is shown images through lungs.use="
+            f"{predictor.run.config['lungs']['use']}, by a second network; the exported program "
+            "takes whole images. Export a network trained without lungs.workdir, or screen with "
+            "python -m jaxcovid.predict"
         )
     explained = range(1 if predictor.task.screens else len(predictor.outputs))
     return Program(
