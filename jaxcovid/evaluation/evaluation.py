@@ -9,9 +9,9 @@ from jaxcovid.evaluation.ensemble import check_seeds, join
 from jaxcovid.evaluation.provenance import read_audit, summarize_run
 from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.result import EvaluationResult
-from jaxcovid.evaluation.saliency import choose_gallery, measure_saliency
+from jaxcovid.evaluation.saliency import choose_gallery, masked_images, measure_saliency
 from jaxcovid.evaluation.scored import ScoredSplit
-from jaxcovid.evaluation.segmentation import decoder_maps, measure_segmentation
+from jaxcovid.evaluation.segmentation import measure_segmentation
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.calibration import calibration_of
 from jaxcovid.metrics.findings import evaluate_findings
@@ -68,15 +68,15 @@ def evaluate(
     Raises:
       ValueError: another network that scored different images.
     """
-    result = dataclasses.replace(
-        _scores(scored, [scored], command), segmentation=measure_segmentation(scored)
-    )
+    masked = masked_images(scored)
+    segmentation, maps = measure_segmentation(scored, masked)
+    result = dataclasses.replace(_scores(scored, [scored], command), segmentation=segmentation)
     if not scored.predictor.task.screens:
         return result
     predictions, predictor = scored.predictions, scored.predictor
     return dataclasses.replace(
         result,
-        saliency=measure_saliency(scored, decoder_maps(scored)),
+        saliency=measure_saliency(scored, masked, maps),
         gallery=choose_gallery(scored),
         ablations=score_ablations(scored, workers=workers) if ablations else None,
         against=compare(scored, against) if against else None,
