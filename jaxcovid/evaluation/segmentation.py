@@ -20,6 +20,7 @@ from jaxcovid.evaluation.segmentation_result import (
 from jaxcovid.metrics import bootstrap
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.involvement import Areas, Involvement, involvement, measure_slice, pool, stack
+from jaxcovid.metrics.ratios import mean_interval
 from jaxcovid.metrics.segmentation import MaskComparison
 
 _SHOWN = 12  # slices with contours
@@ -87,10 +88,12 @@ def measure_segmentation(
         if i in shown:
             share = involvement(slices[-1].predicted).share
             overlays.append(OutlinedSlice(gray, masks, f"{record['id']}: {share:.0%} of the lungs"))
+    patients = _patients(slices)
     section = Segmentation(
         scores={name: comparisons[name].scores() for name in STRUCTURES if name in compared},
-        patients=_patients(slices),
+        patients=patients,
         auc=_auc(scored, slices),
+        **agreement(patients),
         overlays=overlays,
     )
     return section, {"decoder": [lesions[i] for i in masked.grays]}
@@ -144,6 +147,27 @@ def _pooled(slices: Sequence[tuple[_Slice, Areas]]) -> Involvement:
         for volume in volumes.values()
     ]
     return involvement(pool([*loose, *stacked]))
+
+
+def agreement(patients: Sequence[PatientInvolvement]) -> dict[str, Score]:
+    """How well the involvement of patients agrees with that of their true masks.
+
+    Returns:
+      The fields `involvement_error` and `grade_agreement` of a `Segmentation`, with intervals over
+      patients; nothing where no true masks are known.
+    """
+    names, errors, agree = [], [], []
+    for each in patients:
+        if each.truth:
+            names.append(each.patient)
+            errors.append(abs(each.predicted.share - each.truth.share))
+            agree.append(float(each.predicted.grade == each.truth.grade))
+    if not names:
+        return {}
+    return {
+        "involvement_error": mean_interval(names, np.array(errors), scale="positive"),
+        "grade_agreement": mean_interval(names, np.array(agree), scale="share"),
+    }
 
 
 def _auc(scored: ScoredSplit, slices: Sequence[_Slice]) -> Score | None:

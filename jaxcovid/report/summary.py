@@ -50,6 +50,9 @@ def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
             yield f"Dice, {structure}", of_masks.dice
         if result.segmentation.auc:
             yield "AUC of the share of the lungs involved", result.segmentation.auc
+        if result.segmentation.involvement_error:
+            yield "error of the share involved", result.segmentation.involvement_error
+            yield "patients with the right grade", result.segmentation.grade_agreement
     for row in result.ablations or ():
         yield f"AUC, {row.ablation}", row.auc
     if result.against:

@@ -12,6 +12,7 @@ import pytest
 
 from jaxcovid.evaluation import result as results
 from jaxcovid.evaluation.published import published_scores
+from jaxcovid.evaluation.segmentation import agreement
 from jaxcovid.evaluation.segmentation_result import (
     OutlinedSlice,
     PatientInvolvement,
@@ -433,7 +434,8 @@ def made_segmentation(**changes):
         "patients": patients,
         "overlays": [OutlinedSlice(np.full((64, 64), 90, np.uint8), np.dstack([lungs] * 2), "a")],
     }
-    return Segmentation(**(arguments | changes))
+    arguments |= changes
+    return Segmentation(**arguments, **agreement(arguments["patients"]))
 
 
 def test_masks_have_a_section(tmp_path):
@@ -457,6 +459,11 @@ def test_masks_have_a_section(tmp_path):
         assert text in page.text.replace("\n", ""), text
     assert found["segmentation"]["scores"]["lesion"]["dice"]["value"] == lesion.dice.value
     assert found["segmentation"]["patients"][0]["truth"]["grade"] == "CT-1"
+    error, right = (getattr(segmentation, key) for key in ("involvement_error", "grade_agreement"))
+    assert found["segmentation"]["involvement_error"]["value"] == error.value
+    assert f"the share is wrong by {error.value:.3f} on average" in page.text
+    assert right.value == 1
+    assert right.low == pytest.approx(0.025 ** (1 / 3)), "over three patients"
     assert "segmentation/scores/lesion/volumes/<case>2/dice" in found["undefined"]
     assert (
         f"| Dice over volumes, lesion | {lesion.dice.value:.3f}"
