@@ -14,8 +14,14 @@ from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.segmentation import measure_segmentation
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.calibration import calibration_of
-from jaxcovid.metrics.findings import evaluate_findings
-from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.findings import FindingScores, evaluate_findings
+from jaxcovid.metrics.predictions import Predictions
+from jaxcovid.metrics.screening import (
+    InvolvementScores,
+    ScreeningScores,
+    evaluate_involvement,
+    evaluate_screening,
+)
 from jaxcovid.metrics.subgroups import subgroup_scores
 from jaxcovid.metrics.thresholds import main_name
 
@@ -85,12 +91,16 @@ def evaluate(
             scored.uncalibrated,
             predictions.probability,
             temperature=predictor.temperature,
-        ),
+        )
+        if predictor.classifies
+        else None,
         subgroups=subgroup_scores(
             predictions,
             scored.groups,
             threshold=predictor.thresholds[main_name(predictor.thresholds)],
-        ),
+        )
+        if result.screening
+        else None,
     )
 
 
@@ -115,12 +125,12 @@ def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> E
     """The sections that every result has."""
     predictor, predictions = scored.predictor, scored.predictions
     trained = predictor.run.dataset.name
-    comparable = scored.split == "test" and predictor.run.ablation == "none"
+    comparable = (
+        scored.split == "test" and predictor.run.ablation == "none" and predictor.classifies
+    )
     return EvaluationResult(
         split=scored.split,
-        scores=evaluate_screening(predictions, thresholds=predictor.thresholds)
-        if predictor.task.screens
-        else evaluate_findings(predictions),
+        scores=_judged(predictor, predictions),
         seen=scored.seen or None,
         published=published_scores(trained_on=trained, tested_on=scored.dataset.name)
         if comparable
@@ -129,3 +139,14 @@ def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> E
         audit=read_audit(scored.dataset),
         predictions=predictions,
     )
+
+
+def _judged(
+    predictor: Predictor, predictions: Predictions
+) -> ScreeningScores | FindingScores | InvolvementScores:
+    """The scores of predictions, by what the network is asked."""
+    if not predictor.task.screens:
+        return evaluate_findings(predictions)
+    if predictor.classifies:
+        return evaluate_screening(predictions, thresholds=predictor.thresholds)
+    return evaluate_involvement(predictions, thresholds=predictor.thresholds)

@@ -171,8 +171,10 @@ def agreement(patients: Sequence[PatientInvolvement]) -> dict[str, Score]:
 
 
 def _auc(scored: ScoredSplit, slices: Sequence[_Slice]) -> Score | None:
-    positive = scored.predictions.positive
-    if not scored.predictor.task.screens or positive.all() or not positive.any():
+    """Of the share involved, beside the probability of a joint network."""
+    positive, predictor = scored.predictions.positive, scored.predictor
+    joint = predictor.task.screens and predictor.classifies
+    if not joint or positive.all() or not positive.any():
         return None
     shares = np.array([involvement(each.predicted).share for each in slices])
     return bootstrap.intervals(

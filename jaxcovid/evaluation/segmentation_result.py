@@ -49,8 +49,9 @@ class Segmentation:
     Attributes:
       scores: against true masks, "lungs" and "lesion"; without those that have none.
       patients: share of the lungs that is involved, and where.
-      auc: of the share involved as a score of an image, for the positive class; None where all
-        images are of one class.
+      auc: of the share involved as a score of an image, for the positive class, beside that of the
+        probability; None of a network that only segments, whose probability is this share, and
+        where all images are of one class.
       involvement_error: size of the error of that share, mean over the patients whose true masks
         are known; None if there are none.
       grade_agreement: share of these patients who get the grade of their true masks; None likewise.

@@ -25,7 +25,7 @@ from jaxcovid.metrics.findings import evaluate_findings
 from jaxcovid.metrics.involvement import involvement, measure_slice, stack
 from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.scores import RATIOS, auc
-from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.screening import evaluate_involvement, evaluate_screening
 from jaxcovid.metrics.segmentation import MaskComparison
 from jaxcovid.metrics.subgroups import Subgroup
 from jaxcovid.report import gallery, report, summary
@@ -62,12 +62,16 @@ def random_predictions(n=60, outputs=OUTPUTS[:1], only=None):
 
 def write(directory, predictions=None, **sections):
     """Writes a report and returns the content of its metrics.json."""
-    predictions = predictions or random_predictions()
-    scores = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=50)
-    arguments = {"split": "test", "scores": scores, "run": RUN, "predictions": predictions}
-    result = results.EvaluationResult(**(arguments | sections))
+    result = results_of(predictions or random_predictions(), **sections)
     report.write_report(directory, result)
     return result.to_json()
+
+
+def results_of(predictions, **sections):
+    """The result of an evaluation, of a network that screens unless the sections say otherwise."""
+    scores = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=50)
+    arguments = {"split": "test", "scores": scores, "run": RUN, "predictions": predictions}
+    return results.EvaluationResult(**(arguments | sections))
 
 
 class Page(html.parser.HTMLParser):
@@ -482,3 +486,51 @@ def test_masks_without_truth_have_involvement_alone(tmp_path):
     assert "true masks" not in page.text
     assert "Dice" not in page.text
     assert page.text.count("<case>") == 100
+
+
+def involvement_scores(predictions):
+    return evaluate_involvement(predictions, thresholds={"involved": 0.01}, resamples=50)
+
+
+def test_a_network_that_only_segments_begins_with_its_masks(tmp_path):
+    predictions = random_predictions()
+    sections = {"scores": involvement_scores(predictions), "segmentation": made_segmentation()}
+    found = write(tmp_path, predictions, **sections)
+    source, page = parse(tmp_path)
+    headings = re.findall("<h2>(.*?)</h2>", source)
+    assert headings[:3] == [
+        "Segmentation of lungs and lesion",
+        "Can these scores be believed?",
+        "Screening by the share involved, per image",
+    ]
+    assert headings.count("Segmentation of lungs and lesion") == 1
+    assert "Lungs and lesion on phantom" in page.text
+    assert "Do probabilities mean what they say?" not in page.text
+    assert "Threshold 0.5" not in page.text
+    assert {"auc", "operating_points"}.isdisjoint(found)
+    assert list(found["screening"]["operating_points"]) == ["involved"]
+    assert found["screening"]["auc"]["value"] == auc(predictions.positive, predictions.probability)
+    lines = summary.summarize(results_of(predictions, **sections)).splitlines()
+    assert [line[2:14] for line in lines[1:3]] == ["Dice, lungs ", "Dice, lesion"]
+    assert lines[5].startswith("  AUC of the share of the lungs involved 0.")
+    assert "| AUC of the share of the lungs involved |" in (tmp_path / "model_card.md").read_text()
+
+
+def test_images_of_one_class_leave_masks_alone(tmp_path):
+    predictions = random_predictions(only=0)
+    write(tmp_path)
+    sections = {"scores": involvement_scores(predictions), "segmentation": made_segmentation()}
+    found = write(tmp_path, predictions, **sections)
+    _, page = parse(tmp_path)
+    for absent in ("AUC", "ROC curve:", "Operating point", "Threshold", "Undefined here"):
+        assert absent not in page.text, absent
+    assert "All images are of one class" in page.text
+    assert not {"screening", "auc", "calibration"} & found.keys()
+    assert (found["n"], found["n_patients"]) == (60, 30)
+    names = ["contours.png", "metrics.json", "model_card.md", "predictions.csv", "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    lines = summary.summarize(results_of(predictions, **sections)).splitlines()
+    assert len(lines) == 1 + 4, lines
+    assert "AUC" not in (tmp_path / "model_card.md").read_text()
+    with (tmp_path / "predictions.csv").open() as file:
+        assert file.readline() == "id,patient,label,probability\n"

@@ -227,7 +227,9 @@ def test_a_run_is_trained_evaluated_and_segments(variant, phantom, tmp_path, com
     scores = metrics["segmentation"]["scores"]
     assert set(scores) == {"lungs", "lesion"}
     assert 0 <= scores["lungs"]["dice"]["value"] <= 1
-    assert 0 < metrics["segmentation"]["auc"]["value"] < 1
+    joint = "joint" in variant
+    assert ("calibration" in metrics) == joint
+    assert 0 < metrics["segmentation" if joint else "screening"]["auc"]["value"] < 1
     report = (workdir / "evaluation" / "test" / "report.html").read_text()
     assert "Segmentation of lungs and lesion" in report
     check_export(workdir, phantom, tmp_path, command)
