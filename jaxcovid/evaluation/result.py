@@ -248,6 +248,12 @@ class EvaluationResult:
         return scores.per_image if isinstance(scores, ScreeningScores) else scores
 
     @property
+    def auc(self) -> Score | None:
+        """Over images; None of a network that only segments, if all are of one class."""
+        scores = self.per_image
+        return None if isinstance(scores, InvolvementScores) else scores.auc
+
+    @property
     def only_segments(self) -> bool:
         """True of a network without a classifier."""
         return isinstance(self.scores, InvolvementScores)

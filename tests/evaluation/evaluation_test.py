@@ -101,6 +101,7 @@ def test_a_network_that_only_segments_has_no_calibration(tmp_path, monkeypatch):
     predictions = dataclasses.replace(split.predictions, targets=np.ones((N, 1), bool))
     one_class = evaluate(dataclasses.replace(split, predictions=predictions), "")
     assert one_class.subgroups is None
+    assert one_class.auc is None
     assert {"n": N, "n_patients": N // 2}.items() <= one_class.to_json().items()
 
 
