@@ -4,10 +4,10 @@ python -m jaxcovid.export --workdir=runs/covid_ct --format=onnx
 python -m jaxcovid.export --workdir=runs/covid_ct --format=onnx --int8 --output=small
 python -m jaxcovid.export --workdir=runs/covid_ct --format=stablehlo --output=exported
 
-Of gray images of any size the program makes calibrated probabilities and heatmaps, with the
-preprocessing inside; torch writes the weights alone, with torchvision's names. Beside it are a
-manifest (classes, threshold, input range, checksums) and what is needed to warn of unusual images.
-For research only: no diagnosis.
+Of gray images of any size the program makes calibrated probabilities, heatmaps and masks of lungs
+and lesion, with the preprocessing inside; torch writes the weights alone, with torchvision's names.
+Beside it are a manifest (classes, threshold, input range, checksums) and what is needed to warn of
+unusual images. For research only: no diagnosis.
 """
 
 import argparse

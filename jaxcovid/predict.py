@@ -3,7 +3,7 @@
 python -m jaxcovid.predict --workdir=runs/covid_ct scan.png folder/ > predictions.csv
 python -m jaxcovid.predict --workdir=runs/covid_ct --heatmaps --output=screened folder/
 python -m jaxcovid.predict --workdir=runs/lesion --segment --output=screened scan.nii.gz
-python -m jaxcovid.predict --model=exported --engine=openvino folder/
+python -m jaxcovid.predict --model=exported --engine=openvino --segment folder/
 
 Slices of a volume (NIfTI, .npy of Hounsfield units, DICOM of several frames), of a DICOM series or
 of a patient get a row together as well: the mean of their probabilities. Scouts, slices that are

@@ -12,6 +12,7 @@ from etils import epath
 from jaxcovid.data import identity
 from jaxcovid.data.datasets import DIGEST_FILE, Record, Source
 from jaxcovid.data.hounsfield import LUNG_WINDOW
+from jaxcovid.data.structures import FEATURES
 from jaxcovid.runtime.files import write_atomically
 
 
@@ -131,9 +132,10 @@ def compute_digest(sources: Mapping[str, Sequence[Record]]) -> str:
 
     SHA-256 over all records of all splits in the order of their ids (code points). A record adds
     five fields: id (UTF-8), label (decimal digits; of findings all values in the order of their
-    names, with commas), patient (UTF-8), split (UTF-8), encoded image (as it is). A field adds its
-    length in bytes as 8 bytes, little-endian, and then its bytes, so that no two lists of records
-    run together to one stream.
+    names, with commas), patient (UTF-8), split (UTF-8), encoded image (as it is); then for each
+    mask that is known, lungs before lesion, two: the name of its feature and its PNG. A field adds
+    its length in bytes as 8 bytes, little-endian, and then its bytes, so that no two lists of
+    records run together to one stream.
 
     Args:
         sources: The records of each split.
@@ -158,7 +160,10 @@ def compute_digest(sources: Mapping[str, Sequence[Record]]) -> str:
         record = sources[split][index]
         findings = sorted(record.get("findings", {}).items())
         label = str(record["label"]) if "label" in record else ",".join(str(v) for _, v in findings)
-        fields = (record["id"], label, record["patient"], split, record["image"])
+        fields = [record["id"], label, record["patient"], split, record["image"]]
+        for feature in FEATURES.values():
+            if record.get(feature):
+                fields += [feature, record[feature]]
         for field in fields:
             data = field.encode() if isinstance(field, str) else field
             sha.update(len(data).to_bytes(8, "little"))

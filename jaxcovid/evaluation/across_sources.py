@@ -21,14 +21,14 @@ class SourceScore:
       trained_on: True if the network was trained on other images of it.
       n: images of the split.
       n_positive: of the positive class.
-      auc: of the positive class.
+      auc: of the positive class; None of a network that only segments, if all are of one class.
     """
 
     dataset: str
     trained_on: bool
     n: int
     n_positive: int
-    auc: Score
+    auc: Score | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def across_sources(
             trained_on=each.dataset.name in own,
             n=result.per_image.n,
             n_positive=int(each.predictions.positive.sum()),
-            auc=result.per_image.auc,
+            auc=result.auc,
         )
         for each, result in zip(scored, results, strict=True)
     ]

@@ -9,13 +9,19 @@ from jaxcovid.evaluation.ensemble import check_seeds, join
 from jaxcovid.evaluation.provenance import read_audit, summarize_run
 from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.result import EvaluationResult
-from jaxcovid.evaluation.saliency import choose_gallery, measure_saliency
+from jaxcovid.evaluation.saliency import choose_gallery, masked_images, measure_saliency
 from jaxcovid.evaluation.scored import ScoredSplit
-from jaxcovid.evaluation.segmentation import decoder_maps, measure_segmentation
+from jaxcovid.evaluation.segmentation import measure_segmentation
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.metrics.calibration import calibration_of
-from jaxcovid.metrics.findings import evaluate_findings
-from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.findings import FindingScores, evaluate_findings
+from jaxcovid.metrics.predictions import Predictions
+from jaxcovid.metrics.screening import (
+    InvolvementScores,
+    ScreeningScores,
+    evaluate_involvement,
+    evaluate_screening,
+)
 from jaxcovid.metrics.subgroups import subgroup_scores
 from jaxcovid.metrics.thresholds import main_name
 
@@ -68,15 +74,15 @@ def evaluate(
     Raises:
       ValueError: another network that scored different images.
     """
-    result = dataclasses.replace(
-        _scores(scored, [scored], command), segmentation=measure_segmentation(scored)
-    )
+    masked = masked_images(scored)
+    segmentation, maps = measure_segmentation(scored, masked)
+    result = dataclasses.replace(_scores(scored, [scored], command), segmentation=segmentation)
     if not scored.predictor.task.screens:
         return result
     predictions, predictor = scored.predictions, scored.predictor
     return dataclasses.replace(
         result,
-        saliency=measure_saliency(scored, decoder_maps(scored)),
+        saliency=measure_saliency(scored, masked, maps),
         gallery=choose_gallery(scored),
         ablations=score_ablations(scored, workers=workers) if ablations else None,
         against=compare(scored, against) if against else None,
@@ -85,12 +91,16 @@ def evaluate(
             scored.uncalibrated,
             predictions.probability,
             temperature=predictor.temperature,
-        ),
+        )
+        if predictor.classifies
+        else None,
         subgroups=subgroup_scores(
             predictions,
             scored.groups,
             threshold=predictor.thresholds[main_name(predictor.thresholds)],
-        ),
+        )
+        if result.screening
+        else None,
     )
 
 
@@ -115,12 +125,12 @@ def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> E
     """The sections that every result has."""
     predictor, predictions = scored.predictor, scored.predictions
     trained = predictor.run.dataset.name
-    comparable = scored.split == "test" and predictor.run.ablation == "none"
+    comparable = (
+        scored.split == "test" and predictor.run.ablation == "none" and predictor.classifies
+    )
     return EvaluationResult(
         split=scored.split,
-        scores=evaluate_screening(predictions, thresholds=predictor.thresholds)
-        if predictor.task.screens
-        else evaluate_findings(predictions),
+        scores=_judged(predictor, predictions),
         seen=scored.seen or None,
         without_lungs=scored.without_lungs,
         published=published_scores(trained_on=trained, tested_on=scored.dataset.name)
@@ -130,3 +140,14 @@ def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> E
         audit=read_audit(scored.dataset),
         predictions=predictions,
     )
+
+
+def _judged(
+    predictor: Predictor, predictions: Predictions
+) -> ScreeningScores | FindingScores | InvolvementScores:
+    """The scores of predictions, by what the network is asked."""
+    if not predictor.task.screens:
+        return evaluate_findings(predictions)
+    if predictor.classifies:
+        return evaluate_screening(predictions, thresholds=predictor.thresholds)
+    return evaluate_involvement(predictions, thresholds=predictor.thresholds)

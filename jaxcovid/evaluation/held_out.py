@@ -24,7 +24,8 @@ def check_fits(dataset: Dataset, predictor: Predictor) -> None:
     if dataset.name == own.name:
         if dataset.digest != own.digest:
             logging.warning(
-                "The data set %s has changed since training: its digest is %s, the run's %s",
+                "The data set %s has changed since training, or was prepared anew since digests "
+                "cover masks: its digest is %s, the run's %s",
                 dataset.name,
                 dataset.digest,
                 own.digest,

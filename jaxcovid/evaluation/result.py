@@ -13,7 +13,7 @@ from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import Calibration
 from jaxcovid.metrics.findings import FindingScores
 from jaxcovid.metrics.predictions import Predictions
-from jaxcovid.metrics.screening import ScreeningScores, UnitScores
+from jaxcovid.metrics.screening import InvolvementScores, ScreeningScores, UnitScores
 from jaxcovid.metrics.subgroups import Subgroup
 
 
@@ -199,12 +199,13 @@ class EvaluationResult:
 
     Attributes:
       split: of the data set.
-      scores: of a network that screens for a class, or of one for several findings.
+      scores: of a network that screens for a class, of one for several findings, or of one that
+        only segments.
       seen: images that the network has learned from; None if there are none.
       without_lungs: images that it was shown whole because no lungs were found; None of a network
         that is shown whole images.
-      calibration: of a network that screens, as the next.
-      subgroups: by source, format, view, sex and age.
+      calibration: of a network with a classifier that screens.
+      subgroups: by source, format, view, sex and age, of a network that screens.
       saliency: how far heatmaps can be trusted, where there are masks.
       segmentation: masks of lungs and lesion, of a network that makes them.
       ablations: scores on altered images.
@@ -218,7 +219,7 @@ class EvaluationResult:
     """
 
     split: str
-    scores: ScreeningScores | FindingScores = field(metadata={"inline": True})
+    scores: ScreeningScores | FindingScores | InvolvementScores = field(metadata={"inline": True})
     seen: Overlap | None = None
     without_lungs: int | None = field(default=None, metadata={"key": "without lungs"})
     calibration: Calibration | None = None
@@ -237,12 +238,28 @@ class EvaluationResult:
     @property
     def screening(self) -> ScreeningScores | None:
         """The scores if the network screens for a class, else None."""
+        if isinstance(self.scores, InvolvementScores):
+            return self.scores.screening
         return self.scores if isinstance(self.scores, ScreeningScores) else None
 
     @property
-    def per_image(self) -> UnitScores | FindingScores:
-        """The scores over images, of either kind of network."""
-        return self.scores.per_image if isinstance(self.scores, ScreeningScores) else self.scores
+    def per_image(self) -> UnitScores | FindingScores | InvolvementScores:
+        """The scores over images; their number alone if nothing is screened or found in them."""
+        scores = self.scores
+        if isinstance(scores, InvolvementScores):
+            return scores.screening.per_image if scores.screening else scores
+        return scores.per_image if isinstance(scores, ScreeningScores) else scores
+
+    @property
+    def auc(self) -> Score | None:
+        """Over images; None of a network that only segments, if all are of one class."""
+        scores = self.per_image
+        return None if isinstance(scores, InvolvementScores) else scores.auc
+
+    @property
+    def only_segments(self) -> bool:
+        """True of a network without a classifier."""
+        return isinstance(self.scores, InvolvementScores)
 
     @property
     def curves(self) -> Iterator[tuple[str, Predictions]]:

@@ -1,6 +1,7 @@
 """Heatmaps on trial: do they lie in the lesion, does the probability depend on what they show?"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -25,16 +26,37 @@ _SHOWN = 2  # images of a kind in the gallery
 Maps = Mapping[str, np.ndarray | Sequence[np.ndarray]]
 
 
-def masked_images(scored: ScoredSplit) -> list[int]:
-    """The images that explanations are measured on, by index.
+@dataclass(frozen=True)
+class MaskedImages:
+    """The images that explanations are measured on, with what they should show.
+
+    Attributes:
+      masks: bool [h, w], by index in the split.
+      grays: uint8 [h, w], likewise.
+    """
+
+    masks: Mapping[int, np.ndarray]
+    grays: Mapping[int, np.ndarray]
+
+
+def masked_images(scored: ScoredSplit) -> MaskedImages:
+    """Decodes the images that explanations are measured on.
 
     Those of the positive class with a mask of the lesion, or, if the data set has none, all with
-    one of the lungs.
+    one of the lungs. None of a network for findings, or without heatmaps.
     """
-    return list(_masks(scored))
+    if not (scored.predictor.task.screens and scored.predictor.has_gradcam):
+        return MaskedImages({}, {})
+    everything: Iterable[int] = range(len(scored.source))
+    diseased = scored.predictions.positive.nonzero()[0]
+    structure = _structure(scored)
+    masks = scored.masks(diseased if structure == "lesion" else everything, structure)
+    return MaskedImages(masks, dict(zip(masks, scored.images(masks), strict=True)))
 
 
-def measure_saliency(scored: ScoredSplit, maps: Maps | None = None) -> Saliency | None:
+def measure_saliency(
+    scored: ScoredSplit, masked: MaskedImages, maps: Maps | None = None
+) -> Saliency | None:
     """How far the network's heatmaps, and other maps of the same images, can be trusted.
 
     Beside them is the same network with its weights shuffled, which looks nowhere (Adebayo et al.
@@ -42,23 +64,24 @@ def measure_saliency(scored: ScoredSplit, maps: Maps | None = None) -> Saliency 
 
     Args:
       scored: the split.
-      maps: of other explanations, by name: one map of each of `masked_images`, in their order,
-        float [any, any], not negative, over the whole image.
+      masked: its `masked_images`.
+      maps: of other explanations, by name: one map of each of these, in their order, float
+        [any, any], not negative, over the whole image.
 
     Returns:
-      None without images or heatmaps.
+      None without images.
 
     Raises:
       ValueError: another number of maps than of images.
     """
-    predictor, masks = scored.predictor, _masks(scored)
-    if not predictor.has_gradcam or not masks:
+    predictor, masks = scored.predictor, masked.masks
+    if not masks:
         return None
     for name, each in (maps or {}).items():
         if len(each) != len(masks):
             raise ValueError(f"{len(each)} maps of {name} for {len(masks)} images with a mask")
     patients = [scored.predictions.patients[i] for i in masks]
-    images = scored.images(masks)
+    images = list(masked.grays.values())
     compared: Maps = {GRAD_CAM: predictor.heatmaps(images), **(maps or {})}
     # Many heatmaps of a network with shuffled weights are empty: several shuffles.
     shuffled = [
@@ -93,13 +116,6 @@ def measure_saliency(scored: ScoredSplit, maps: Maps | None = None) -> Saliency 
 def _structure(scored: ScoredSplit) -> str:
     """What the masks that heatmaps are compared with are of."""
     return "lesion" if scored.has_lesion_masks else "lungs"
-
-
-def _masks(scored: ScoredSplit) -> dict[int, np.ndarray]:
-    everything: Iterable[int] = range(len(scored.source))
-    diseased = scored.predictions.positive.nonzero()[0]
-    structure = _structure(scored)
-    return scored.masks(diseased if structure == "lesion" else everything, structure)
 
 
 def _chosen_for_deletion(positive: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.masks import decode_masks
 from jaxcovid.data.structures import STRUCTURES, UNKNOWN
-from jaxcovid.evaluation.saliency import masked_images
+from jaxcovid.evaluation.saliency import MaskedImages
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.segmentation_result import (
     OutlinedSlice,
@@ -20,6 +20,7 @@ from jaxcovid.evaluation.segmentation_result import (
 from jaxcovid.metrics import bootstrap
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.involvement import Areas, Involvement, involvement, measure_slice, pool, stack
+from jaxcovid.metrics.ratios import mean_interval
 from jaxcovid.metrics.segmentation import MaskComparison
 
 _SHOWN = 12  # slices with contours
@@ -44,14 +45,29 @@ class _Slice:
     truth: Areas | None
 
 
-def measure_segmentation(scored: ScoredSplit) -> Segmentation | None:
-    """The section "segmentation" of a result; None of a network that does not segment."""
+def measure_segmentation(
+    scored: ScoredSplit, masked: MaskedImages
+) -> tuple[Segmentation | None, dict[str, list[np.ndarray]]]:
+    """Segments every image of a split, once.
+
+    Args:
+      scored: the split.
+      masked: images that heatmaps are measured on.
+
+    Returns:
+      The section "segmentation" of a result, and the decoder's own explanation of `masked`, by
+      name: of each image its probability of the lesion, float32 [h, w]. None, and nothing, of a
+      network that does not segment.
+    """
     if not scored.predictor.segments:
-        return None
+        return None, {}
     comparisons = {name: MaskComparison() for name in STRUCTURES}
-    compared, slices, overlays = set(), [], []
+    compared, slices, overlays, lesions = set(), [], [], {}
     shown = set(np.linspace(0, len(scored.source) - 1, _SHOWN).round().astype(int).tolist())
-    for i, record, gray, masks in _segmented(scored):
+    for i, record, gray, probabilities in _segmented(scored, masked.grays):
+        masks = probabilities >= 0.5
+        if i in masked.grays:
+            lesions[i] = probabilities[..., STRUCTURES.index("lesion")].copy()
         truth = decode_masks(record, gray.shape)
         volume = record.get("volume", "")
         for channel, name in enumerate(STRUCTURES):
@@ -72,36 +88,30 @@ def measure_segmentation(scored: ScoredSplit) -> Segmentation | None:
         if i in shown:
             share = involvement(slices[-1].predicted).share
             overlays.append(OutlinedSlice(gray, masks, f"{record['id']}: {share:.0%} of the lungs"))
-    return Segmentation(
+    patients = _patients(slices)
+    section = Segmentation(
         scores={name: comparisons[name].scores() for name in STRUCTURES if name in compared},
-        patients=_patients(slices),
+        patients=patients,
         auc=_auc(scored, slices),
+        **agreement(patients),
         overlays=overlays,
     )
+    return section, {"decoder": [lesions[i] for i in masked.grays]}
 
 
-def decoder_maps(scored: ScoredSplit) -> dict[str, list[np.ndarray]]:
-    """The decoder's probability of the lesion, beside heatmaps: of each of `masked_images`.
-
-    Float32 [h, w] of each image; empty of a network that does not segment, or has no heatmaps.
-    """
-    predictor = scored.predictor
-    if not (predictor.segments and predictor.has_gradcam):
-        return {}
-    images = scored.images(masked_images(scored))
-    masks = predictor.segment(images) if images else []
-    return {"decoder": [mask[..., STRUCTURES.index("lesion")] for mask in masks]}
-
-
-def _segmented(scored: ScoredSplit) -> Iterator[tuple[int, Record, np.ndarray, np.ndarray]]:
-    """Of each image its index, record, gray values uint8 [h, w] and masks bool [h, w, 2]."""
+def _segmented(
+    scored: ScoredSplit, decoded: Mapping[int, np.ndarray]
+) -> Iterator[tuple[int, Record, np.ndarray, np.ndarray]]:
+    """Of each image its index, record, gray values uint8 [h, w] and probabilities [h, w, 2]."""
     size = scored.predictor.batch_size
     for start in range(0, len(scored.source), size):
         indices = range(start, min(start + size, len(scored.source)))
         records = [scored.source[i] for i in indices]
-        grays = [decode_gray(record["image"]) for record in records]
-        masks = scored.predictor.segment(grays)
-        yield from zip(indices, records, grays, (mask >= 0.5 for mask in masks), strict=True)
+        grays = [
+            decoded[i] if i in decoded else decode_gray(record["image"])
+            for i, record in zip(indices, records, strict=True)
+        ]
+        yield from zip(indices, records, grays, scored.predictor.segment(grays), strict=True)
 
 
 def _areas(masks: np.ndarray) -> Areas:
@@ -139,9 +149,32 @@ def _pooled(slices: Sequence[tuple[_Slice, Areas]]) -> Involvement:
     return involvement(pool([*loose, *stacked]))
 
 
+def agreement(patients: Sequence[PatientInvolvement]) -> dict[str, Score]:
+    """How well the involvement of patients agrees with that of their true masks.
+
+    Returns:
+      The fields `involvement_error` and `grade_agreement` of a `Segmentation`, with intervals over
+      patients; nothing where no true masks are known.
+    """
+    names, errors, agree = [], [], []
+    for each in patients:
+        if each.truth:
+            names.append(each.patient)
+            errors.append(abs(each.predicted.share - each.truth.share))
+            agree.append(float(each.predicted.grade == each.truth.grade))
+    if not names:
+        return {}
+    return {
+        "involvement_error": mean_interval(names, np.array(errors), scale="positive"),
+        "grade_agreement": mean_interval(names, np.array(agree), scale="share"),
+    }
+
+
 def _auc(scored: ScoredSplit, slices: Sequence[_Slice]) -> Score | None:
-    positive = scored.predictions.positive
-    if not scored.predictor.task.screens or positive.all() or not positive.any():
+    """Of the share involved, beside the probability of a joint network."""
+    positive, predictor = scored.predictions.positive, scored.predictor
+    joint = predictor.task.screens and predictor.classifies
+    if not joint or positive.all() or not positive.any():
         return None
     shares = np.array([involvement(each.predicted).share for each in slices])
     return bootstrap.intervals(

@@ -49,14 +49,20 @@ class Segmentation:
     Attributes:
       scores: against true masks, "lungs" and "lesion"; without those that have none.
       patients: share of the lungs that is involved, and where.
-      auc: of the share involved as a score of an image, for the positive class; None where all
-        images are of one class.
+      auc: of the share involved as a score of an image, for the positive class, beside that of the
+        probability; None of a network that only segments, whose probability is this share, and
+        where all images are of one class.
+      involvement_error: size of the error of that share, mean over the patients whose true masks
+        are known; None if there are none.
+      grade_agreement: share of these patients who get the grade of their true masks; None likewise.
       overlays: slices with the contours of predicted masks.
     """
 
     scores: Mapping[str, SegmentationScores] = field(default_factory=dict)
     patients: Sequence[PatientInvolvement] = ()
     auc: Score | None = None
+    involvement_error: Score | None = None
+    grade_agreement: Score | None = None
     overlays: Sequence[OutlinedSlice] = field(default=(), metadata={"json": False})
 
     @property

@@ -60,25 +60,41 @@ class ExportedNetwork(Network):
         """See `Network`."""
         return "heatmap" in self.manifest.outputs
 
+    @property
+    def segments(self) -> bool:
+        """See `Network`."""
+        return "masks" in self.manifest.outputs
+
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
         """See `Network.probabilities`."""
-        return self._by_shape(self.engine, images).astype(np.float64)
+        return _by_shape(self.engine, self._grays(images)).astype(np.float64)
 
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
         """See `Network.heatmaps`."""
         if not self.has_gradcam:
             raise ValueError(NO_HEATMAPS)
-        return self._by_shape(self.load_engine("heatmap"), images)[:, output]
+        return _by_shape(self.load_engine("heatmap"), self._grays(images))[:, output]
 
-    def _by_shape(self, engine: Engine, images: Sequence[Image]) -> np.ndarray:
-        """What an engine makes of images, those of one shape at once, in their order."""
-        grays = [self.read_gray(image) for image in images]
-        results: list[Any] = [None] * len(grays)
-        for rows in _same_shapes(grays):
-            made = engine(np.stack([grays[row] for row in rows]))
-            for row, result in zip(rows, made, strict=True):
-                results[row] = result
-        return np.stack(results)
+    def segment(self, images: Sequence[Image]) -> list[np.ndarray]:
+        """See `Network.segment`."""
+        if not self.segments:
+            return super().segment(images)
+        grays, steps = self._grays(images), self.manifest.steps
+        masks = np.moveaxis(_by_shape(self.load_engine("masks"), grays), 1, -1)
+        return [steps.restore(mask, gray.shape) for mask, gray in zip(masks, grays, strict=True)]
+
+    def _grays(self, images: Sequence[Image]) -> list[np.ndarray]:
+        return [self.read_gray(image) for image in images]
+
+
+def _by_shape(engine: Engine, grays: Sequence[np.ndarray]) -> np.ndarray:
+    """What an engine makes of gray images, those of one shape at once, in their order."""
+    results: list[Any] = [None] * len(grays)
+    for rows in _same_shapes(grays):
+        made = engine(np.stack([grays[row] for row in rows]))
+        for row, result in zip(rows, made, strict=True):
+            results[row] = result
+    return np.stack(results)
 
 
 def _same_shapes(images: Sequence[np.ndarray]) -> Iterable[list[int]]:

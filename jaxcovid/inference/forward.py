@@ -94,8 +94,3 @@ def jit_rows(function: Any, mesh: Mesh, *, model: nn.Module, arguments: int = 1)
         out_shardings=rows,
         compiler_options=compiler_options(platform_of(mesh)),
     )
-
-
-def jit_mark_lungs(mesh: Mesh, *, model: SegmentationNet) -> Any:
-    """`mark_lungs` compiled over `mesh`, rows of the batch sharded in and out."""
-    return jit_rows(mark_lungs, mesh, model=model)

@@ -32,33 +32,33 @@ def grad_cam(
 
 def logits_and_grad_cams(
     weights: Mapping[str, Any], image: jax.Array, *, model: nn.Module, outputs: Sequence[int]
-) -> tuple[jax.Array, jax.Array]:
-    """All logits, and `grad_cam` of some of them, in one forward pass.
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """All logits, and `grad_cam` of some of the classes, in one forward pass.
 
     Args: see `grad_cam`.
 
     Returns:
-      Logits float32 [b, all outputs], heatmaps float32 [b, outputs, h / 16, w / 16].
+      Logits as `DeepCTNet.all_logits` gives them, heatmaps float32 [b, outputs, h / 16, w / 16].
     """
     model = model.clone(form="plain")  # the form that can show its maps
 
     def forward(change: Any) -> tuple[jax.Array, Any]:
         variables = {**weights, "perturbations": change} if change else weights
-        logits, collections = model.apply(variables, image, mutable=["maps"])
-        return logits, collections["maps"]
+        logits, shown = model.apply(variables, image, mutable=["maps"], method="all_logits")
+        return logits["classes"], (logits, shown["maps"])
 
-    shapes = jax.eval_shape(lambda: forward({})[1])
+    shapes = jax.eval_shape(lambda: forward({})[1][1])
     unchanged = jax.tree.map(
         lambda sown: jnp.zeros(sown[0].shape, sown[0].dtype),
         shapes,
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    logits, backward, maps = jax.vjp(forward, unchanged, has_aux=True)
+    classes, backward, (logits, maps) = jax.vjp(forward, unchanged, has_aux=True)
     (layer,) = jax.tree.leaves(maps)
     cams = []
     for output in outputs:
-        one = jnp.broadcast_to(jnp.arange(logits.shape[1])[None] == output, logits.shape)
-        (gradient,) = jax.tree.leaves(backward(one.astype(logits.dtype)))
+        one = jnp.broadcast_to(jnp.arange(classes.shape[1])[None] == output, classes.shape)
+        (gradient,) = jax.tree.leaves(backward(one.astype(classes.dtype)))
         importance = gradient.mean((1, 2), keepdims=True)
         cam = nn.relu((importance * layer).astype(jnp.float32).sum(-1))
         peak = cam.max((1, 2), keepdims=True)

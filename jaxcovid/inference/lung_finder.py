@@ -17,7 +17,7 @@ from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.lung_focus import FocusedSource, LungFocus, View
-from jaxcovid.inference.forward import jit_mark_lungs
+from jaxcovid.inference.forward import jit_rows, mark_lungs
 from jaxcovid.inference.frozen_parts import FOLDER, LUNGS, Part, load_weights
 from jaxcovid.inference.predict_source import predict_inputs, predict_source
 from jaxcovid.models.build import MASKED
@@ -182,7 +182,7 @@ def open_finder(part: Part, config: Mapping[str, Any], mesh: Mesh) -> LungFinder
     return LungFinder(
         focus=focus_of(part.run, config),
         variables=load_weights(part.checkpoint, part.model, mesh, size=size),
-        forward=jit_mark_lungs(mesh, model=part.model),
+        forward=jit_rows(mark_lungs, mesh, model=part.model),
         mesh=mesh,
     )
 

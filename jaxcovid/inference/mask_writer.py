@@ -39,11 +39,6 @@ def _share(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def areas_of_group(kind: str, slices: Sequence[Areas]) -> Areas:
-    """The areas of a volume, whose slices go from the feet to the head, a series or a patient."""
-    return stack(slices) if kind == "volume" else pool(slices)
-
-
 @dataclass
 class _Group:
     """The slices of one file of masks, in the order in which they came.
@@ -117,6 +112,21 @@ class MaskWriter:
             "contours": picture,
             "masks": f"masks/{group.file}",
         }
+
+    def columns_of_group(self, kind: str, name: str, slices: Sequence[Areas]) -> dict[str, str]:
+        """The columns of the row of a volume, a series or a patient: see `add`.
+
+        Args:
+          kind: "volume", "series" or "patient".
+          name: of it.
+          slices: areas of its images, those of a volume from the feet to the head.
+
+        Returns:
+          `figures`, and the file `masks` of a volume or a series; a patient may have several.
+        """
+        areas = stack(slices) if kind == "volume" else pool(slices)
+        own_file = "" if kind == "patient" else f"masks/{self._groups[name].file}"
+        return {**figures(areas), "masks": own_file}
 
     def write(self) -> None:
         """Writes one file for each picture, volume and series.

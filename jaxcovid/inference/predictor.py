@@ -104,6 +104,11 @@ class Predictor(Network):
         return self.model.has_gradcam
 
     @property
+    def classifies(self) -> bool:
+        """False of a network that only segments: its probability is the share of lungs involved."""
+        return self.model.classifies
+
+    @property
     def modality(self) -> str:
         """See `Network`."""
         return self.run.dataset.modality

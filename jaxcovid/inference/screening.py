@@ -21,7 +21,7 @@ from jaxcovid.data.labels import Task
 from jaxcovid.data.png import encode_png
 from jaxcovid.inference.image_reader import Groups, Opened, Reader, list_files
 from jaxcovid.inference.mask_files import check_files
-from jaxcovid.inference.mask_writer import MaskWriter, areas_of_group, figures
+from jaxcovid.inference.mask_writer import MaskWriter, figures
 from jaxcovid.inference.network import NO_HEATMAPS, Network
 from jaxcovid.inference.overlay import overlay
 from jaxcovid.inference.picture_names import picture_name
@@ -74,9 +74,9 @@ def screen(
       `probability_NAME` of the other outputs; `heatmap`, the file in the folder (of findings
       several, with ";" between), if there is a folder; if masks are made `involved`, the share of
       the lungs, `grade`, `bilateral`, `peripheral`, `dorsal`, `lower` (see `metrics.involvement`)
-      and the files `contours` and `masks`; `warning` of an image that is not of the kind that the
-      network was trained on; `error`, else empty. First a row for each image, then one for each
-      volume, DICOM series and patient of several.
+      and the files `contours` and `masks`, the latter also of a volume or a series; `warning` of an
+      image that is not of the kind that the network was trained on; `error`, else empty. First a
+      row for each image, then one for each volume, DICOM series and patient of several.
 
     Raises:
       ValueError: no network, an unknown threshold, a key that is too short.
@@ -203,7 +203,9 @@ def _rows(
             f"{kind} {name}",
             np.mean([member.probabilities for member in members], 0),
             images=len(members),
-            made=figures(areas_of_group(kind, [each.areas for each in members])) if masks else None,
+            made=masks.columns_of_group(kind, name, [each.areas for each in members])
+            if masks
+            else None,
             patient=patient,
             series=name if kind == "series" else "",
         )

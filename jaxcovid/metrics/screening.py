@@ -80,10 +80,54 @@ class ScreeningScores:
     per_patient: UnitScores
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InvolvementScores:
+    """Scores of a network that segments and has no classifier.
+
+    Attributes:
+      n: images.
+      n_patients: patients.
+      screening: by the share of the lungs that is involved, which is the network's probability;
+        None where all images are of one class.
+      intervals: how they were computed.
+    """
+
+    n: int
+    n_patients: int
+    screening: ScreeningScores | None = None
+    intervals: IntervalMethod
+
+
+def evaluate_involvement(
+    predictions: Predictions,
+    *,
+    thresholds: Mapping[str, float],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> InvolvementScores:
+    """Scores the share of the lungs that is involved as a sign of the positive class.
+
+    Args: see `evaluate_screening`; 0.5 is no threshold that says anything of such a share.
+    """
+    positive = predictions.positive
+    screening = None
+    if positive.any() and not positive.all():
+        screening = evaluate_screening(
+            predictions, thresholds=thresholds, half=False, resamples=resamples, seed=seed
+        )
+    return InvolvementScores(
+        n=len(predictions.ids),
+        n_patients=len(set(predictions.patients)),
+        screening=screening,
+        intervals=IntervalMethod(resamples=resamples, seed=seed),
+    )
+
+
 def evaluate_screening(
     predictions: Predictions,
     *,
     thresholds: Mapping[str, float],
+    half: bool = True,
     resamples: int = 2000,
     seed: int = 0,
 ) -> ScreeningScores:
@@ -91,7 +135,8 @@ def evaluate_screening(
 
     Args:
       predictions: n images.
-      thresholds: from `choose_thresholds` on validation; 0.5 is added as "0.5".
+      thresholds: from `choose_thresholds` on validation.
+      half: add the threshold 0.5 as "0.5".
       resamples: bootstrap resamples of patients.
       seed: of the resamples.
 
@@ -103,7 +148,7 @@ def evaluate_screening(
     for name, threshold in thresholds.items():
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {name} is {threshold}, not in [0, 1]")
-    points = {**thresholds, "0.5": 0.5}
+    points = {**thresholds, **({"0.5": 0.5} if half else {})}
     per_image, patients = (
         unit_scores(unit, points, resamples=resamples, seed=seed)
         for unit in (predictions, per_patient(predictions))

@@ -4,6 +4,7 @@ Another backbone may take the place of DenseNet-121.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -108,6 +109,10 @@ class DeepCTNet(nn.Module):
     def all_logits(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """What is trained: `classes`, the logits of a call, and of a `SegmentationNet` `masks`."""
         return {"classes": self(image, train=train)}
+
+    def scores(self, logits: Mapping[str, jax.Array]) -> jax.Array:
+        """What a call returns, float32 [b, outputs], of `all_logits`."""
+        return logits["classes"]
 
     def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """The last map of the backbone [b, h / 32, w / 32, c]; c is 1024 of densenet121."""

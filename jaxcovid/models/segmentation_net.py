@@ -56,7 +56,7 @@ class SegmentationNet(DeepCTNet):
         return logits
 
     def scores(self, logits: Mapping[str, jax.Array]) -> jax.Array:
-        """What a call returns, float32 [b, outputs], of `all_logits`."""
+        """See `DeepCTNet`."""
         return logits["classes"] if self.joint else involvement_logit(logits["masks"])
 
     @property

@@ -14,13 +14,14 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from jaxcovid.evaluation.result import EvaluationResult
+from jaxcovid.metrics.findings import FindingScores
 from jaxcovid.metrics.predictions import Predictions, per_patient
 from jaxcovid.metrics.scores import RATIOS
 from jaxcovid.metrics.screening import ScreeningScores
 from jaxcovid.report import curves, gallery, pages, tables
 from jaxcovid.runtime import files
 
-_OPTIONAL = ("pr.png", "calibration.png", "heatmaps.png", "contours.png")
+_OPTIONAL = ("roc.png", "pr.png", "calibration.png", "heatmaps.png", "contours.png")
 _SHOWN_PATIENTS = 100  # in the table of involvement
 _IN_SECTIONS = ("dataset", "digest", "commands", "config")  # of the run: shown elsewhere
 
@@ -40,8 +41,8 @@ def write_report(directory: Path, result: EvaluationResult) -> None:
     metrics = result.to_json()
     numbers = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     pictures = dict(_pictures(result))
-    screening = result.screening is not None
-    table = tables.screening_csv if screening else tables.findings_csv
+    findings = isinstance(result.scores, FindingScores)
+    table = tables.findings_csv if findings else tables.screening_csv
     contents = {
         "predictions.csv": table(result.predictions),
         **{f"{name}.png": picture for name, picture in pictures.items()},
@@ -73,6 +74,8 @@ def _pictures(result: EvaluationResult) -> Iterator[tuple[str, bytes]]:
     """The figures, PNG, by name."""
     predictions = result.predictions
     title = f"{predictions.outputs[0]} against the rest, {result.split}"
+    if result.only_segments:
+        title += ", by the share of the lungs involved"
     if result.screening:
         yield "roc", _screening_roc(result, result.screening, title)
         yield (
@@ -84,8 +87,8 @@ def _pictures(result: EvaluationResult) -> Iterator[tuple[str, bytes]]:
                 title=title,
             ),
         )
-    else:
-        yield "roc", _findings_roc(result)
+    if isinstance(result.scores, FindingScores):
+        yield "roc", _findings_roc(result, result.scores)
     if result.calibration:
         bins = result.calibration.reliability
         yield "calibration", curves.reliability_figure(bins, title=f"Calibration, {result.split}")
@@ -110,7 +113,7 @@ def _screening_roc(result: EvaluationResult, scores: ScreeningScores, title: str
     )
 
 
-def _findings_roc(result: EvaluationResult) -> bytes:
+def _findings_roc(result: EvaluationResult, scores: FindingScores) -> bytes:
     predictions = result.predictions
     arrays = predictions.targets, predictions.probabilities, predictions.counted
     columns = zip(*(array.T for array in arrays), strict=True)
@@ -119,7 +122,7 @@ def _findings_roc(result: EvaluationResult) -> bytes:
             name: (target[known], probability[known])
             for name, (target, probability, known) in zip(predictions.outputs, columns, strict=True)
         },
-        aucs=result.per_image.auc_per_output or {},
+        aucs=scores.auc_per_output,
         thresholds={},
         title=f"Findings, {result.split}",
     )
@@ -143,7 +146,7 @@ def _render(
             "share": _share,
             "point": curves.point_name,
         },
-        title=f"{screening.per_image.positive_class} screening" if screening else "Findings",
+        title=_title(result),
         result=result,
         scores=result.per_image,
         intervals=result.scores.intervals,
@@ -155,6 +158,13 @@ def _render(
         run=_rows({key: value for key, value in run.items() if key not in _IN_SECTIONS}),
         config=_rows(run["config"]),
     )
+
+
+def _title(result: EvaluationResult) -> str:
+    if result.only_segments:
+        return "Lungs and lesion"
+    screening = result.screening
+    return f"{screening.per_image.positive_class} screening" if screening else "Findings"
 
 
 def _rows(values: Mapping[str, Any]) -> dict[str, str]:

@@ -6,8 +6,12 @@ import numpy as np
 from scipy.stats import t
 
 from jaxcovid.evaluation.result import EvaluationResult
+from jaxcovid.evaluation.segmentation_result import Segmentation
 from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.findings import FindingScores
 from jaxcovid.metrics.screening import UnitScores
+
+_OF_INVOLVEMENT = "AUC of the share of the lungs involved"
 
 
 def summarize(result: EvaluationResult) -> str:
@@ -44,23 +48,34 @@ def summarize_shuffles(aucs: Sequence[float]) -> str:
 
 def _scores(result: EvaluationResult) -> Iterator[tuple[str, Score]]:
     scores = result.per_image
-    yield "AUC", scores.auc
-    for row in result.subgroups or ():
-        if row.group == "source" and row.auc:
-            yield f"AUC, {row.value}", row.auc
+    masks = list(_of_masks(result.segmentation)) if result.segmentation else []
+    if result.only_segments:
+        yield from masks
     if isinstance(scores, UnitScores):
+        yield _OF_INVOLVEMENT if result.only_segments else "AUC", scores.auc
         yield from scores.operating_points[scores.main_point].ratios.items()
-    else:
+    elif isinstance(scores, FindingScores):
+        yield "AUC", scores.auc
         yield from scores.auc_per_output.items()
-    if result.segmentation:
-        for structure, of_masks in result.segmentation.scores.items():
-            yield f"Dice, {structure}", of_masks.dice
-        if result.segmentation.auc:
-            yield "AUC of the share of the lungs involved", result.segmentation.auc
+    if not result.only_segments:
+        yield from masks
+    for group in result.subgroups or ():
+        if group.group == "source" and group.auc:
+            yield f"AUC, {group.value}", group.auc
     for row in result.ablations or ():
         yield f"AUC, {row.ablation}", row.auc
     if result.against:
         yield f"AUC beyond {result.against.name}", result.against.difference
+
+
+def _of_masks(masks: Segmentation) -> Iterator[tuple[str, Score]]:
+    for structure, scores in masks.scores.items():
+        yield f"Dice, {structure}", scores.dice
+    if masks.auc:
+        yield _OF_INVOLVEMENT, masks.auc
+    if masks.involvement_error and masks.grade_agreement:
+        yield "error of the share involved", masks.involvement_error
+        yield "patients with the right grade", masks.grade_agreement
 
 
 def _listed(values: Sequence[float]) -> str:

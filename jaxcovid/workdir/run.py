@@ -49,8 +49,9 @@ _TYPES = {  # of what is read from run.json
     "outputs": list,
 }
 _CHANGED_DATA = (
-    " The data set of this name holds other images, labels, patients or splits than it did: what "
-    "was trained on may now be in its validation or test split."
+    " The data set of this name holds other images, masks, labels, patients or splits than it did, "
+    "or was prepared by a version whose digests do not cover masks: what was trained on may now be "
+    "in its validation or test split."
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from covid_ct_tree import make_tree
 
 from jaxcovid import prepare
-from jaxcovid.data import datasets
+from jaxcovid.data import datasets, masks
 from jaxcovid.data.builders import (
     chest_xray_pneumonia,
     chestxray14,
@@ -128,6 +128,33 @@ def test_covid_chestxray_reads_every_dialect(dialect, tmp_path):
         ("d.png", "other"),
     ]
     assert {(row["sex"], row["age"], row["lung_mask"]) for row in rows_read} == {("F", 61, None)}
+
+
+def test_covid_chestxray_takes_lung_masks_where_there_are_any(tmp_path):
+    """Only listed films count, and a mask is scaled to its film."""
+    rows = [(str(i), ("COVID-19", "SARS")[i % 2], "PA", f"{i}.jpg") for i in range(40)]
+    source = pathlib.Path(chestxray_tree(tmp_path / "films", "late", rows))
+    folder = source / "annotations" / "lungVAE-masks"
+    folder.mkdir(parents=True)
+    film = cv2.imread(str(source / "images" / "0.jpg"), cv2.IMREAD_GRAYSCALE)
+    height, width = film.shape
+    for name in (*range(0, 40, 2), "unlisted"):
+        mask = np.zeros((2 * height, 2 * width), np.uint8)
+        mask[:, :width] = 255
+        cv2.imwrite(str(folder / f"{name}_mask.png"), mask)
+    dataset = prepare.build("covid_chestxray", tmp_path / "data", source=str(source))
+    assert dataset.masks == ("lungs",)
+    masked = 0
+    for split in dataset.split_sizes:
+        for record in dataset.source(split):
+            mask = masks.decode_mask(record, "lungs")
+            assert (mask is not None) == (int(record["id"].removesuffix(".jpg")) % 2 == 0)
+            if mask is not None:
+                masked += 1
+                assert mask.shape == (height, width)
+                assert mask[:, : width // 2].all()
+                assert not mask[:, width // 2 + 1 :].any()
+    assert masked == 20
 
 
 def test_covid_chestxray_joins_patients_of_one_film(tmp_path, caplog):

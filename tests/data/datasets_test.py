@@ -193,6 +193,18 @@ def test_the_digest_knows_content_and_splits_but_not_the_order():
     for change in ({"id": "c"}, {"label": 2}, {"patient": "a"}, {"image": b"\x00\xfe"}):
         changed = {"train": [{**RECORDS[0], **change}, RECORDS[1]], "test": RECORDS[2:]}
         assert digest.compute_digest(changed) != expected
+    # A mask that is not known is none, so that data sets without masks keep their digest.
+    for change, same in (
+        ({"lung_mask": b"", "lesion_mask": b""}, True),
+        ({"lung_mask": b"png"}, False),
+    ):
+        masked = {"train": [{**RECORDS[0], **change}, RECORDS[1]], "test": RECORDS[2:]}
+        assert (digest.compute_digest(masked) == expected) == same
+    lungs, lesion, other = (
+        digest.compute_digest({"": [{**RECORDS[0], name: content}]})
+        for name, content in (("lung_mask", b"1"), ("lesion_mask", b"1"), ("lesion_mask", b"2"))
+    )
+    assert len({lungs, lesion, other}) == 3
     # Without lengths, these two would be one stream.
     moved = [{**RECORDS[1], "patient": "pi", "image": b"mage"}]
     assert digest.compute_digest({"": moved}) != digest.compute_digest({"": RECORDS[1:2]})

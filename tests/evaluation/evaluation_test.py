@@ -16,7 +16,7 @@ from jaxcovid.metrics.predictions import Predictions
 N = 60
 
 
-def network(task, *, ablation="none", dataset="covid_ct"):
+def network(task, *, ablation="none", dataset="covid_ct", classifies=True):
     return SimpleNamespace(
         task=task,
         workdir="runs/a",
@@ -25,6 +25,7 @@ def network(task, *, ablation="none", dataset="covid_ct"):
         thresholds={"youden": 0.5},
         has_gradcam=False,
         segments=False,
+        classifies=classifies,
         run=SimpleNamespace(
             dataset=SimpleNamespace(name=dataset),
             ablation=ablation,
@@ -86,6 +87,22 @@ def test_a_network_that_screens(tmp_path):
     ]
     assert {"n", "auc", "operating_points", "per_patient", "calibration"} < content.keys()
     assert not {"predictions", "gallery", "seen", "heatmaps", "runs"} & content.keys()
+
+
+def test_a_network_that_only_segments_has_no_calibration(tmp_path, monkeypatch):
+    split = scored(Task("binary", ("COVID-19",)), tmp_path, classifies=False)
+    result = evaluate(split, "")
+    assert result.only_segments
+    assert result.calibration is None
+    assert result.published is None
+    assert [row.value for row in result.subgroups] == ["AP", "PA"]
+    content = result.to_json()
+    assert content["screening"]["n_positive"] == split.predictions.positive.sum()
+    predictions = dataclasses.replace(split.predictions, targets=np.ones((N, 1), bool))
+    one_class = evaluate(dataclasses.replace(split, predictions=predictions), "")
+    assert one_class.subgroups is None
+    assert one_class.auc is None
+    assert {"n": N, "n_patients": N // 2}.items() <= one_class.to_json().items()
 
 
 def test_an_audit_of_other_data_does_not_count(tmp_path):

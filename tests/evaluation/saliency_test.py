@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxcovid.data.identity import Overlap
+from jaxcovid.data.labels import Task
 from jaxcovid.evaluation import saliency
 from jaxcovid.evaluation.ablation_experiments import score_ablations
 from jaxcovid.evaluation.saliency import (
@@ -24,6 +25,7 @@ STRIPES = 100  # gray levels of every fourth row
 class Network:
     """Looks at the left half, which alone it scores by: by the contrast of its stripes."""
 
+    task = Task("binary", ("COVID-19",))
     thresholds = {"youden": 0.5}  # noqa: RUF012
     has_gradcam = True
     batch_size = 4
@@ -94,6 +96,10 @@ def scored(mask="lung_mask", masked=lambda i: i % 2 == 0):
     )
 
 
+def measured(split):
+    return measure_saliency(split, masked_images(split))
+
+
 def halves(n):
     """Maps of the left half, of the right half, of both alike, and of the left a little more."""
     right = np.zeros((n, 2, 2))
@@ -104,7 +110,7 @@ def halves(n):
 
 @pytest.mark.parametrize(("mask", "name"), [("lung_mask", "lungs"), ("lesion_mask", "lesion")])
 def test_heatmaps_beside_shuffled_weights(mask, name):
-    found = measure_saliency(scored(mask))
+    found = measured(scored(mask))
     assert (found.n, found.masks, found.area, found.n_deleted) == (N // 2, name, 0.5, N // 2)
     own, shuffled = (found.explanations[name] for name in (GRAD_CAM, SHUFFLED))
     assert own.mass.value > 0.9, "scaled up, a little of the left half reaches over the middle"
@@ -119,22 +125,22 @@ def test_heatmaps_beside_shuffled_weights(mask, name):
 
 
 def test_of_lesions_only_the_positive_class_counts():
-    assert measure_saliency(scored("lesion_mask", masked=lambda i: True)).n == N // 2
-    assert measure_saliency(scored("lung_mask", masked=lambda i: True)).n == N
+    assert measured(scored("lesion_mask", masked=lambda i: True)).n == N // 2
+    assert measured(scored("lung_mask", masked=lambda i: True)).n == N
 
 
 def test_five_shuffles_of_an_image_are_of_one_patient(monkeypatch):
     monkeypatch.setattr(Network, "with_shuffled_weights", lambda self, seed: Network())
-    found = measure_saliency(scored()).explanations
+    found = measured(scored()).explanations
     assert found[SHUFFLED].empty == 0
     assert found[SHUFFLED].pointing == found[GRAD_CAM].pointing
 
 
 def test_other_maps_are_measured_in_the_same_way():
     split = scored()
-    images = masked_images(split)
-    assert images == list(range(0, N, 2))
-    found = measure_saliency(split, halves(len(images)))
+    masked = masked_images(split)
+    assert list(masked.masks) == list(masked.grays) == list(range(0, N, 2))
+    found = measure_saliency(split, masked, halves(len(masked.grays)))
     rows = found.explanations
     assert list(rows) == [GRAD_CAM, "left", "right", "flat", "tilted", SHUFFLED]
     assert [rows[name].pointing.value for name in halves(1)] == [1, 0, 0.5, 1]
@@ -143,24 +149,24 @@ def test_other_maps_are_measured_in_the_same_way():
     assert rows["left"].gain.low > 0 > rows["right"].gain.high
     assert rows["flat"].gain.value == 0, "equally rated pixels go in random order"
     with pytest.raises(ValueError, match="5 maps of left for 6 images"):
-        measure_saliency(split, halves(5))
+        measure_saliency(split, masked, halves(5))
 
 
 def test_deletion_is_of_images_of_the_positive_class_and_not_of_too_many(monkeypatch):
-    found = measure_saliency(scored(masked=lambda i: True))
+    found = measured(scored(masked=lambda i: True))
     assert (found.n, found.n_deleted) == (N, N // 2)
     monkeypatch.setattr(saliency, "_DELETED", 4)
-    assert measure_saliency(scored()).n_deleted == 4
-    negative = measure_saliency(scored(masked=lambda i: i % 2 == 1))
+    assert measured(scored()).n_deleted == 4
+    negative = measured(scored(masked=lambda i: i % 2 == 1))
     assert (negative.n, negative.n_deleted, negative.random_deletion) == (N // 2, 0, None)
     assert negative.explanations[GRAD_CAM].gain is None
 
 
 def test_without_masks_or_heatmaps_there_is_nothing_to_say():
-    assert measure_saliency(scored(masked=lambda i: False)) is None
+    assert measured(scored(masked=lambda i: False)) is None
     split = scored()
     split.predictor.has_gradcam = False
-    assert measure_saliency(split) is None
+    assert measured(split) is None
 
 
 def test_the_gallery_has_the_clearest_of_each_kind_with_their_masks():

@@ -14,7 +14,11 @@ from pydicom.uid import generate_uid
 
 from jaxcovid import __version__
 from jaxcovid.data import decoding, dicom, volumes
+from jaxcovid.data.hounsfield import LUNG_WINDOW
+from jaxcovid.data.labels import Task
 from jaxcovid.inference import dicom_segmentation, mask_files
+from jaxcovid.inference.network import Network
+from jaxcovid.inference.screening import Reading, screen
 
 RNG = np.random.default_rng(0)
 STUDY, SERIES, FRAME_OF_REFERENCE = (generate_uid(entropy_srcs=[name]) for name in "abc")
@@ -138,6 +142,39 @@ def test_frames_go_back_to_the_order_of_their_file(highdicom, tmp_path):
     uid, frame = pydicom.dcmread(path).SOPInstanceUID, 1  # the highest slice is the first frame
     found = segmentation.get_pixels_by_source_frame(uid, [frame])[0]
     np.testing.assert_array_equal(found, masks[2])
+
+
+class Bright(Network):
+    """Finds lungs and lesion where an image is bright."""
+
+    task, modality = Task("binary", ("COVID-19",)), "CT"
+    has_gradcam, segments = False, True
+    thresholds, batch_size, detector = {"youden": 0.5}, 2, None
+    window, hu_offset = LUNG_WINDOW, None
+
+    def probabilities(self, images):
+        return np.full((len(images), 1), 0.25)
+
+    def heatmaps(self, images, *, output=0):
+        raise AssertionError("it has none")
+
+    def segment(self, images):
+        return [np.dstack([gray > 50, gray > 180]).astype(np.float32) for gray in images]
+
+
+def test_the_rows_of_slices_and_of_what_they_make_up_name_one_file(highdicom, tmp_path):
+    slices = write_series(tmp_path / "scan")
+    frames = write_frames(tmp_path / "scan")
+    rows = screen(Bright, [tmp_path / "scan"], Reading(), segment=tmp_path / "out")
+    masks = {row["id"]: row["masks"] for row in rows}
+    of_slices = {masks.pop(str(path)) for path in slices} | {masks.pop(f"series {SERIES}")}
+    of_frames = {masks.pop(f"{frames}#{i:04d}") for i in range(3)} | {masks.pop(f"volume {frames}")}
+    assert masks == {"patient 7": ""}, "a patient has a file for each series"
+    (of_slices,), (of_frames,) = of_slices, of_frames
+    for name, count in ((of_slices, 3), (of_frames, 3)):
+        written = highdicom.seg.segread(tmp_path / "out" / name)
+        assert len({p for _, p in frames_of(tmp_path / "out" / name)}) == count
+        assert written.SOPClassUID == pydicom.uid.SegmentationStorage
 
 
 @pytest.mark.parametrize("lungs", [True, False])

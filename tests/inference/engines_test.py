@@ -1,6 +1,7 @@
 """Screening with an exported network: the same table, without JAX."""
 
 import csv
+import dataclasses
 import io
 import sys
 
@@ -81,6 +82,36 @@ def test_images_keep_their_order_whatever_their_sizes(exported, folder):
     alone = np.concatenate([network.probabilities([gray]) for gray in grays])
     np.testing.assert_allclose(together, alone, atol=1e-6)
     assert len(np.unique(alone)) == 5
+
+
+def test_masks_are_brought_back_to_the_images(exported):
+    """The engine is made up: lungs where a pixel of the network's input is bright, no lesion."""
+    pytest.importorskip("onnxruntime")
+    network = engines.load(exported, "onnxruntime")
+    assert not network.segments
+    with pytest.raises(ValueError, match="has no decoder"):
+        network.segment([np.zeros((9, 9), np.uint8)])
+
+    def bright(pixels):
+        inputs = [cv2.resize(gray, (32, 16)) for gray in pixels]
+        padded = np.pad(np.stack(inputs), ((0, 0), (8, 8), (0, 0)), constant_values=255)
+        return np.stack([padded > 128, np.zeros(padded.shape)], 1).astype(np.float32)
+
+    steps = {**network.manifest.preprocessing, "size": 32, "keep_ratio": True}
+    outputs = {**network.manifest.outputs, "masks": {"shape": ["b", 2, 32, 32]}}
+    network = dataclasses.replace(
+        network,
+        manifest=dataclasses.replace(network.manifest, preprocessing=steps, outputs=outputs),
+        load_engine={"masks": bright}.__getitem__,
+    )
+    grays = [np.zeros(shape, np.uint8) for shape in ((40, 80), (64, 128), (40, 80))]
+    for column, gray in enumerate(grays):
+        gray[:, 20 * column : 20 * column + 20] = 255
+    masks = network.segment(grays)
+    assert [mask.shape for mask in masks] == [(40, 80, 2), (64, 128, 2), (40, 80, 2)]
+    for mask, gray in zip(masks, grays, strict=True):
+        assert ((mask[..., 0] > 0.5) == (gray > 0)).mean() > 0.97
+        assert not mask[..., 1].any()
 
 
 def test_another_format_and_a_missing_engine_are_refused(exported, trained, monkeypatch, tmp_path):

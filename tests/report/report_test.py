@@ -12,6 +12,7 @@ import pytest
 
 from jaxcovid.evaluation import result as results
 from jaxcovid.evaluation.published import published_scores
+from jaxcovid.evaluation.segmentation import agreement
 from jaxcovid.evaluation.segmentation_result import (
     OutlinedSlice,
     PatientInvolvement,
@@ -24,7 +25,7 @@ from jaxcovid.metrics.findings import evaluate_findings
 from jaxcovid.metrics.involvement import involvement, measure_slice, stack
 from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.scores import RATIOS, auc
-from jaxcovid.metrics.screening import evaluate_screening
+from jaxcovid.metrics.screening import evaluate_involvement, evaluate_screening
 from jaxcovid.metrics.segmentation import MaskComparison
 from jaxcovid.metrics.subgroups import Subgroup
 from jaxcovid.report import gallery, report, summary
@@ -61,12 +62,16 @@ def random_predictions(n=60, outputs=OUTPUTS[:1], only=None):
 
 def write(directory, predictions=None, **sections):
     """Writes a report and returns the content of its metrics.json."""
-    predictions = predictions or random_predictions()
-    scores = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=50)
-    arguments = {"split": "test", "scores": scores, "run": RUN, "predictions": predictions}
-    result = results.EvaluationResult(**(arguments | sections))
+    result = results_of(predictions or random_predictions(), **sections)
     report.write_report(directory, result)
     return result.to_json()
+
+
+def results_of(predictions, **sections):
+    """The result of an evaluation, of a network that screens unless the sections say otherwise."""
+    scores = evaluate_screening(predictions, thresholds=THRESHOLDS, resamples=50)
+    arguments = {"split": "test", "scores": scores, "run": RUN, "predictions": predictions}
+    return results.EvaluationResult(**(arguments | sections))
 
 
 class Page(html.parser.HTMLParser):
@@ -440,7 +445,8 @@ def made_segmentation(**changes):
         "patients": patients,
         "overlays": [OutlinedSlice(np.full((64, 64), 90, np.uint8), np.dstack([lungs] * 2), "a")],
     }
-    return Segmentation(**(arguments | changes))
+    arguments |= changes
+    return Segmentation(**arguments, **agreement(arguments["patients"]))
 
 
 def test_masks_have_a_section(tmp_path):
@@ -464,6 +470,11 @@ def test_masks_have_a_section(tmp_path):
         assert text in page.text.replace("\n", ""), text
     assert found["segmentation"]["scores"]["lesion"]["dice"]["value"] == lesion.dice.value
     assert found["segmentation"]["patients"][0]["truth"]["grade"] == "CT-1"
+    error, right = (getattr(segmentation, key) for key in ("involvement_error", "grade_agreement"))
+    assert found["segmentation"]["involvement_error"]["value"] == error.value
+    assert f"the share is wrong by {error.value:.3f} on average" in page.text
+    assert right.value == 1
+    assert right.low == pytest.approx(0.025 ** (1 / 3)), "over three patients"
     assert "segmentation/scores/lesion/volumes/<case>2/dice" in found["undefined"]
     assert (
         f"| Dice over volumes, lesion | {lesion.dice.value:.3f}"
@@ -482,3 +493,51 @@ def test_masks_without_truth_have_involvement_alone(tmp_path):
     assert "true masks" not in page.text
     assert "Dice" not in page.text
     assert page.text.count("<case>") == 100
+
+
+def involvement_scores(predictions):
+    return evaluate_involvement(predictions, thresholds={"involved": 0.01}, resamples=50)
+
+
+def test_a_network_that_only_segments_begins_with_its_masks(tmp_path):
+    predictions = random_predictions()
+    sections = {"scores": involvement_scores(predictions), "segmentation": made_segmentation()}
+    found = write(tmp_path, predictions, **sections)
+    source, page = parse(tmp_path)
+    headings = re.findall("<h2>(.*?)</h2>", source)
+    assert headings[:3] == [
+        "Segmentation of lungs and lesion",
+        "Can these scores be believed?",
+        "Screening by the share involved, per image",
+    ]
+    assert headings.count("Segmentation of lungs and lesion") == 1
+    assert "Lungs and lesion on phantom" in page.text
+    assert "Do probabilities mean what they say?" not in page.text
+    assert "Threshold 0.5" not in page.text
+    assert {"auc", "operating_points"}.isdisjoint(found)
+    assert list(found["screening"]["operating_points"]) == ["involved"]
+    assert found["screening"]["auc"]["value"] == auc(predictions.positive, predictions.probability)
+    lines = summary.summarize(results_of(predictions, **sections)).splitlines()
+    assert [line[2:14] for line in lines[1:3]] == ["Dice, lungs ", "Dice, lesion"]
+    assert lines[5].startswith("  AUC of the share of the lungs involved 0.")
+    assert "| AUC of the share of the lungs involved |" in (tmp_path / "model_card.md").read_text()
+
+
+def test_images_of_one_class_leave_masks_alone(tmp_path):
+    predictions = random_predictions(only=0)
+    write(tmp_path)
+    sections = {"scores": involvement_scores(predictions), "segmentation": made_segmentation()}
+    found = write(tmp_path, predictions, **sections)
+    _, page = parse(tmp_path)
+    for absent in ("AUC", "ROC curve:", "Operating point", "Threshold", "Undefined here"):
+        assert absent not in page.text, absent
+    assert "All images are of one class" in page.text
+    assert not {"screening", "auc", "calibration"} & found.keys()
+    assert (found["n"], found["n_patients"]) == (60, 30)
+    names = ["contours.png", "metrics.json", "model_card.md", "predictions.csv", "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    lines = summary.summarize(results_of(predictions, **sections)).splitlines()
+    assert len(lines) == 1 + 4, lines
+    assert "AUC" not in (tmp_path / "model_card.md").read_text()
+    with (tmp_path / "predictions.csv").open() as file:
+        assert file.readline() == "id,patient,label,probability\n"

@@ -1,14 +1,18 @@
 """Lungs and lesion: the decoder, its loss, its validation, and whole runs on the phantom."""
 
+import csv
 import functools
 import json
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from PIL import Image
 
+from jaxcovid.data.phantom.slice import draw_slice
 from jaxcovid.data.structures import UNKNOWN
 from jaxcovid.inference.forward import jit_forward
 from jaxcovid.models.backbones import BACKBONES
@@ -223,6 +227,32 @@ def test_a_run_is_trained_evaluated_and_segments(variant, phantom, tmp_path, com
     scores = metrics["segmentation"]["scores"]
     assert set(scores) == {"lungs", "lesion"}
     assert 0 <= scores["lungs"]["dice"]["value"] <= 1
-    assert 0 < metrics["segmentation"]["auc"]["value"] < 1
+    joint = "joint" in variant
+    assert ("calibration" in metrics) == joint
+    assert 0 < metrics["segmentation" if joint else "screening"]["auc"]["value"] < 1
     report = (workdir / "evaluation" / "test" / "report.html").read_text()
     assert "Segmentation of lungs and lesion" in report
+    check_export(workdir, phantom, tmp_path, command)
+
+
+def check_export(workdir, phantom, tmp_path, command):
+    """The exported network writes the masks of the workdir, and is not reduced to 8 bits."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    sick, _ = draw_slice(patient=900, index=2, label="COVID-19")
+    cv2.imwrite(str(tmp_path / "sick.png"), sick[:, 10:])
+    export = ("export", f"--workdir={workdir}", "--format=onnx")
+    command(*export, f"--output={tmp_path / 'exported'}")
+    tables = []
+    for network in (f"--workdir={workdir}", f"--model={tmp_path / 'exported'}"):
+        output = tmp_path / network[2:7]
+        command("predict", network, "--segment", f"--output={output}", tmp_path / "sick.png")
+        (row,) = csv.DictReader((output / "predictions.csv").open())
+        labels = np.array(Image.open(output / row["masks"]))
+        assert labels.shape == sick[:, 10:].shape
+        tables.append((float(row["probability"]), labels))
+    (ours, our_labels), (theirs, their_labels) = tables
+    assert theirs == pytest.approx(ours, abs=2e-3)
+    assert (our_labels == their_labels).mean() > 0.99
+    small = command(*export, "--int8", f"--data_dir={phantom}", check=False)
+    assert "what 8 bits do to masks" in small.stderr

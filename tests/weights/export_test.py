@@ -193,6 +193,7 @@ def exported(network, tmp_path_factory):
         (lambda folder: (folder / "model.stablehlo").write_bytes(b"x"), "its manifest says"),
         (lambda folder: edit(folder, format_version=9), "has format 9"),
         (lambda folder: edit(folder, classes=None), "is damaged"),
+        (lambda folder: edit(folder, preprocessing={"size": 0}), "size 0 is no number of pixels"),
         (lambda folder: edit(folder, files={"../x": ""}), "outside of the folder"),
     ],
 )

@@ -60,8 +60,8 @@ LITE0 = {"backbone_name": "efficientnet_lite0", "grouped_depthwise": True}
     ("model", "outputs"),
     [
         (DeepCTNet(**LITE0), {"probability", "heatmap"}),
-        (SegmentationNet(**NARROW), {"probability"}),
-        (SegmentationNet(joint=True, **NARROW), {"probability", "heatmap"}),
+        (SegmentationNet(**NARROW), {"probability", "masks"}),
+        (SegmentationNet(joint=True, **NARROW), {"probability", "heatmap", "masks"}),
     ],
     ids=["lite0", "segmentation", "joint"],
 )
@@ -85,6 +85,12 @@ def assert_same_on(engine, program, outputs):
     pixels = film((2, 90, 200))
     ours = jax.jit(function)(pixels)
     assert set(ours) == outputs
+    if "masks" in outputs:
+        assert ours["masks"].shape == (2, 2, 64, 64)
+        image = np.stack([program.preprocessing(gray) for gray in pixels])
+        logits = program.model.apply(program.variables, image, method="segment")
+        expected = np.moveaxis(jax.nn.sigmoid(logits), -1, 1)
+        np.testing.assert_allclose(ours["masks"], expected, atol=1e-4)
     for name, expected in ours.items():
         if engine == "onnxruntime":
             made = library.InferenceSession(content).run([name], {"pixels": pixels})[0]

@@ -15,6 +15,7 @@ from jaxcovid.data.datasets import Dataset
 from jaxcovid.inference import out_of_distribution
 from jaxcovid.inference import predictor as predictors
 from jaxcovid.inference.predictor import Predictor
+from jaxcovid.models.build import MASKED
 from jaxcovid.weights.export import manifest as manifests
 from jaxcovid.weights.export.manifest import NETWORK_INPUT, PIXELS, Manifest
 from jaxcovid.weights.export.program import Program, make_program
@@ -90,6 +91,11 @@ def _check_int8(dataset: Dataset, workdir: Path, format_name: str, input_name: s
     run = Run.load(workdir)
     if not run.task.screens:
         raise ValueError("--int8 is judged by the AUC of a class, which this network has not")
+    if run.config["objective"] in MASKED:
+        raise ValueError(
+            "--int8 is judged by the AUC of a class, which does not show what 8 bits do to masks; "
+            "leave --int8 out for a network that segments"
+        )
     if dataset.digest != run.dataset.digest:
         raise ValueError(
             f"--int8 needs the data of the training, {run.dataset.name} with the digest "
@@ -133,6 +139,7 @@ def _describe(
     meanings = {
         "probability": "of each class, calibrated by the temperature",
         "heatmap": "Grad-CAM of the first classes, each in 0 to 1",
+        "masks": "of each pixel of the network's input, probability of lungs and of lesion",
     }
     shapes = jax.eval_shape(*program.entry(NETWORK_INPUT))
     outputs = {

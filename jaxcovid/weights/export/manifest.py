@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcovid.data.labels import KINDS, Task
+from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.files import read_json, write_atomically
 
 FILE = "manifest.json"
@@ -75,6 +76,11 @@ class Manifest:
         """The task, typed."""
         return Task(self.task, self.classes)
 
+    @property
+    def steps(self) -> Preprocessing:
+        """The preprocessing, typed."""
+        return Preprocessing(**self.preprocessing)
+
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
@@ -130,6 +136,7 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
     )
     if manifest.task not in KINDS or not all(isinstance(x, str) for x in manifest.classes):
         raise ValueError(f"task {manifest.task!r} of {manifest.classes}")
+    _ = manifest.steps  # refuses options that it does not know
     centre, width = map(float, manifest.window)
     thresholds = {str(name): float(value) for name, value in manifest.thresholds.items()}
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest.files):

@@ -1,4 +1,4 @@
-"""The function that is exported: from gray pixels to calibrated probabilities and heatmaps.
+"""The function that is exported: from gray pixels to probabilities, heatmaps and masks.
 
 All formats are made of it, in JAX's plain operations, so that each computes the same. It computes
 in float32, also of a network that was trained in bfloat16.
@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -72,16 +73,21 @@ class Program:
 
         Returns:
           `probability` float32 [b, outputs], calibrated; if there are any, `heatmap` float32
-          [b, explained, size / 16, size / 16] in 0 to 1.
+          [b, explained, size / 16, size / 16] in 0 to 1; of a network with a decoder `masks`
+          float32 [b, 2, size, size], probabilities of lungs and lesion.
         """
-        if not self.explained:
-            logits: Any = self.model.apply(self.variables, image, train=False)
-            return {"probability": self.model.probabilities(logits / self.temperature)}
-        logits, cams = logits_and_grad_cams(
-            self.variables, image, model=self.model, outputs=self.explained
-        )
-        probability = self.model.probabilities(logits / self.temperature)
-        return {"probability": probability, "heatmap": cams}
+        logits: Any
+        results: Results = {}
+        if self.explained:
+            logits, results["heatmap"] = logits_and_grad_cams(
+                self.variables, image, model=self.model, outputs=self.explained
+            )
+        else:
+            logits = self.model.apply(self.variables, image, train=False, method="all_logits")
+        if "masks" in logits:
+            results["masks"] = jnp.moveaxis(jax.nn.sigmoid(logits["masks"]), -1, 1)
+        scores = self.model.scores(logits) / self.temperature
+        return {"probability": self.model.probabilities(scores), **results}
 
 
 def make_program(predictor: Predictor, *, grouped_depthwise: bool = False) -> Program:
