@@ -43,7 +43,9 @@ def get_config(variant: str = "augmented") -> ml_collections.ConfigDict:
     config.optimizer.schedule = "one_cycle"
     config.model.attention = "none"
     config.model.head = "gap"
-    covid_ct.take_lite0(config, weights="imagenet" in taken)
+    covid_ct.take_lite0(config)
+    if "imagenet" not in taken:
+        config.init.weights = ""
     if "augmented" in taken:
         default.augment(config)
     if "lungs" in taken:
