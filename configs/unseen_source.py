@@ -45,7 +45,7 @@ def get_config(variant: str = "augmented") -> ml_collections.ConfigDict:
     config.model.head = "gap"
     covid_ct.take_lite0(config)
     if "imagenet" not in taken:
-        config.init.weights = ""
+        config.init.weights, config.init.layer_decay = "", 1.0
     if "augmented" in taken:
         default.augment(config)
     if "lungs" in taken:
