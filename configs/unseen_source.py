@@ -11,7 +11,7 @@ adds one thing to the variant before it; nothing is chosen on the source that is
   lungs      cropped to the lungs, which the network of --config.lungs.workdir=DIR marks
   lesion     is shown where the lesion is: objective=joint, a source of masks beside the others
 
-Variant `debug`, beside one of these, runs in seconds.
+Without a variant it is `augmented`. `debug`, alone or beside one of them, runs in seconds.
 """
 
 import ml_collections
@@ -19,17 +19,18 @@ import ml_collections
 from configs import covid_ct, default
 
 STEPS = ("scratch", "imagenet", "augmented", "lungs", "lesion")  # each with those before it
+VARIANTS = (*STEPS, "debug")
 
 
-def get_config(variant: str = "augmented") -> ml_collections.ConfigDict:
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The configuration of one of `STEPS`, with or without `debug`.
 
     Raises:
-      ValueError: not exactly one of them.
+      ValueError: more than one of them.
     """
-    chosen = default.chosen(variant, (*STEPS, "debug"))
-    steps = [name for name in chosen if name in STEPS]
-    if len(steps) != 1:
+    chosen = default.chosen(variant, VARIANTS)
+    steps = [name for name in chosen if name in STEPS] or ["augmented"]
+    if len(steps) > 1:
         raise ValueError(f"give one of {', '.join(STEPS)}, not {variant!r}")
     taken = STEPS[: STEPS.index(steps[0]) + 1]
     config = default.get_config()

@@ -5,11 +5,12 @@
 # --config.preprocessing.size=256 --data_dir=DIR. Environment, names separated by blanks:
 #   VARIANTS  of configs/unseen_source.py (scratch imagenet augmented)
 #   SEEDS     of each (0)
+#   LUNGS     workdir of a network that segments, for the variants lungs and lesion
 #   MASKS     data sets with masks, for the variant lesion (covid19_ct_seg)
 # The table is ROOT/table.md. Started again, it skips what is finished and resumes the rest.
 set -euo pipefail
 if [ $# -lt 2 ]; then
-  sed -n '2,9s/^# //p' "$0" >&2
+  sed -n '2,10s/^# //p' "$0" >&2
   exit 2
 fi
 mkdir -p "$1"
@@ -38,12 +39,18 @@ one() {
     [ "$source" = "$left" ] || trained+=("$source")
   done
   local more=()
+  case $variant in
+    lungs | lesion)
+      more+=(--config.lungs.workdir="${LUNGS:?names no workdir of a network that segments}")
+      ;;
+  esac
   if [ "$variant" = lesion ]; then
+    local masked=''
     for source in ${MASKS:-covid19_ct_seg}; do
       trained+=("$source")
-      more+=("'$source',")
+      masked+="'$source',"
     done
-    more=(--config.mixture.unlabelled="(${more[*]})")
+    more+=(--config.mixture.unlabelled="($masked)")
   fi
   workdir=$root/${left//\//-}/$variant/$seed
   if [ -e "$workdir/evaluation/$left/test/metrics.json" ]; then
