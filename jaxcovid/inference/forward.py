@@ -53,6 +53,11 @@ def features(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module
     return attended.astype(jnp.float32).mean((1, 2))
 
 
+def segment(variables: Mapping[str, Any], image: jax.Array, *, model: SegmentationNet) -> jax.Array:
+    """Probabilities float32 [b, h, w, structures] of each pixel of images float32 [b, h, w, 1]."""
+    return jax.nn.sigmoid(model.apply(variables, image, method="segment"))
+
+
 def mark_lungs(
     variables: Mapping[str, Any], image: jax.Array, *, model: SegmentationNet
 ) -> jax.Array:

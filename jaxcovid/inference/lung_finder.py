@@ -66,8 +66,8 @@ class LungFinder:
         Each process of several works on its share of the records and gets the marks of all.
 
         Args:
-          source: the records. Of an image that cannot be read nothing is marked: whoever needs it
-            will notice.
+          source: the records. An image that cannot be read counts as black: whoever needs it will
+            notice.
           ablation: alters the images.
           workers: processes that prepare images; 0 uses threads.
         """

@@ -11,7 +11,6 @@ Evaluation and prediction both go through it, so they agree.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from jaxcovid.data.labels import Task
 from jaxcovid.data.lung_focus import FocusedSource, View
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts, lung_finder
-from jaxcovid.inference.forward import features, jit_forward, jit_rows
+from jaxcovid.inference.forward import features, jit_forward, jit_rows, segment
 from jaxcovid.inference.grad_cam import grad_cam
 from jaxcovid.inference.lung_finder import LungFinder
 from jaxcovid.inference.network import NO_HEATMAPS, NO_LUNGS, Image, Network
@@ -40,12 +39,7 @@ from jaxcovid.runtime.sharding import make_mesh, replicated_sharding
 from jaxcovid.workdir.checkpoint_facts import CheckpointError, open_checkpoint
 from jaxcovid.workdir.run import Run, WorkdirError
 
-
-@partial(jax.jit, static_argnames="model")
-def _segment(variables: Mapping[str, Any], image: jax.Array, *, model: nn.Module) -> jax.Array:
-    return jax.nn.sigmoid(model.apply(variables, image, method="segment"))
-
-
+_segment = jax.jit(segment, static_argnames="model")
 _grad_cam = jax.jit(grad_cam, static_argnames=("model", "output"))
 
 
@@ -67,9 +61,8 @@ class Predictor(Network):
       forward: compiled, see `forward.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
       detector: knows what training images look like; None if the workdir has none.
-      window: centre and width in Hounsfield units through which CT is seen.
-      hu_offset: what makes Hounsfield units of 16-bit PNG and TIFF; None stretches each over its
-        own range.
+      window: see `Network`.
+      hu_offset: likewise.
     """
 
     workdir: Path
@@ -136,17 +129,13 @@ class Predictor(Network):
         return self.probabilities_of_inputs(self.prepare(images)[0])
 
     def probabilities_of_inputs(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """Calibrated probabilities float64 [n, outputs] of what `preprocess` gives."""
+        """Calibrated probabilities float64 [n, outputs] of inputs that `prepare` gives."""
         return self.calibrate(
             self._in_batches(inputs, lambda batch: self.forward(self.variables, batch))
         )
 
     def score(
-        self,
-        source: Sequence[Record],
-        *,
-        ablation: Ablation | None = None,
-        workers: int = 0,
+        self, source: Sequence[Record], *, ablation: Ablation | None = None, workers: int = 0
     ) -> np.ndarray:
         """Uncalibrated probabilities float32 [n, outputs] of all records of a split.
 
@@ -155,29 +144,27 @@ class Predictor(Network):
           ablation: alters the images.
           workers: processes that prepare images; 0 uses threads.
         """
+        return self._of_source(source, self.forward, ablation=ablation, workers=workers)
+
+    def features(self, source: Sequence[Record], *, workers: int = 0) -> np.ndarray:
+        """What the head reads, see `forward.features`, of all records: float32 [n, c]."""
+        forward = jit_rows(features, self.mesh, model=self.model)
+        return self._of_source(source, forward, ablation=self.ablation, workers=workers)
+
+    def _of_source(
+        self, source: Sequence[Record], forward: Any, *, ablation: Ablation | None, workers: int
+    ) -> np.ndarray:
+        """What a compiled function gives of all records, see `score`."""
         if not isinstance(source, FocusedSource):
             source = self.focused(source, ablation=ablation, workers=workers)
         return predict_source(
             self.variables,
             source,
-            forward=self.forward,
+            forward=forward,
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,
             mesh=self.mesh,
             ablation=ablation,
-            workers=workers,
-        )
-
-    def features(self, source: Sequence[Record], *, workers: int = 0) -> np.ndarray:
-        """What the head reads, see `forward.features`, of all records: float32 [n, c]."""
-        return predict_source(
-            self.variables,
-            self.focused(source, ablation=self.ablation, workers=workers),
-            forward=jit_rows(features, self.mesh, model=self.model),
-            preprocessing=self.preprocessing,
-            batch_size=self.batch_size,
-            mesh=self.mesh,
-            ablation=self.ablation,
             workers=workers,
         )
 
@@ -206,12 +193,8 @@ class Predictor(Network):
         )
         if self.lungs is None:
             return cams
-        return np.stack(
-            [
-                view.restore_heatmap(cam, self.preprocessing)
-                for cam, view in zip(cams, views, strict=True)
-            ]
-        )
+        pairs = zip(cams, views, strict=True)
+        return np.stack([view.restore_heatmap(cam, self.preprocessing) for cam, view in pairs])
 
     @property
     def segments(self) -> bool:
@@ -226,9 +209,8 @@ class Predictor(Network):
         masks = self._in_batches(
             inputs, lambda batch: _segment(self.variables, batch, model=self.model)
         )
-        return [
-            view.restore(mask, self.preprocessing) for mask, view in zip(masks, views, strict=True)
-        ]
+        pairs = zip(masks, views, strict=True)
+        return [view.restore(mask, self.preprocessing) for mask, view in pairs]
 
     def prepare(self, images: Sequence[Image]) -> tuple[list[np.ndarray], list[View]]:
         """The network's inputs float32 [size, size, 1] of images, and what is shown of each.

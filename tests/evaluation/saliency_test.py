@@ -6,6 +6,7 @@ import pytest
 
 from jaxcovid.data.identity import Overlap
 from jaxcovid.data.labels import Task
+from jaxcovid.data.lung_focus import View
 from jaxcovid.evaluation import saliency
 from jaxcovid.evaluation.ablation_experiments import score_ablations
 from jaxcovid.evaluation.saliency import (
@@ -41,8 +42,9 @@ class Network:
     def with_shuffled_weights(self, seed):
         return Network(empty=seed > 0)
 
-    def preprocess(self, image):
-        return cv2.resize(image, (64, 64)).astype(np.float32)[..., None]
+    def prepare(self, images):
+        inputs = [cv2.resize(image, (64, 64)).astype(np.float32)[..., None] for image in images]
+        return inputs, [View.whole(image.shape) for image in images]
 
     def probabilities_of_inputs(self, inputs):
         return np.stack(inputs)[:, :, :32, 0].std(axis=1).mean(axis=1)[:, None] / STRIPES
