@@ -60,8 +60,8 @@ class Validation:
     def score(self) -> float:
         """What ranks checkpoints: the AUC, the Dice of the lesion, or the mean of both.
 
-        Without either it is the loss, negative. Of several sources it is the mean of their AUCs: that
-        of all images together would mostly say how well the network tells a source with many
+        Without either it is the loss, negative. Of several sources it is the mean of their AUCs:
+        that of all images together would mostly say how well the network tells a source with many
         positive images from one with few.
         """
         auc = statistics.fmean(self.source_auc.values()) if self.source_auc else self.auc
