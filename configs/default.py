@@ -20,7 +20,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # A prepared data set, NAME or NAME/CONFIG, or several joined by "+"
     config.dataset = "covid_ct"
     config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (with frozen parts)
-    # screening | segmentation (of lungs and lesion, by a decoder) | joint (both)
+    # screening | segmentation (of lungs and lesion, by a decoder) | joint (both) |
+    # distillation (of other networks' features) | contrastive (two views); both without labels
     config.objective = "screening"
     # binary (one sigmoid) | one_vs_rest (three sigmoids) | multiclass (softmax over two classes) |
     # multilabel (a sigmoid for each finding)
@@ -38,7 +39,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.epochs = 30.0  # passes over the training split
     config.class_weights = "none"  # none | balanced (positive and negative images weigh the same)
     config.batch_norm = "global"  # synchronised: global | groups:N (of devices) | per_device
-    config.early_stop_validations = 0  # stop when the best AUC is so many validations old; 0 never
+    config.early_stop_validations = 0  # stop when the best score is so many of them old; 0 never
     config.validations_per_epoch = 1.0
     config.save_every_steps = 50  # beside a checkpoint before each validation
     config.log_every_steps = 10
@@ -139,6 +140,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # crop (to the lungs) | mask (what is outside, with preprocessing.fill) | crop_and_mask
     config.lungs.use = "crop"
 
+    config.distillation = ml_collections.ConfigDict()
+    config.distillation.teachers = ()  # folders of jaxcovid.convert, or workdirs, of any backbone
+    config.contrastive = ml_collections.ConfigDict()
+    config.contrastive.width = 1024  # features of the embedding that is compared
+
     apply_variants(config, chosen(variant, ("debug",)))
     return config
 
@@ -194,4 +200,5 @@ def make_debug(config: ml_collections.ConfigDict) -> None:
     config.init.freeze_epochs = min(config.init.freeze_epochs, config.epochs / 2)
     config.model.growth_rate = 8
     config.model.depths = (2, 2, 2, 2)
+    config.contrastive.width = 64
     config.preprocessing.size = 64

@@ -31,7 +31,7 @@ from jaxcovid.benchmarks import growth_figures, input_speed, network_speed, star
 from jaxcovid.benchmarks.compiled.targets import Target, parse_target
 from jaxcovid.benchmarks.rounds import Turns
 from jaxcovid.models.backbones import BACKBONES
-from jaxcovid.models.build import OBJECTIVES
+from jaxcovid.models.build import MASKED
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.user_errors import user_errors
 
@@ -77,8 +77,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--objective",
-        choices=OBJECTIVES,
-        default=OBJECTIVES[0],
+        choices=("screening", *MASKED),
+        default="screening",
         help="train, infer, compile: screening (default), or with the decoder of lungs and lesion",
     )
     parser.add_argument("--devices", type=int, help="default: all; on a CPU, virtual ones")
@@ -103,7 +103,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("the peer linen only trains")
     if arguments.peer and arguments.backbone != BACKBONES[0]:
         parser.error(f"the peers have the backbone {BACKBONES[0]} alone")
-    if arguments.peer and arguments.objective != OBJECTIVES[0]:
+    if arguments.peer and arguments.objective != "screening":
         parser.error("the peers have no decoder")
     arguments.dtype = arguments.dtype or ("bfloat16" if compiles else "float32")
     arguments.batch = arguments.batch or (64 * arguments.target.size if compiles else 16)

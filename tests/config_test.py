@@ -69,6 +69,15 @@ def test_the_default_is_the_papers_optimizer():
         ({"workers": -1}, "workers"),
         ({"cache": "ram"}, "cache is 'ram'; use one of none, memory, disk"),
         ({"save_every_steps": 0}, "save_every_steps"),
+        ({"objective": "distillation"}, "objective=distillation needs"),
+        ({"distillation.teachers": ("a", "b")}, "teachers has 2 folders, but objective is screen"),
+        (
+            {"objective": "distillation", "distillation.teachers": ("nowhere",)},
+            "distillation.teachers is nowhere, which does not exist",
+        ),
+        ({"objective": "contrastive", "contrastive.width": 0}, "contrastive.width is 0"),
+        ({"objective": "contrastive", "preprocess_on": "device"}, "one view of each image"),
+        ({"objective": "contrastive", "network": "deep_cxr_net"}, "needs --config.network=deep_ct"),
     ],
 )
 def test_impossible_options_fail_before_anything_is_written(tmp_path, data_dir, override, message):

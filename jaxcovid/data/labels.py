@@ -62,8 +62,11 @@ class Task:
         """What makes the targets of a record; pickles, so that worker processes can use it.
 
         Args:
-          class_names: of the data set that the records are from, in label order.
+          class_names: of the data set that the records are from, in label order; none of one
+            with findings, of which the class is unknown.
         """
+        if self.screens and not class_names:
+            return UnknownEncoder(len(self.outputs))
         if self.screens:
             return ClassEncoder(self.outputs, tuple(class_names))
         return FindingEncoder(self)
@@ -105,6 +108,17 @@ class ClassEncoder:
     def __call__(self, record: Record) -> np.ndarray:
         label = self.class_names[record["label"]]
         return np.array([label == name for name in self.outputs], np.float32)
+
+
+@dataclass(frozen=True)
+class UnknownEncoder:
+    """Targets of records without a label."""
+
+    outputs: int
+
+    def __call__(self, record: Record) -> np.ndarray:
+        del record
+        return np.full(self.outputs, UNKNOWN, np.float32)
 
 
 @dataclass(frozen=True)

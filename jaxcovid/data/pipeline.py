@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import grain
@@ -24,6 +23,7 @@ from jaxcovid.data.ablations import Ablation
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.device_preprocessing import pack, pack_batch
+from jaxcovid.data.host_rows import HostRows
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.labels import Encoder
 from jaxcovid.data.masks import decode_masks
@@ -44,6 +44,7 @@ class Loading:
       batch_size: images of the global batch; every process gets its contiguous share of rows.
       ablation: alters every image, but no mask, before the five steps; None alters nothing.
       masks: take the masks of the records along.
+      views: make two views of each image, changed at random, in evaluation too; without masks.
       workers: worker processes; 0 prepares batches in threads of this process.
       process_index: this process among `process_count`.
       process_count: processes that share the global batch.
@@ -53,6 +54,7 @@ class Loading:
     batch_size: int
     ablation: Ablation | None = None
     masks: bool = False
+    views: bool = False
     workers: int = 0
     process_index: int = 0
     process_count: int = 1
@@ -79,10 +81,13 @@ def _decode(record: Record, loading: Loading) -> tuple[np.ndarray, np.ndarray | 
 def _prepare(
     image: np.ndarray,
     masks: np.ndarray | None,
-    preprocessing: Preprocessing,
+    loading: Loading,
     rng: np.random.Generator | None = None,
 ) -> Batch:
-    """Takes the five steps: `image`, and `masks` if there are any."""
+    """Takes the five steps: `image`, or views of it, and `masks` if there are any."""
+    preprocessing = loading.preprocessing
+    if loading.views:
+        return {"image": np.stack([preprocessing(image, rng) for _ in range(2)])}
     if masks is None:
         return {"image": preprocessing(image, rng)}
     image, masks = preprocessing.with_masks(image, masks, rng)
@@ -118,18 +123,22 @@ class _LoadForTraining(grain.transforms.RandomMap):
         raise ImageError("no record of the training split can be read")
 
     def _load(self, index: int, rng: np.random.Generator) -> Batch:
-        record, five_steps = self.source[index], self.loading.preprocessing
+        record = self.source[index]
         with _naming(record):
             image, masks = _decode(record, self.loading)
             loaded = {"target": self.target(record), "replaced": np.bool_(False)}
             if self.on_device:
+                five_steps = self.loading.preprocessing
                 return loaded | pack(image, preprocessing=five_steps, rng=rng, masks=masks)
-            return loaded | _prepare(image, masks, five_steps, rng)
+            return loaded | _prepare(image, masks, self.loading, rng)
 
 
 @dataclass(frozen=True)
 class _LoadForEvaluation(grain.transforms.Map):
-    """Takes the steps that are not random; positions past the end repeat the last record."""
+    """Takes the steps that are not random; positions past the end repeat the last record.
+
+    Views are random, but the same each time.
+    """
 
     source: Sequence[Record]
     loading: Loading
@@ -139,30 +148,9 @@ class _LoadForEvaluation(grain.transforms.Map):
         record = self.source[min(position, last)]
         with _naming(record):
             image, masks = _decode(record, self.loading)
-        prepared = _prepare(image, masks, self.loading.preprocessing)
+        rng = np.random.default_rng(position) if self.loading.views else None
+        prepared = _prepare(image, masks, self.loading, rng)
         return prepared | {"index": np.int64(position), "mask": np.bool_(position <= last)}
-
-
-class _HostRows(grain.MapDataset):
-    """Takes `rows` of every `batch_size` elements, from `offset` on: one host's contiguous share.
-
-    Contiguous, so that a device sees the same rows for any number of processes.
-    """
-
-    def __init__(
-        self, parent: grain.MapDataset, *, rows: int, batch_size: int, offset: int
-    ) -> None:
-        super().__init__(parent)
-        self._rows, self._batch_size, self._offset = rows, batch_size, offset
-
-    def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._rows
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return self.slice(index)
-        batch, row = divmod(index, self._rows)
-        return self._parent[batch * self._batch_size + self._offset + row]
 
 
 def _batches(
@@ -178,7 +166,7 @@ def _batches(
     rows = size // count
     if count > 1:
         offset = loading.process_index * rows
-        dataset = _HostRows(dataset, rows=rows, batch_size=size, offset=offset)
+        dataset = HostRows(dataset, rows=rows, batch_size=size, offset=offset)
     return dataset.batch(rows, batch_fn=pack_batch if packed else None)
 
 
@@ -253,7 +241,8 @@ def train_batches(
       An iterator over `image` float32 [rows, size, size, 1], mean 0 and std 1, or what
       `device_preprocessing.pack_batch` gives, `target` float32 [rows, outputs], `replaced` bool
       [rows], True for a record that replaces another, and with `loading.masks` also `masks` uint8
-      [rows, size, size, 2], 0, 1 or UNKNOWN (see `masks`).
+      [rows, size, size, 2], 0, 1 or UNKNOWN (see `masks`). With `loading.views` an image is float32
+      [2, size, size, 1].
 
     Raises:
       ValueError: the batch does not divide over the processes, the split is empty, or an option is
@@ -284,7 +273,7 @@ def eval_batches(source: Sequence[Record], loading: Loading) -> Iterator[Batch]:
     Returns:
       An iterator over `image` float32 [rows, size, size, 1], `index` int64 [rows], the record's
       position in `source`, `mask` bool [rows], False for padding, and with `loading.masks` also
-      `masks`, see `train_batches`.
+      `masks`, see `train_batches`, as for `loading.views`.
 
     Raises:
       ValueError: the batch does not divide over the processes, or the split is empty.

@@ -4,6 +4,7 @@ A part is a workdir of its own, of another run: `WORKDIR/parts/NAME` has its `ru
 weights of its best checkpoint, so that a workdir is enough to evaluate and predict from.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,13 +19,14 @@ from absl import logging
 from jax.sharding import Mesh
 
 from jaxcovid.data import identity
-from jaxcovid.models.build import make_model
+from jaxcovid.models.build import REPRESENTATIONS, make_model
 from jaxcovid.runtime.files import as_path, write_atomically
 from jaxcovid.runtime.sharding import replicated_sharding
 from jaxcovid.workdir import run as runs
 from jaxcovid.workdir.checkpoint_facts import Checkpoint, open_checkpoint
 from jaxcovid.workdir.checkpoints import restore
-from jaxcovid.workdir.run import PartSummary, Run
+from jaxcovid.workdir.run import Run, WorkdirError
+from jaxcovid.workdir.summaries import PartSummary
 
 FOLDER = "parts"
 LUNGS = "lungs"  # the part that marks the lungs: not one of the fused, see `lung_finder`
@@ -106,6 +108,7 @@ def find_parts(workdir: Path, config: Mapping[str, Any], *, modality: str) -> di
 def _open(name: str, source: Path, config: Mapping[str, Any], *, modality: str) -> Part:
     """The part in a workdir, if it fits the network that a configuration describes."""
     run = Run.load(source)
+    check_answers(source, run)
     _check_part(name, source, run, config, modality=modality)
     return Part(run, open_checkpoint(source))
 
@@ -148,6 +151,21 @@ def _shown(config: Mapping[str, Any]) -> str:
     return f"images through lungs.use={lungs['use']}" if lungs["workdir"] else "whole images"
 
 
+def check_answers(workdir: Path, run: Run) -> None:
+    """Refuses a run whose network has learned a representation, but no answer to anything.
+
+    Raises:
+      WorkdirError: says what to do with it.
+    """
+    objective = run.config["objective"]
+    if objective in REPRESENTATIONS:
+        raise WorkdirError(
+            f"{workdir} was trained with objective={objective} and has no classifier; train one "
+            f"that begins with its backbone: --config.init.weights={workdir} "
+            f"--config.model.backbone={run.config['model']['backbone']}"
+        )
+
+
 def model_with_parts(run: Run, parts: Parts) -> nn.Module:
     """The network of a run, with its frozen parts."""
     return make_model(
@@ -155,6 +173,7 @@ def model_with_parts(run: Run, parts: Parts) -> nn.Module:
         outputs=len(run.task.outputs),
         exclusive=run.task.exclusive,
         parts={name: part.model for name, part in parts.items()},
+        teachers={name: dataclasses.asdict(each) for name, each in run.teachers.items()},
     )
 
 

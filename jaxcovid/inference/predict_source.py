@@ -26,6 +26,7 @@ def predict_source(
     ablation: Ablation | None = None,
     workers: int = 0,
     masks: bool = False,
+    views: bool = False,
 ) -> Any:
     """What `forward` gives of all records, arrays [n, ...] in the order of `source`.
 
@@ -39,6 +40,7 @@ def predict_source(
       ablation: see `pipeline.Loading`.
       workers: see `pipeline.Loading`.
       masks: `forward` takes the masks of the records too.
+      views: `forward` takes two views of each image, see `pipeline.Loading`.
     """
     processes = process_order(mesh)
     loading = pipeline.Loading(
@@ -46,6 +48,7 @@ def predict_source(
         batch_size=batch_size,
         ablation=ablation,
         masks=masks,
+        views=views,
         workers=workers,
         process_index=processes.index(jax.process_index()),
         process_count=len(processes),

@@ -262,10 +262,11 @@ def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Pred
       batch_size: images that go through the network at once, rounded up to the devices.
 
     Raises:
-      WorkdirError: not a workdir.
+      WorkdirError: not a workdir, or that of a network without answers.
       CheckpointError: no such checkpoint, or it is damaged, of another network or not validated.
     """
     run = Run.load(workdir)
+    frozen_parts.check_answers(workdir, run)
     parts, model = open_network(workdir, run)
     mesh, size = make_mesh(), run.preprocessing.size
     checkpoint = open_checkpoint(workdir, step)

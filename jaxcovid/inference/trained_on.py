@@ -1,7 +1,7 @@
 """Which images and patients a network has learned from, in all trainings that led to it.
 
 Beside the hashes of its own training a workdir has those of its frozen parts, in `parts/NAME`, and
-those of the trainings that its initial weights came from, in `init/NUMBER`.
+those of the trainings that its initial weights and its teachers came from, in `init/NUMBER`.
 """
 
 from pathlib import Path
@@ -42,14 +42,19 @@ def trained_on(workdir: Path, run: Run) -> dict[str, list[identity.Identities]]:
     return used
 
 
-def carry_initial(workdir: Path, source: Path) -> None:
-    """Copies into a workdir what the workdir that its initial weights are from has learned from.
+def carry_initial(workdir: Path, *sources: Path) -> None:
+    """Copies into a workdir what others have learned from, whose weights it learns from.
+
+    Args:
+      workdir: of a new run.
+      *sources: the workdirs of its initial weights and of its teachers.
 
     Raises:
-      ValueError: the latter is no workdir.
+      ValueError: one of the latter is no workdir.
       OSError: it cannot be copied.
     """
-    for number, folder in enumerate(_trainings(source, Run.load(source))):
+    folders = [folder for source in sources for folder in _trainings(source, Run.load(source))]
+    for number, folder in enumerate(folders):
         target = workdir / identity.INIT_FOLDER / str(number)
         target.mkdir(parents=True, exist_ok=True)
         if (folder / identity.TRAINED_ON_FILE).exists():

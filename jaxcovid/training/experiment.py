@@ -33,7 +33,7 @@ from jaxcovid.training.optimizer import make_optimizer, make_schedule
 from jaxcovid.training.plan import Plan
 from jaxcovid.training.splits import SPLITS, Split
 from jaxcovid.training.step import devices_together
-from jaxcovid.weights import warm_start
+from jaxcovid.weights import teachers, warm_start
 from jaxcovid.weights.selection import WHAT
 from jaxcovid.weights.warm_start import WarmStart
 from jaxcovid.workdir.run import Run, RunDataset
@@ -50,6 +50,7 @@ class Experiment:
       model: the network.
       parts: its frozen parts.
       lungs: the part that marks the lungs that it is shown; None shows whole images.
+      teachers: whose features it learns.
       warm_start: the weights that it begins with; None begins with random ones.
       freezing: what is not trained at first; None trains everything.
       optimizer: see `optimizer.make_optimizer`.
@@ -73,6 +74,7 @@ class Experiment:
     model: nn.Module
     parts: frozen_parts.Parts
     lungs: frozen_parts.Part | None
+    teachers: teachers.Teachers
     warm_start: WarmStart | None
     freezing: Freezing | None
     optimizer: optax.GradientTransformation
@@ -88,6 +90,12 @@ class Experiment:
     workers: int
     cache: str
     fsdp: int
+
+    @property
+    def trainings(self) -> list[Path]:
+        """The workdirs that weights of a new run are from: those that it begins with, teachers."""
+        start = [self.warm_start.folder] if self.warm_start and self.warm_start.is_training else []
+        return start + [each.training for each in self.teachers.values() if each.training]
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +131,12 @@ def make_experiment(
     }
     start = warm_start.find(workdir, config.init.weights, what=config.init.what)
     run, parts, lungs = _make_run(config, dataset, task, workdir, command)
-    run = dataclasses.replace(run, init=start.summary if start else None)
+    taught_by = teachers.find(workdir, run.config)
+    run = dataclasses.replace(
+        run,
+        init=start.summary if start else None,
+        teachers={name: teacher.summary for name, teacher in taught_by.items()},
+    )
     _ = run.augmented_preprocessing  # refuses options out of range
     plan = make_plan(config, images=dataset.split_sizes["train"])
     freezing = _make_freezing(config, plan)
@@ -141,6 +154,7 @@ def make_experiment(
         model=model,
         parts=parts,
         lungs=lungs,
+        teachers=taught_by,
         warm_start=start,
         freezing=freezing,
         optimizer=optimizer,
@@ -181,6 +195,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     check_use(config.lungs.use)
     if not config.segmentation.weight > 0:
         raise ValueError(f"segmentation.weight is {config.segmentation.weight}; it must be above 0")
+    splits.check_views(config)
     _check_init(config.init)
 
 

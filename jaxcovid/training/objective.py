@@ -1,6 +1,7 @@
-"""What a training minimises: the loss of the classes, that of the masks, or both."""
+"""What a training minimises: the loss of classes, of masks, of both, or of a representation."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 
 from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.training.losses import cross_entropy, segmentation_losses
+from jaxcovid.training.representation_losses import distillation, vicreg
 
 Metrics = dict[str, jax.Array]  # scalars
 
 
 def total_loss(
-    logits: Mapping[str, jax.Array],
+    logits: Mapping[str, Any],
     batch: Mapping[str, jax.Array],
     *,
     model: nn.Module,
@@ -27,13 +29,17 @@ def total_loss(
     targets, `first_unknown` that of the first output's, see `over_known`.
 
     Args:
-      logits: see `SegmentationNet.all_logits`.
+      logits: `all_logits` of a network, whose names decide.
       batch: see `step.Batch`.
       model: the network.
       weights: float32 [2, outputs], see `losses.class_weights`.
       segmentation_weight: of the masks beside the classes.
-      axis_name: axes over which the loss of the masks is shared, see `segmentation_losses`.
+      axis_name: axes over which the loss of masks or views is shared, see `segmentation_losses`.
     """
+    if "embeddings" in logits:
+        return vicreg(logits["embeddings"], axis_name=axis_name)
+    if "students" in logits:
+        return distillation(logits["students"], logits["teachers"])
     total, metrics = jnp.zeros(()), {}
     if "classes" in logits:
         classes, target = logits["classes"], batch["target"]

@@ -34,7 +34,7 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
 
 
 # What reads the features of backbone and attention.
-_HEAD = ("classifier", "reduction", "fusion", "decoder")
+_HEAD = ("classifier", "reduction", "fusion", "decoder", "projector")
 
 
 _MULTIPLE = 256  # what the vector's length divides by, so that as many devices can share it
@@ -80,8 +80,8 @@ def make_optimizer(
     Args:
       schedule: learning rate by update.
       weight_decay: share of a kernel that an update takes away, times the learning rate.
-      head_lr_multiplier: of the learning rate, for the fully connected layers and the
-        decoder.
+      head_lr_multiplier: of the learning rate, for the fully connected layers, the decoder and
+        the projector of a representation.
       accumulate_steps: batches whose mean gradient makes one update.
       total_steps: of the training; where they do not divide by `accumulate_steps`, the last update
         is made of the batches that are left. None: without an end.

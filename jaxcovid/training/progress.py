@@ -151,7 +151,14 @@ class Progress:
             self.heartbeat.beat(step, **rates)
 
     def show_input(self, step: int, image: jax.Array, *, limit: int = 8) -> None:
-        """Writes the first images float32 [b, h, w, 1] of a batch as pictures to TensorBoard."""
-        rows = np.asarray(image.addressable_data(0))[:limit]
+        """Writes the first images of a batch as pictures to TensorBoard, views one by one.
+
+        Args:
+          step: of the batch.
+          image: float32 [b, h, w, 1], or of views [b, 2, h, w, 1].
+          limit: how many.
+        """
+        rows = np.asarray(image.addressable_data(0))
+        rows = rows.reshape(-1, *rows.shape[-3:])[:limit]
         scaled = np.clip((rows + 2.5) * 51, 0, 255).astype(np.uint8)
         self.writer.images(step, "input", np.repeat(scaled, 3, axis=-1))

@@ -11,7 +11,7 @@ from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.labels import Encoder, MasksOnlyEncoder, Task, shuffled
 from jaxcovid.data.sampling import Stratum
-from jaxcovid.models.build import MASKED
+from jaxcovid.models.build import MASKED, REPRESENTATIONS, TWO_VIEWS
 from jaxcovid.training import mixture
 from jaxcovid.training.mixture import Mixture, make_strata
 
@@ -28,6 +28,7 @@ class Split:
       ablation: alters their images; None alters nothing.
       masks: their masks are segmented.
       strata: records that have a share of every batch, see `sampling.endless_order`.
+      views: two views of each image are compared.
     """
 
     source: Sequence[Record]
@@ -35,6 +36,7 @@ class Split:
     ablation: Ablation | None
     masks: bool = False
     strata: Sequence[Stratum] = ()
+    views: bool = False
 
 
 def make_task(config: ml_collections.ConfigDict, dataset: Dataset) -> Task:
@@ -56,6 +58,8 @@ def make_task(config: ml_collections.ConfigDict, dataset: Dataset) -> Task:
     if config.objective == "segmentation":
         # Its score is of the lesion whatever the classes are, and one class is enough.
         return Task(config.task, (config.positive_class,))
+    if config.objective in REPRESENTATIONS:  # which learn no class, but are probed for one
+        return Task("binary", (config.positive_class,))
     return labels.make_task(
         config.task,
         class_names=dataset.class_names,
@@ -65,6 +69,26 @@ def make_task(config: ml_collections.ConfigDict, dataset: Dataset) -> Task:
         uncertain_positive=config.uncertain.ones,
         uncertain_unknown=config.uncertain.ignore,
     )
+
+
+def check_views(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that give no views of images to compare, where the objective needs them.
+
+    Raises:
+      ValueError: naming the option.
+    """
+    if config.objective not in TWO_VIEWS:
+        return
+    if config.preprocess_on != "host":
+        raise ValueError(
+            f"preprocess_on is {config.preprocess_on}, which makes one view of each image; "
+            f"objective={config.objective} needs --config.preprocess_on=host"
+        )
+    if config.batch_size < 2:
+        raise ValueError(
+            f"objective={config.objective} compares the images of a batch, and batch_size is "
+            f"{config.batch_size}; use 2 or more, better 16"
+        )
 
 
 def make_mixture(config: ml_collections.ConfigDict) -> Mixture:
@@ -121,8 +145,14 @@ def make_split(
         strata = make_strata(dataset, source, encode, make_mixture(config))
     if config.ablation == "shuffled_labels":
         encode = shuffled(encode, source, seed=config.seed)
-    masks = config.objective in MASKED
-    return Split(source, encode, trained_ablation(config.ablation), masks, strata)
+    return Split(
+        source,
+        encode,
+        trained_ablation(config.ablation),
+        masks=config.objective in MASKED,
+        strata=strata,
+        views=config.objective in TWO_VIEWS,
+    )
 
 
 def class_counts(
@@ -135,12 +165,12 @@ def class_counts(
     """Negative and positive images of each output, int [2, outputs].
 
     Raises:
-      ValueError: no such split, or an output without positive or negative images, unless masks are
-        all that is learned.
+      ValueError: no such split, or an output without positive or negative images, unless classes
+        are not learned.
     """
     if split not in dataset.split_sizes:
         raise ValueError(f"{dataset.name} has no {split} split; it has {[*dataset.split_sizes]}")
-    if objective == "segmentation":
+    if objective in ("segmentation", *REPRESENTATIONS):
         return np.ones((2, len(task.outputs)), int)
     counts = mixture.class_counts(dataset, task, split, unlabelled)
     absent = [

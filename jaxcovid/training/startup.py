@@ -12,26 +12,26 @@ from absl import logging
 
 from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
-from jaxcovid.data.joined import JoinedDataset, members_of
+from jaxcovid.data.joined import JoinedDataset
 from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.inference.trained_on import carry_initial
+from jaxcovid.models.representation_net import RepresentationNet
 from jaxcovid.runtime import distributed
 from jaxcovid.runtime.sharding import process_order, replicated_sharding
-from jaxcovid.training import loop, lung_marks, mixture
+from jaxcovid.training import loop, lung_marks, messages
 from jaxcovid.training.batches import DeviceBatches
 from jaxcovid.training.compilation import compile_train_step
 from jaxcovid.training.experiment import Experiment
 from jaxcovid.training.loop import Result
 from jaxcovid.training.preemption import Termination
 from jaxcovid.training.progress import Progress
+from jaxcovid.training.representation_validation import RepresentationValidator
 from jaxcovid.training.state import TrainState, jit_init_state
-from jaxcovid.training.step import devices_together
 from jaxcovid.training.validation import Validator
+from jaxcovid.weights import teachers
 from jaxcovid.workdir import run as runs
 from jaxcovid.workdir.checkpoints import Checkpoints
 from jaxcovid.workdir.lock import lock
-
-_FEW_ROWS = 8  # of a device, whose own batch normalisation sees little
 
 
 def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
@@ -48,7 +48,7 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
       OSError: the workdir cannot be written, or the decoded images.
       TrainingError: the loss or its gradient is not finite.
     """
-    _show_sources(experiment, dataset)
+    messages.show_sources(experiment, dataset)
     experiment = _with_lungs(_with_cached_images(experiment, dataset), workdir)
     validator, initialise = _make_validator(experiment), _make_initializer(experiment)
     with contextlib.ExitStack() as stack:
@@ -59,28 +59,9 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
         result = _train_claimed(experiment, workdir, validator, initialise)
         if distributed.is_main() and not result.terminated:
             _fit_detector(experiment, workdir)
-    best = max(result.history, key=lambda entry: (entry.score, entry.step), default=None)
-    if distributed.is_main() and best and not result.terminated:
-        logging.info(
-            "Best validation%s %.4f at step %d of %d. Evaluate it with\n"
-            "  python -m jaxcovid.evaluate --workdir=%s --split=test",
-            "" if best.dice else " AUC",
-            best.score,
-            best.step,
-            result.step,
-            workdir,
-        )
+    if distributed.is_main() and result.history and not result.terminated:
+        messages.log_best(experiment, result, workdir)
     return result
-
-
-def _show_sources(experiment: Experiment, dataset: Dataset) -> None:
-    """Logs what a joined data set is made of, and what is wrong with it."""
-    if len(members_of(dataset)) < 2 or not distributed.is_main():
-        return
-    task, unlabelled = experiment.run.task, experiment.unlabelled
-    logging.info("Sources:\n%s", mixture.describe(dataset, task, unlabelled))
-    if experiment.run.config["objective"] != "segmentation":
-        mixture.warn_of_telling_sources(dataset, task, unlabelled)
 
 
 def _with_cached_images(experiment: Experiment, dataset: Dataset) -> Experiment:
@@ -118,9 +99,9 @@ def _with_lungs(experiment: Experiment, workdir: Path) -> Experiment:
 
 def _claim(experiment: Experiment, dataset: Dataset, workdir: Path) -> None:
     """Writes what the workdir says about itself."""
-    start = experiment.warm_start
-    if start and start.is_training and not (workdir / runs.FILE).exists():
-        carry_initial(workdir, start.folder)  # before the file that says that a run has begun
+    if not (workdir / runs.FILE).exists():  # before the file that says that a run has begun
+        carry_initial(workdir, *experiment.trainings)
+        teachers.carry(workdir, experiment.teachers)
     experiment.run.claim(workdir)
     # The data are those of the run: `claim` compares their digests.
     if not (workdir / identity.TRAINED_ON_FILE).exists():
@@ -144,14 +125,15 @@ def _fit_detector(experiment: Experiment, workdir: Path) -> None:
 
 
 def _train_claimed(
-    experiment: Experiment, workdir: Path, validator: Validator, initialise: Any
+    experiment: Experiment, workdir: Path, validator: Any, initialise: Any
 ) -> Result:
     """Restores or initialises the state, compiles the step, and enters the loop."""
     plan, mesh = experiment.plan, experiment.mesh
-    _warn_of_few_rows(experiment)
-    _warn_of_slow_network(experiment)
+    messages.warn_of_few_rows(experiment)
+    messages.warn_of_slow_network(experiment)
     parts = frozen_parts.carried_parts(workdir, experiment.run)
     frozen = frozen_parts.load_parts(parts, mesh, size=experiment.run.preprocessing.size)
+    frozen |= teachers.place(experiment.teachers, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, replicated_sharding(mesh)))
         termination = stack.enter_context(Termination())
@@ -204,30 +186,6 @@ def _begin(experiment: Experiment, initialise: Any) -> TrainState:
     return state.replace(**experiment.warm_start.load(variables, experiment.run))
 
 
-def _warn_of_few_rows(experiment: Experiment) -> None:
-    together = devices_together(experiment.batch_norm, experiment.mesh)
-    images = experiment.plan.batch_size // experiment.mesh.size * together
-    if experiment.batch_norm != "global" and images < _FEW_ROWS:
-        logging.warning(
-            "Only %d images are normalised together: at 256x256 the top of the attention pyramid "
-            "is 1x1, so its batch normalisation sees only that many numbers. Use at least %d.",
-            images,
-            _FEW_ROWS,
-        )
-
-
-def _warn_of_slow_network(experiment: Experiment) -> None:
-    slices, devices = experiment.mesh.devices.shape
-    if slices > 1 and devices_together(experiment.batch_norm, experiment.mesh) > devices:
-        logging.warning(
-            "Batch normalisation is synchronised over %d slices: two all-reduces of each "
-            "normalised map, one after the other, cross the slower network between them in every "
-            "step. --config.batch_norm=groups:%d stays within a slice.",
-            slices,
-            devices,
-        )
-
-
 def _make_initializer(experiment: Experiment) -> Any:
     """See `state.jit_init_state`."""
     return jit_init_state(
@@ -240,7 +198,17 @@ def _make_initializer(experiment: Experiment) -> Any:
     )
 
 
-def _make_validator(experiment: Experiment) -> Validator:
+def _make_validator(experiment: Experiment) -> Validator | RepresentationValidator:
+    if isinstance(experiment.model, RepresentationNet):
+        return RepresentationValidator(
+            experiment.training,
+            experiment.validation,
+            model=experiment.model,
+            preprocessing=experiment.run.augmented_preprocessing,
+            mesh=experiment.mesh,
+            batch_size=experiment.plan.batch_size,
+            workers=experiment.workers,
+        )
     return Validator(
         experiment.validation,
         task=experiment.run.task,
@@ -264,6 +232,7 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
         batch_size=experiment.plan.batch_size,
         ablation=split.ablation,
         masks=split.masks,
+        views=split.views,
         workers=experiment.workers,
         process_index=processes.index(jax.process_index()),
         process_count=len(processes),

@@ -29,8 +29,8 @@ from jaxcovid.training.objective import Metrics, over_known, total_loss
 from jaxcovid.training.state import TrainState
 
 BATCH_NORMS = ("global", "per_device", "groups:N")
-# image: float32 [b, h, w, 1]; target: float32 [b, outputs], below 0 if unknown; with a decoder
-# masks: uint8 [b, h, w, 2], see `data.masks`
+# image: float32 [b, h, w, 1], or two views of each [b, 2, h, w, 1]; target: float32 [b, outputs],
+# below 0 if unknown; with a decoder masks: uint8 [b, h, w, 2], see `data.masks`
 Batch = dict[str, jax.Array]
 
 
@@ -89,7 +89,7 @@ def train_step(
     Args:
       state: the current state.
       batch: see `Batch`.
-      model: `DeepCTNet`, `DeepCXRNet` or `SegmentationNet`.
+      model: see `models.build`.
       optimizer: see `optimizer.make_optimizer`.
       weights: float32 [2, outputs], see `losses.class_weights`.
       mesh: see `sharding.make_mesh`.

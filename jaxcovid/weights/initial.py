@@ -11,11 +11,13 @@ import numpy as np
 from flax import traverse_util
 
 from jaxcovid.inference import frozen_parts
+from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.runtime.sharding import make_mesh
 from jaxcovid.weights.converted import FACTS_FILE, ConvertedWeights
 from jaxcovid.workdir import run as runs
 from jaxcovid.workdir.checkpoint_facts import open_checkpoint
-from jaxcovid.workdir.run import InitSummary, Run
+from jaxcovid.workdir.run import Run
+from jaxcovid.workdir.summaries import InitSummary
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class InitialWeights:
       outputs: names of those that its head was trained for.
       arrays: float32, by path in the variables, such as `params/backbone/stem_conv/kernel`.
       preprocessing: options of `preprocessing` that prepare images as they were in that training.
+      growth_rate: of a densenet121, see `DeepCTNet`.
+      depths: likewise.
     """
 
     folder: Path
@@ -37,10 +41,16 @@ class InitialWeights:
     outputs: tuple[str, ...]
     arrays: Mapping[str, np.ndarray]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    growth_rate: int = DeepCTNet.growth_rate
+    depths: tuple[int, ...] = DeepCTNet.depths
 
 
-def open_weights(folder: Path) -> InitialWeights:
+def open_weights(folder: Path, *, option: str = "init.weights") -> InitialWeights:
     """The weights in a folder that `convert` wrote, or of the best checkpoint of a workdir.
+
+    Args:
+      folder: that holds them.
+      option: that names it, for the error.
 
     Raises:
       ValueError: it is neither, or damaged.
@@ -52,8 +62,8 @@ def open_weights(folder: Path) -> InitialWeights:
         return _trained(folder)
     what = "holds none" if folder.is_dir() else "does not exist"
     raise ValueError(
-        f"init.weights is {folder}, which {what}; give a folder that python -m jaxcovid.convert "
-        "wrote, or the workdir of a training"
+        f"{option} is {folder}, which {what}; give a folder that python -m jaxcovid.convert wrote, "
+        "or the workdir of a training"
     )
 
 
@@ -66,7 +76,7 @@ def _converted(folder: Path) -> InitialWeights:
         summary=InitSummary(
             source=f"{weights.backbone} of {origin.name}, {origin.file}",
             licence=origin.licence,
-            sha256=_digest(weights.variables),
+            sha256=digest(weights.variables),
         ),
         backbone=weights.backbone,
         outputs=weights.outputs,
@@ -92,7 +102,7 @@ def _trained(workdir: Path) -> InitialWeights:
         summary=InitSummary(
             source=f"{run.config['network']} on {run.dataset.name}, step {checkpoint.step}",
             licence=run.init.licence if run.init else "",
-            sha256=_digest(arrays),
+            sha256=digest(arrays),
         ),
         backbone=run.config["model"]["backbone"],
         outputs=run.task.outputs,
@@ -100,10 +110,12 @@ def _trained(workdir: Path) -> InitialWeights:
         preprocessing={
             name: options[name] for name in ("keep_ratio", "equalize", "blur", "mean", "std")
         },
+        growth_rate=run.config["model"]["growth_rate"],
+        depths=tuple(run.config["model"]["depths"]),
     )
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of names and values."""
     sha = hashlib.sha256()
     for name, array in sorted(arrays.items()):

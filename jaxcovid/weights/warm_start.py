@@ -14,7 +14,8 @@ from jaxcovid.runtime.files import as_path
 from jaxcovid.weights.initial import InitialWeights, open_weights
 from jaxcovid.weights.selection import Module, choose_modules, replace_modules, table
 from jaxcovid.workdir import run as runs
-from jaxcovid.workdir.run import InitSummary, Run
+from jaxcovid.workdir.run import Run
+from jaxcovid.workdir.summaries import InitSummary
 
 
 @dataclass(frozen=True)

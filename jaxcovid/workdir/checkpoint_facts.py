@@ -40,8 +40,8 @@ class Validation:
 
     Attributes:
       step: at which it was.
-      auc: of the positive class, or the mean over findings; NaN of a network without classes.
-      loss: that of the training, nats; without classes the mean of 1 - Dice.
+      auc: of the positive class, or the mean over findings; NaN of a network without classifier.
+      loss: that of the training, of classes in nats; of masks alone the mean of 1 - Dice.
       temperature: see `metrics.calibration`.
       thresholds: on calibrated probabilities, by name; see `metrics.thresholds`.
       dice: of a network that segments, by structure: the mean over patients.
@@ -60,13 +60,14 @@ class Validation:
     def score(self) -> float:
         """What ranks checkpoints: the AUC, the Dice of the lesion, or the mean of both.
 
-        Of several sources it is the mean of their AUCs. The AUC of all images together would mostly
-        say how well the network tells a source with many positive images from one with few.
+        Without either it is the loss, negative. Of several sources it is the mean of their AUCs:
+        that of all images together would mostly say how well the network tells a source with many
+        positive images from one with few.
         """
         auc = statistics.fmean(self.source_auc.values()) if self.source_auc else self.auc
         dice = self.dice.get("lesion", self.dice.get("lungs", math.nan))
         known = [value for value in (auc, dice) if not math.isnan(value)]
-        return statistics.fmean(known) if known else math.nan
+        return statistics.fmean(known) if known else -self.loss
 
 
 History = tuple[Validation, ...]  # all validations of a run, in order

@@ -19,6 +19,7 @@ from jaxcovid.data.labels import KINDS, Task
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.files import read_json, write_atomically
 from jaxcovid.workdir.run_migration import migrated
+from jaxcovid.workdir.summaries import InitSummary, PartSummary, TeacherSummary
 
 FILE = "run.json"
 FORMAT_VERSION = 3
@@ -77,38 +78,6 @@ class RunDataset:
 
 
 @dataclass(frozen=True)
-class PartSummary:
-    """A frozen part of a run.
-
-    Attributes:
-      dataset: name of the data set that it was trained on.
-      outputs: names of its outputs.
-      step: of its checkpoint.
-      weights: SHA-256 of the checksums of its weights.
-    """
-
-    dataset: str
-    outputs: tuple[str, ...]
-    step: int
-    weights: str
-
-
-@dataclass(frozen=True)
-class InitSummary:
-    """The weights that a run began with.
-
-    Attributes:
-      source: the network and where it is from, in words.
-      licence: of the weights; empty if it is not known.
-      sha256: of their names and values.
-    """
-
-    source: str
-    licence: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Run:
     """A training run.
 
@@ -120,6 +89,7 @@ class Run:
       versions: of the packages that started it, by name.
       command: the command line of its start; None if Python or an older version started it.
       init: the weights that it began with; None of random ones.
+      teachers: of a distillation, by name.
     """
 
     config: Mapping[str, Any]
@@ -129,6 +99,7 @@ class Run:
     versions: Mapping[str, str]
     command: str | None = None
     init: InitSummary | None = None
+    teachers: Mapping[str, TeacherSummary] = dataclasses.field(default_factory=dict)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -190,6 +161,10 @@ class Run:
             **({"command": self.command} if self.command else {}),
             **({"init": dataclasses.asdict(self.init)} if self.init else {}),
         }
+        if self.teachers:
+            facts["teachers"] = {
+                name: dataclasses.asdict(teacher) for name, teacher in self.teachers.items()
+            }
         return json.loads(json.dumps(facts))
 
     def claim(self, workdir: Path) -> None:
@@ -275,6 +250,10 @@ def _parse(facts: Mapping[str, Any]) -> Run:
         versions=facts.get("versions", {}),
         command=command if isinstance(command, str) else None,
         init=InitSummary(**facts["init"]) if "init" in facts else None,
+        teachers={
+            name: TeacherSummary(**{**teacher, "depths": tuple(teacher["depths"])})
+            for name, teacher in facts.get("teachers", {}).items()
+        },
     )
     _ = run.preprocessing, trained_ablation(run.ablation)  # refuse what they do not know
     return run

@@ -16,6 +16,8 @@ _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and w
     "segmentation": {"weight": 1.0},
     "preprocessing": {"equalize": True, "blur": True},
     "mixture": {"weights": [], "balance": "none", "unlabelled": [], "copies": "near"},
+    "distillation": {"teachers": []},
+    "contrastive": {"width": 1024},
     "augmentation": {**dataclasses.asdict(Augmentation()), "scale": [1.0, 1.0]},
     "lungs": {"workdir": "", "use": "crop"},
 }

@@ -69,7 +69,11 @@ def _summary(workdir: Path, beats: Sequence[Beat], state: str, now: float) -> li
     else:
         lines.append("  no checkpoint yet")
     log = metric_writer.read(workdir)
-    for name, key in (("AUC", "validation/auc"), ("Dice of the lesion", "validation/dice_lesion")):
+    for name, key in (
+        ("AUC", "validation/auc"),
+        ("Dice of the lesion", "validation/dice_lesion"),
+        ("AUC of a linear probe", "validation/probe_auc"),
+    ):
         validations = [line for line in log if line.get(key) is not None]
         if validations:
             best = max(validations, key=lambda line: line[key])

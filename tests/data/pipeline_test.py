@@ -187,3 +187,32 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     while any(folder.exists() for folder in workers) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(folder.exists() for folder in workers)
+
+
+def test_two_views_of_each_image_are_two_draws():
+    source = records(6)
+    (batch,) = take(train(source, views=True), 1)
+    assert batch["image"].shape == (4, 2, 32, 32, 1)
+    assert all(np.abs(left - right).max() > 0.1 for left, right in batch["image"])
+    # The first is what a training without views sees.
+    (plain,) = take(train(source), 1)
+    np.testing.assert_array_equal(batch["image"][:, 0], plain["image"])
+
+
+def test_views_of_an_evaluation_are_the_same_each_time_and_for_any_batch():
+    source = records(6)
+    images = [
+        np.concatenate(
+            [
+                batch["image"][batch["mask"]]
+                for batch in pipeline.eval_batches(
+                    source,
+                    pipeline.Loading(preprocessing=SMALL, batch_size=size, views=True),
+                )
+            ]
+        )
+        for size in (4, 6)
+    ]
+    assert images[0].shape == (6, 2, 32, 32, 1)
+    np.testing.assert_array_equal(*images)
+    assert all(np.abs(left - right).max() > 0.1 for left, right in images[0])

@@ -14,7 +14,7 @@ from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.runtime import sharding
 from jaxcovid.weights.initial import InitialWeights
 from jaxcovid.weights.selection import choose_modules, replace_modules, table
-from jaxcovid.workdir.run import InitSummary
+from jaxcovid.workdir.summaries import InitSummary
 
 NARROW = {"growth_rate": 4, "depths": (1, 1, 1, 1)}
 OUTPUTS = ("COVID-19",)

@@ -6,7 +6,8 @@ import pytest
 
 from configs import default
 from jaxcovid.data.labels import Task
-from jaxcovid.workdir.run import PartSummary, Run, RunDataset, WorkdirError
+from jaxcovid.workdir.run import Run, RunDataset, WorkdirError
+from jaxcovid.workdir.summaries import PartSummary
 
 
 def a_run(command=None, **options):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from jaxcovid.runtime import sharding
-from jaxcovid.training import startup
+from jaxcovid.training import messages
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,6 @@ from jaxcovid.training import startup
 )
 def test_batch_normalisation_over_slices_is_a_warning(slices, batch_norm, warns, caplog):
     mesh = sharding.make_mesh(8, slices=slices)
-    startup._warn_of_slow_network(SimpleNamespace(mesh=mesh, batch_norm=batch_norm))
+    messages.warn_of_slow_network(SimpleNamespace(mesh=mesh, batch_norm=batch_norm))
     assert warns == ("over 2 slices" in caplog.text)
     assert warns == ("--config.batch_norm=groups:4 stays within a slice" in caplog.text)
