@@ -7,7 +7,8 @@
     python -m jaxcovid.predict --workdir=runs/lesion --segment scan.nii.gz
 
 The fourth command screens by the share of the lungs that is involved, on a source that the network
-has never seen. Variants `:fold1` to `:fold4` test on other patients. Variant `:lite0` takes
+has never seen. Variants `:fold1` to `:fold4` test on other patients. Variant `:augmented` also
+changes scale, window, sharpness and file format at random; `:lite0` takes
 EfficientNet-Lite0 with the features of ImageNet as the backbone, see `configs/covid_ct.py`, and
 `:joint` also screens, on a data set with masks and classes, such as `--config.dataset=phantom`.
 `:debug` runs in seconds.
@@ -18,7 +19,7 @@ import ml_collections
 from configs import covid_ct, default
 
 FOLDS = tuple(f"fold{i}" for i in range(5))
-VARIANTS = (*FOLDS, "lite0", "joint", "debug")
+VARIANTS = (*FOLDS, "augmented", "lite0", "joint", "debug")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -34,6 +35,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 3e-4
     config.optimizer.head_lr_multiplier = 10.0  # the decoder begins at random
     config.optimizer.schedule = "one_cycle"
+    if "augmented" in chosen:
+        default.augment(config)
     if "lite0" in chosen:
         covid_ct.take_lite0(config)
     default.apply_variants(config, chosen)
