@@ -182,7 +182,9 @@ def _box_around(inside: np.ndarray) -> tuple[slice, slice]:
 
 @dataclass(frozen=True, eq=False)
 class FocusedSource(Sequence[Any]):
-    """Records with `view`, a function from the height and width of the image to its `View`.
+    """Records with `shown`, a function from the height and width of the image to its `View`.
+
+    Not `view`, which in data sets of films is the projection.
 
     Attributes:
       source: the records.
@@ -199,7 +201,7 @@ class FocusedSource(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Record:
         view = partial(self.focus.view, bits=self.bits[index])
-        return {**self.source[index], "view": view}
+        return {**self.source[index], "shown": view}
 
     @property
     def without_lungs(self) -> int:
@@ -210,14 +212,14 @@ class FocusedSource(Sequence[Any]):
 def show(
     record: Record, gray: np.ndarray, masks: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """What is shown of the image of a record, all of it unless the record has a `view`.
+    """What is shown of the image of a record, all of it unless the record has `shown`.
 
     Args:
       record: see `FocusedSource`.
       gray: its image, altered by an ablation if there is one, uint8 [h, w].
       masks: uint8 [h, w, c], which are cut as the image is; None if there are none.
     """
-    if "view" not in record:
+    if "shown" not in record:
         return gray, masks
-    view = record["view"](gray.shape)
+    view = record["shown"](gray.shape)
     return view(gray), None if masks is None else np.ascontiguousarray(masks[view.box])

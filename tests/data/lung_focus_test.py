@@ -157,6 +157,14 @@ def test_batches_hold_what_is_shown(use, workers):
         np.testing.assert_array_equal(image, SHOWN(view(gray(record))))
 
 
+def test_a_film_with_a_projection_is_shown_whole():
+    film = {**records(1)[0], "view": "PA"}
+    (batch,) = pipeline.eval_batches([film] * 4, loading())
+    np.testing.assert_array_equal(batch["image"][0], SHOWN(gray(film)))
+    source = FocusedSource([film], focus("crop"), LUNGS[np.newaxis])
+    assert source[0]["view"] == "PA"
+
+
 def test_an_ablation_comes_first():
     source, ablation = focused(4), Ablation("border_only")
     (batch,) = pipeline.eval_batches(source, loading(ablation=ablation))

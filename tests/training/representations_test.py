@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import runs
 from flax import traverse_util
+from xray_trees import make_chestxray14
 
 import jaxcovid
 from configs import pretrain
-from jaxcovid import train
+from jaxcovid import prepare, train
 from jaxcovid.inference.trained_on import trained_on
 from jaxcovid.weights.initial import open_weights
 from jaxcovid.workdir import checkpoint_facts
@@ -159,6 +160,15 @@ def test_a_teacher_that_was_changed_is_refused(distilled, data_dir, tmp_path):
     file.unlink()
     with pytest.raises(ValueError, match=r"teacher1\.safetensors, a teacher of this run"):
         train.run(config, workdir=workdir, data_dir=data_dir)
+
+
+def test_films_with_findings_need_no_class_and_have_no_probe(tmp_path):
+    prepare.build("chestxray14", tmp_path / "data", source=str(make_chestxray14(tmp_path / "nih")))
+    config = pretrain.get_config("debug")
+    config.update_from_flattened_dict({"dataset": "chestxray14", "epochs": 0.3})
+    train.run(config, workdir=tmp_path / "w", data_dir=tmp_path / "data")
+    assert logged(tmp_path / "w", "validation/loss")
+    assert not logged(tmp_path / "w", "validation/probe_auc")
 
 
 def test_trained_on_holds_what_a_teacher_has_learned_from(distilled):
