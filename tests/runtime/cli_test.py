@@ -237,6 +237,7 @@ def test_ctrl_c_ends_a_command_quietly(name, trained, data_dir, tmp_path):
                 time.sleep(0.01)
             else:
                 break
+        time.sleep(0.5)  # it has opened the file; a signal before it reads would not wake it
         process.send_signal(signal.SIGINT)
         assert process.wait(runs.TIMEOUT_S) == 130
         os.close(writer)
