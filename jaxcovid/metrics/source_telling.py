@@ -10,7 +10,6 @@ so that sources with more of the disease are not told by the disease.
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn import linear_model, model_selection, pipeline, preprocessing
 
 from jaxcovid.metrics import bootstrap
 from jaxcovid.metrics.bootstrap import Score
@@ -39,6 +38,8 @@ def source_telling(
     Returns:
       By source, those with enough patients; empty unless two or more have.
     """
+    from sklearn import linear_model, model_selection, pipeline, preprocessing
+
     source, patient = np.array(sources), np.array(patients)
     counts = {name: len(np.unique(patient[source == name])) for name in sorted(set(sources))}
     compared = [name for name, count in counts.items() if count >= _LEAST_PATIENTS]
