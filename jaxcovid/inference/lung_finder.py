@@ -17,6 +17,7 @@ from jaxcovid.data.datasets import Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.lung_focus import FocusedSource, LungFocus, View
+from jaxcovid.data.pipeline import Loading
 from jaxcovid.inference.forward import jit_rows, mark_lungs
 from jaxcovid.inference.frozen_parts import FOLDER, LUNGS, Part, load_weights
 from jaxcovid.inference.predict_source import predict_inputs, predict_source
@@ -75,11 +76,13 @@ class LungFinder:
             self.variables,
             _Readable(source),
             forward=self.forward,
-            preprocessing=self.focus.marked,
-            batch_size=self._batch_size,
+            loading=Loading(
+                preprocessing=self.focus.marked,
+                batch_size=self._batch_size,
+                ablation=ablation,
+                workers=workers,
+            ),
             mesh=self.mesh,
-            ablation=ablation,
-            workers=workers,
         )
         return np.stack([self.focus.clean(row) for row in bits])
 

@@ -1,5 +1,6 @@
 """The probabilities of a whole split or of some images, and what else a forward pass gives."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxcovid.data import pipeline
-from jaxcovid.data.ablations import Ablation
 from jaxcovid.data.datasets import Record
-from jaxcovid.data.preprocessing import Preprocessing
-from jaxcovid.runtime.sharding import place_batch, process_order
+from jaxcovid.data.pipeline import Loading, eval_batches
+from jaxcovid.runtime.sharding import place_batch, process_place
 
 
 def predict_source(
@@ -20,42 +19,25 @@ def predict_source(
     source: Sequence[Record],
     *,
     forward: Any,
-    preprocessing: Preprocessing,
-    batch_size: int,
+    loading: Loading,
     mesh: Mesh,
-    ablation: Ablation | None = None,
-    workers: int = 0,
-    masks: bool = False,
-    views: bool = False,
 ) -> Any:
     """What `forward` gives of all records, arrays [n, ...] in the order of `source`.
 
     Args:
       variables: of the network, replicated over the mesh.
       source: the records.
-      forward: see `forward.jit_forward`.
-      preprocessing: the paper's steps.
-      batch_size: images of a global batch; the last one is padded.
+      forward: see `forward.jit_forward`; with `loading.masks` it takes the masks too, with
+        `loading.views` two views of each image.
+      loading: how records become batches, the last of which is padded; the share of this process
+        is that of its devices.
       mesh: the devices.
-      ablation: see `pipeline.Loading`.
-      workers: see `pipeline.Loading`.
-      masks: `forward` takes the masks of the records too.
-      views: `forward` takes two views of each image, see `pipeline.Loading`.
     """
-    processes = process_order(mesh)
-    loading = pipeline.Loading(
-        preprocessing=preprocessing,
-        batch_size=batch_size,
-        ablation=ablation,
-        masks=masks,
-        views=views,
-        workers=workers,
-        process_index=processes.index(jax.process_index()),
-        process_count=len(processes),
-    )
-    names = ("image", "masks") if masks else ("image",)
+    index, count = process_place(mesh)
+    loading = dataclasses.replace(loading, process_index=index, process_count=count)
+    names = ("image", "masks") if loading.masks else ("image",)
     sharded = []
-    for batch in pipeline.eval_batches(source, loading):
+    for batch in eval_batches(source, loading):
         placed = place_batch({name: batch[name] for name in names}, mesh)
         sharded.append(forward(variables, *(placed[name] for name in names)))
     # Rows come in the order of the mesh, which is that of the source over batches and processes;

@@ -24,6 +24,7 @@ from jaxcovid.data.ablations import Ablation, trained_ablation
 from jaxcovid.data.datasets import Record
 from jaxcovid.data.labels import Task
 from jaxcovid.data.lung_focus import FocusedSource, View
+from jaxcovid.data.pipeline import Loading
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference import frozen_parts, lung_finder
 from jaxcovid.inference.forward import features, jit_forward, jit_rows, segment
@@ -157,15 +158,14 @@ class Predictor(Network):
         """What a compiled function gives of all records, see `score`."""
         if not isinstance(source, FocusedSource):
             source = self.focused(source, ablation=ablation, workers=workers)
-        return predict_source(
-            self.variables,
-            source,
-            forward=forward,
+        loading = Loading(
             preprocessing=self.preprocessing,
             batch_size=self.batch_size,
-            mesh=self.mesh,
             ablation=ablation,
             workers=workers,
+        )
+        return predict_source(
+            self.variables, source, forward=forward, loading=loading, mesh=self.mesh
         )
 
     def focused(

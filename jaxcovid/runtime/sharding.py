@@ -57,6 +57,12 @@ def process_order(mesh: Mesh) -> list[int]:
     return list(dict.fromkeys(device.process_index for device in mesh.devices.flat))
 
 
+def process_place(mesh: Mesh) -> tuple[int, int]:
+    """The place of this process in `process_order`, and how many there are."""
+    processes = process_order(mesh)
+    return processes.index(jax.process_index()), len(processes)
+
+
 def platform_of(mesh: Mesh) -> str:
     """The platform of the mesh's devices: `cpu`, `gpu` or `tpu`; not always JAX's default."""
     return mesh.devices.flat[0].platform

@@ -4,9 +4,9 @@ The loss needs no labels. The probe is logged beside it: of the few patients of 
 its AUC is too noisy to choose by, and a choice by labels would be no learning without them.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,25 +16,23 @@ from jax.sharding import Mesh
 from sklearn import linear_model, pipeline, preprocessing
 
 from jaxcovid.data.datasets import Record
+from jaxcovid.data.pipeline import Loading
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference.forward import features, jit_rows
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.metrics import scores
 from jaxcovid.models.representation_net import RepresentationNet
-from jaxcovid.runtime.sharding import replicated_sharding
-from jaxcovid.training.progress import Progress
 from jaxcovid.training.representation_losses import distillation_errors, vicreg
 from jaxcovid.training.splits import Split
-from jaxcovid.training.state import TrainState
+from jaxcovid.training.state_validator import StateValidator
 from jaxcovid.training.validation import validation_workers
-from jaxcovid.workdir.checkpoint_facts import History, Validation
-from jaxcovid.workdir.checkpoints import Checkpoints
+from jaxcovid.workdir.checkpoint_facts import Validation
 
 _MOST_PROBED = 2000  # images of the training split that a probe learns from
 
 
-class RepresentationValidator:
-    """Validates a state and adds the scores to its checkpoint, as `validation.Validator` does."""
+class RepresentationValidator(StateValidator):
+    """Validates a representation by its loss, and by a linear probe."""
 
     def __init__(
         self,
@@ -66,50 +64,39 @@ class RepresentationValidator:
                 "the validation split has one image, and views are compared with those of others; "
                 "prepare the data set with more"
             )
-        self._validation, self._mesh = validation, mesh
-        self._predict = partial(
-            predict_source, preprocessing=preprocessing, batch_size=batch_size, mesh=mesh
+        super().__init__(mesh)
+        self._validation = validation
+        self._loading = Loading(
+            preprocessing=preprocessing, batch_size=batch_size, ablation=validation.ablation
         )
         self._workers = validation_workers(workers, len(validation.source))
         self._features = jit_rows(features, mesh, model=model)
         self._losses = jit_rows(_losses, mesh, model=model)
         every = math.ceil(len(training.source) / _MOST_PROBED)
         self._probed = [
-            (split, _Thinned(split.source, step), _targets(_Thinned(split.source, step), split))
+            (_Thinned(split.source, step), _targets(_Thinned(split.source, step), split))
             for split, step in ((training, every), (validation, 1))
         ]
 
-    def __call__(
-        self,
-        step: int,
-        state: TrainState,
-        history: History,
-        *,
-        progress: Progress,
-        checkpoints: Checkpoints,
-    ) -> History:
-        """Validates a state that is saved; returns all validations up to this one."""
-        variables = jax.device_put(state.variables, replicated_sharding(self._mesh))
-        loss = self.loss(variables)
-        logged = {"validation/loss": loss}
+    def measure(
+        self, step: int, variables: Mapping[str, Any]
+    ) -> tuple[Validation, dict[str, float]]:
+        """See `StateValidator`."""
+        scalars = {"loss": self.loss(variables)}
         auc = self.probe_auc(variables)
         if not math.isnan(auc):
-            logged["validation/probe_auc"] = auc
-        progress.writer.scalars(step, logged)
-        history = (*history, Validation(step=step, auc=math.nan, loss=loss))
-        checkpoints.add_validation(history)
-        return history
+            scalars["probe_auc"] = auc
+        return Validation(step=step, auc=math.nan, loss=scalars["loss"]), scalars
 
     def loss(self, variables: Mapping[str, Any]) -> float:
         """The loss of the training over the whole validation split, as if it were one batch."""
         split = self._validation
-        rows = self._predict(
+        rows = predict_source(
             variables,
             split.source,
             forward=self._losses,
-            ablation=split.ablation,
-            workers=self._workers,
-            views=split.views,
+            loading=dataclasses.replace(self._loading, workers=self._workers, views=split.views),
+            mesh=self._mesh,
         )
         if "embeddings" in rows:
             return float(vicreg(rows["embeddings"])[0])
@@ -121,11 +108,13 @@ class RepresentationValidator:
         It reads the features of images that are not changed, and learns from at most 2,000 of the
         training split. NaN if a split lacks the class, or all others.
         """
-        if any(len(np.unique(known[known >= 0])) < 2 for _, _, known in self._probed):
+        if any(len(np.unique(known[known >= 0])) < 2 for _, known in self._probed):
             return math.nan
         read, targets = [], []
-        for split, source, known in self._probed:
-            rows = self._predict(variables, source, forward=self._features, ablation=split.ablation)
+        for source, known in self._probed:
+            rows = predict_source(
+                variables, source, forward=self._features, loading=self._loading, mesh=self._mesh
+            )
             read.append(rows[known >= 0])
             targets.append(known[known >= 0] > 0.5)
         probe = pipeline.make_pipeline(

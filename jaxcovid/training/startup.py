@@ -17,7 +17,7 @@ from jaxcovid.inference import frozen_parts, out_of_distribution
 from jaxcovid.inference.trained_on import carry_initial
 from jaxcovid.models.representation_net import RepresentationNet
 from jaxcovid.runtime import distributed
-from jaxcovid.runtime.sharding import process_order, replicated_sharding
+from jaxcovid.runtime.sharding import process_place, replicated_sharding
 from jaxcovid.training import loop, lung_marks, messages
 from jaxcovid.training.batches import DeviceBatches
 from jaxcovid.training.compilation import compile_train_step
@@ -27,6 +27,7 @@ from jaxcovid.training.preemption import Termination
 from jaxcovid.training.progress import Progress
 from jaxcovid.training.representation_validation import RepresentationValidator
 from jaxcovid.training.state import TrainState, jit_init_state
+from jaxcovid.training.state_validator import StateValidator
 from jaxcovid.training.validation import Validator
 from jaxcovid.weights import teachers
 from jaxcovid.workdir import run as runs
@@ -125,7 +126,7 @@ def _fit_detector(experiment: Experiment, workdir: Path) -> None:
 
 
 def _train_claimed(
-    experiment: Experiment, workdir: Path, validator: Any, initialise: Any
+    experiment: Experiment, workdir: Path, validator: StateValidator, initialise: Any
 ) -> Result:
     """Restores or initialises the state, compiles the step, and enters the loop."""
     plan, mesh = experiment.plan, experiment.mesh
@@ -198,7 +199,7 @@ def _make_initializer(experiment: Experiment) -> Any:
     )
 
 
-def _make_validator(experiment: Experiment) -> Validator | RepresentationValidator:
+def _make_validator(experiment: Experiment) -> StateValidator:
     if isinstance(experiment.model, RepresentationNet):
         return RepresentationValidator(
             experiment.training,
@@ -224,7 +225,7 @@ def _make_validator(experiment: Experiment) -> Validator | RepresentationValidat
 def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
     """The batches from that of step `start + 1` on."""
     preprocessing, mesh, unpack = experiment.run.augmented_preprocessing, experiment.mesh, None
-    split, processes = experiment.training, process_order(mesh)
+    split, (index, count) = experiment.training, process_place(mesh)
     if experiment.preprocess_on == "device":
         unpack = device_preprocessing.Unpacker(mesh, preprocessing=preprocessing)
     loading = pipeline.Loading(
@@ -234,8 +235,8 @@ def _make_batches(experiment: Experiment, start: int) -> DeviceBatches:
         masks=split.masks,
         views=split.views,
         workers=experiment.workers,
-        process_index=processes.index(jax.process_index()),
-        process_count=len(processes),
+        process_index=index,
+        process_count=count,
     )
     batches = pipeline.train_batches(
         split.source,

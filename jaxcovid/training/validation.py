@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxcovid.data import lung_focus
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.labels import Task
+from jaxcovid.data.pipeline import Loading
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.inference.forward import jit_forward
@@ -24,19 +25,17 @@ from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.metrics import calibration, scores
 from jaxcovid.metrics.thresholds import INVOLVED, choose_thresholds
 from jaxcovid.runtime import distributed
-from jaxcovid.runtime.sharding import replicated_sharding
 from jaxcovid.training.progress import Progress
 from jaxcovid.training.splits import Split
-from jaxcovid.training.state import TrainState
-from jaxcovid.workdir.checkpoint_facts import History, Validation
-from jaxcovid.workdir.checkpoints import Checkpoints
+from jaxcovid.training.state_validator import StateValidator
+from jaxcovid.workdir.checkpoint_facts import Validation
 
 _HEATMAPS = 4  # that are drawn at each validation
 _LEAST_IMAGES = 2000  # of a split for which worker processes are started
 
 
-class Validator:
-    """Validates a state and adds the scores to its checkpoint."""
+class Validator(StateValidator):
+    """Validates a network that screens, segments, or does both."""
 
     def __init__(
         self,
@@ -62,9 +61,16 @@ class Validator:
           loss_weights: of the training, see `losses.class_weights`.
           workers: of the training, see `pipeline.train_batches`.
         """
+        super().__init__(mesh)
         self._split, self._task, self._model = split, task, model
-        self._preprocessing, self._mesh, self._batch_size = preprocessing, mesh, batch_size
-        self._loss_weights, self._workers = loss_weights, workers
+        self._loss_weights = loss_weights
+        self._loading = Loading(
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            ablation=split.ablation,
+            masks=split.masks,
+            workers=validation_workers(workers, len(split.source)),
+        )
         self._forward = jit_forward(mesh, model=model, masks=split.masks)
         records = (split.source[i] for i in range(len(split.source)))  # one at a time
         targets, self._patients, self._sources = zip(
@@ -80,29 +86,22 @@ class Validator:
             positives = np.flatnonzero(self._targets[:, 0] > 0.5)[:_HEATMAPS].tolist()
             self._heatmaps = _HeatmapDrawer(split, positives, model, preprocessing)
 
-    def __call__(
-        self,
-        step: int,
-        state: TrainState,
-        history: History,
-        *,
-        progress: Progress,
-        checkpoints: Checkpoints,
-    ) -> History:
-        """Validates a state that is saved; returns all validations up to this one."""
-        variables = jax.device_put(state.variables, replicated_sharding(self._mesh))
+    def measure(
+        self, step: int, variables: Mapping[str, Any]
+    ) -> tuple[Validation, dict[str, float]]:
+        """See `StateValidator`."""
         validation = self.scores(step, variables)
         scores = {"loss": validation.loss}
         if self._model.classifies:
             scores["auc"] = validation.auc
         scores |= {f"auc_{name}": value for name, value in validation.source_auc.items()}
         scores |= {f"dice_{name}": value for name, value in validation.dice.items()}
-        progress.writer.scalars(step, {f"validation/{k}": v for k, v in sorted(scores.items())})
+        return validation, scores
+
+    def show(self, step: int, variables: Mapping[str, Any], progress: Progress) -> None:
+        """Writes heatmaps, where there are any."""
         if self._heatmaps and distributed.is_main():
             progress.writer.images(step, "heatmaps", self._heatmaps.draw(variables))
-        history = (*history, validation)
-        checkpoints.add_validation(history)
-        return history
 
     def scores(self, step: int, variables: Mapping[str, Any]) -> Validation:
         """The scores of variables that are replicated over the mesh.
@@ -114,12 +113,8 @@ class Validator:
             variables,
             self._split.source,
             forward=self._forward,
-            preprocessing=self._preprocessing,
-            batch_size=self._batch_size,
+            loading=self._loading,
             mesh=self._mesh,
-            ablation=self._split.ablation,
-            workers=validation_workers(self._workers, len(self._split.source)),
-            masks=self._split.masks,
         )
         probabilities, overlaps = result if self._split.masks else (result, None)
         dice = {} if overlaps is None else mean_dice(overlaps, self._patients)

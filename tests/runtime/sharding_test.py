@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import two_processes
 
+from jaxcovid.data.pipeline import Loading
 from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.inference.predict_source import predict_source
 from jaxcovid.runtime import sharding
@@ -143,8 +144,7 @@ def predictions(mesh):
         {},
         source,
         forward=forward,
-        preprocessing=Preprocessing(size=16),
-        batch_size=BATCH,
+        loading=Loading(preprocessing=Preprocessing(size=16), batch_size=BATCH),
         mesh=mesh,
     )
 

@@ -1,5 +1,6 @@
 """Runs that are ended at a validation, and what the loop does at its steps."""
 
+import dataclasses
 import json
 import signal
 import sys
@@ -168,9 +169,9 @@ def test_workers_serve_a_validation_that_is_long_enough(tmp_path, data_dir, monk
     assert validation.validation_workers(8, 1999) == validation.validation_workers(2, 5000) == 0
     given, predict = [], validation.predict_source
 
-    def predict_source(*args, workers, **kwargs):
-        given.append(workers)
-        return predict(*args, **kwargs)
+    def predict_source(*args, loading, **kwargs):
+        given.append(loading.workers)
+        return predict(*args, loading=dataclasses.replace(loading, workers=0), **kwargs)
 
     monkeypatch.setattr(validation, "predict_source", predict_source)
     monkeypatch.setattr(validation, "validation_workers", lambda workers, images: (workers, images))
