@@ -17,17 +17,9 @@ mkdir -p "$1"
 root=$(cd "$1" && pwd)
 IFS=, read -ra sources <<<"$2"
 shift 2
-options=()
-data=()
-for option in "$@"; do
-  case $option in
-    --data_dir=*)  # as the caller means it, not from the folder that is entered below
-      option=--data_dir=$(cd "${option#*=}" && pwd)
-      data=("$option")
-      ;;
-  esac
-  options+=("$option")
-done
+# shellcheck source=launch/options.sh
+source "$(dirname "$0")/options.sh"
+take_options "$@"
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 environment requirements.txt

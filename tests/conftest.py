@@ -87,6 +87,14 @@ def trained(tmp_path_factory, data_dir):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory):
+    """A data directory with the phantom."""
+    directory = tmp_path_factory.mktemp("phantom")
+    prepare.build("phantom", directory)
+    return directory
+
+
 REAL = {
     "covid_ct": ("COVID-CT", {}),
     "covid_chestxray": ("covid-chestxray-dataset", {"allow_missing": True}),

@@ -19,7 +19,7 @@ def test_each_source_is_left_out_and_tested_on(tmp_path):
         source_trees.prepare_source(name, data, tmp_path / "sources", seed=seed)
     launch = tmp_path / "launch"
     launch.mkdir()
-    for name in ("leave_one_source_out.sh", "unseen_table.py"):
+    for name in ("leave_one_source_out.sh", "options.sh", "unseen_table.py"):
         shutil.copy(REPOSITORY / "launch" / name, launch)
     # This interpreter instead of an environment of its own.
     (launch / "environment.sh").write_text(

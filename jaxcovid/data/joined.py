@@ -103,10 +103,10 @@ class JoinedDataset(Dataset):
                 for split, source in sources.items()
                 if member.name in source.sources
             }
-            found = image_cache.cache_images(
+            kept = image_cache.cache_images(
                 own, cache=cache, folder=member.directory, digest=member.digest
             )
-            for split, source in found.items():
+            for split, source in kept.items():
                 cached[split][member.name] = source
         return {split: source.with_sources(cached[split]) for split, source in sources.items()}
 

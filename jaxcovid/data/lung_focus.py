@@ -41,19 +41,19 @@ class View:
       box: rows and columns that are shown.
       inside: bool [h, w], what of the image is not filled; None fills nothing.
       fill: gray value outside of `inside`.
-      found: False of an image that is shown whole, because nothing tells its lungs.
+      has_lungs: False of an image that is shown whole, because nothing tells its lungs.
     """
 
     shape: tuple[int, int]
     box: tuple[slice, slice]
     inside: np.ndarray | None = None
     fill: int = 0
-    found: bool = True
+    has_lungs: bool = True
 
     @classmethod
     def whole(cls, shape: tuple[int, int]) -> "View":
         """That of an image of some height and width which is shown as it is."""
-        return cls(shape, (slice(0, shape[0]), slice(0, shape[1])), found=False)
+        return cls(shape, (slice(0, shape[0]), slice(0, shape[1])), has_lungs=False)
 
     def __call__(self, gray: np.ndarray) -> np.ndarray:
         """What is shown of the image uint8 [h, w]: uint8 [box]."""

@@ -72,7 +72,7 @@ def across_sources(
 
 
 def _telling(scored: Sequence[ScoredSplit], workers: int) -> dict[str, dict[str, Score]]:
-    features = np.concatenate([s.predictor.features(s.source, workers=workers) for s in scored])
+    features = np.concatenate([s.predictor.features(s.shown, workers=workers) for s in scored])
     positive = np.concatenate([s.predictions.positive for s in scored])
     sources, patients = [], []
     for each in scored:

@@ -32,8 +32,7 @@ class ScoredSplit:
       uncalibrated: probabilities of the positive class before the temperature, float [n].
       groups: of each image, see `subgroups.groups_of`.
       seen: how much of it the network has learned from.
-      without_lungs: images that were shown whole because no lungs were found; None of a network
-        that is shown whole images.
+      shown: the records, with what the network is shown of them, see `Predictor.focused`.
     """
 
     predictor: Predictor
@@ -44,7 +43,15 @@ class ScoredSplit:
     uncalibrated: np.ndarray
     groups: Sequence[Mapping[str, str]]
     seen: Overlap
-    without_lungs: int | None = None
+    shown: Sequence[Record] = ()
+
+    @property
+    def without_lungs(self) -> int | None:
+        """Images that were shown whole because no lungs were found.
+
+        None of a network that is shown whole images.
+        """
+        return self.shown.without_lungs if isinstance(self.shown, FocusedSource) else None
 
     @property
     def has_lesion_masks(self) -> bool:
@@ -91,7 +98,7 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
         uncalibrated=probabilities[:, 0],
         groups=groups,
         seen=seen,
-        without_lungs=shown.without_lungs if isinstance(shown, FocusedSource) else None,
+        shown=shown,
     )
 
 

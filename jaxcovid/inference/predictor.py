@@ -232,7 +232,7 @@ class Predictor(Network):
         if self.lungs is None:
             return warnings
         return [
-            "; ".join(filter(None, [warning, "" if view.found else NO_LUNGS]))
+            "; ".join(filter(None, [warning, "" if view.has_lungs else NO_LUNGS]))
             for warning, view in zip(warnings, self.prepare(grays)[1], strict=True)
         ]
 

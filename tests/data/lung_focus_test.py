@@ -80,7 +80,7 @@ def test_an_image_without_plausible_lungs_stays_as_it_is(use, marks):
     clean = focus(use).clean(marks)
     assert not clean.any()
     view, gray = focus(use).view((90, 70), clean), gray_of((90, 70))
-    assert not view.found
+    assert not view.has_lungs
     np.testing.assert_array_equal(view(gray), gray)
 
 

@@ -217,7 +217,8 @@ def stages(tmp_path_factory, xray_data):
     """The workdirs of `launch/deep_cxr_net.sh` with narrow networks: all three stages as typed."""
     folder = tmp_path_factory.mktemp("launch")
     (folder / "launch").mkdir()
-    shutil.copy(REPOSITORY / "launch" / "deep_cxr_net.sh", folder / "launch")
+    for name in ("deep_cxr_net.sh", "options.sh"):
+        shutil.copy(REPOSITORY / "launch" / name, folder / "launch")
     # This interpreter instead of an environment of its own.
     (folder / "launch" / "environment.sh").write_text(
         f'environment() {{ :; }}\npython() {{ "{sys.executable}" "$@"; }}\n'

@@ -11,7 +11,7 @@ import pytest
 import runs
 import two_processes
 
-from jaxcovid import evaluate, predict, prepare
+from jaxcovid import evaluate, predict
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.lung_focus import LungFocus
@@ -34,13 +34,6 @@ OPTIONS = (
     "--config.validations_per_epoch=10",
     "--config.model.head=gap",
 )
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("phantom")
-    prepare.build("phantom", directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +141,7 @@ def test_an_image_without_lungs_is_screened_whole_and_says_so(
     network, source = predictor.load(alone), open_dataset("phantom", phantom).source("test")
     gray = decode_gray(source[3]["image"])
     inputs, (view,) = network.prepare([gray])
-    assert not view.found
+    assert not view.has_lungs
     np.testing.assert_array_equal(inputs[0], network.preprocessing(gray))
     cv2.imwrite(str(tmp_path / "slice.png"), gray)
     (row,) = predict.run(alone, [tmp_path / "slice.png"])

@@ -199,15 +199,6 @@ CONFIG = (
 )
 
 
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    from jaxcovid import prepare
-
-    directory = tmp_path_factory.mktemp("phantom")
-    prepare.build("phantom", directory)
-    return directory
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("variant", ["debug", "joint,debug"])
 def test_a_run_is_trained_evaluated_and_segments(variant, phantom, tmp_path, command):
