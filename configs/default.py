@@ -60,6 +60,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.slices = 0
     config.profile = (0, 0)  # first and last step that are traced for TensorBoard; (0, 0) none
 
+    _add_network(config)
+    _add_images(config)
+    apply_variants(config, chosen(variant, ("debug",)))
+    return config
+
+
+def _add_network(config: ml_collections.ConfigDict) -> None:
+    """The optimizer, the network, and what it begins with and learns from."""
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-5  # Adam's (paper, section 4.2); peak of one_cycle
     config.optimizer.schedule = "constant"  # constant | one_cycle
@@ -102,6 +110,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.segmentation = ml_collections.ConfigDict()
     config.segmentation.weight = 1.0  # joint: of the loss of the masks beside that of the classes
 
+
+def _add_images(config: ml_collections.ConfigDict) -> None:
+    """What happens to images, which are trained on, and what is learned without labels."""
     config.preprocessing = ml_collections.ConfigDict()
     config.preprocessing.size = 256  # pixels a side of the network's input
     config.preprocessing.rotation_deg = 15.0  # training: uniform in [-15, 15] degrees
@@ -144,9 +155,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.distillation.teachers = ()  # folders of jaxcovid.convert, or workdirs, of any backbone
     config.contrastive = ml_collections.ConfigDict()
     config.contrastive.width = 1024  # features of the embedding that is compared
-
-    apply_variants(config, chosen(variant, ("debug",)))
-    return config
 
 
 def chosen(variant: str, known: Sequence[str]) -> list[str]:

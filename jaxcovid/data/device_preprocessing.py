@@ -19,8 +19,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcovid.data import device_steps
+from jaxcovid.data.geometry import resized_shape
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.preprocessing import Preprocessing, resized_shape
+from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.runtime.sharding import batch_sharding
 
 # Sides of the canvases: a film has up to 4,300 px, and no square image of more is decoded.

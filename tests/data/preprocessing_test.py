@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxcovid.data import decoding, preprocessing
+from jaxcovid.data import decoding, geometry, preprocessing
 
 
 def noise(height, width, seed=0):
@@ -27,7 +27,7 @@ def blob(height, width, y, x):
 
 def moved(image, seed, *, rotation_deg=15.0, translation_fraction=0.05, fill=128):
     """An image after step 1 with the numbers of a seed."""
-    matrix = preprocessing.random_affine(
+    matrix = geometry.random_affine(
         image.shape,
         rng=np.random.default_rng(seed),
         rotation_deg=rotation_deg,
