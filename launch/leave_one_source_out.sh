@@ -5,12 +5,13 @@
 # --config.preprocessing.size=256 --data_dir=DIR. Environment, names separated by blanks:
 #   VARIANTS  of configs/unseen_source.py (scratch imagenet augmented)
 #   SEEDS     of each (0)
+#   LEFT      sources to leave out, for one machine each (all SOURCES)
 #   LUNGS     workdir of a network that segments, for the variants lungs and lesion
 #   MASKS     data sets with masks, for the variant lesion (covid19_ct_seg)
 # The table is ROOT/table.md. Started again, it skips what is finished and resumes the rest.
 set -euo pipefail
 if [ $# -lt 2 ]; then
-  sed -n '2,10s/^# //p' "$0" >&2
+  sed -n '2,11s/^# //p' "$0" >&2
   exit 2
 fi
 mkdir -p "$1"
@@ -56,7 +57,7 @@ one() {
     ${data[@]+"${data[@]}"}
 }
 
-for left in "${sources[@]}"; do
+for left in ${LEFT:-${sources[*]}}; do
   for variant in ${VARIANTS:-scratch imagenet augmented}; do
     for seed in ${SEEDS:-0}; do
       one "$left" "$variant" "$seed"
