@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Trains on all sources but one, tests on the one that is left out, and does so for each:
 #   bash launch/leave_one_source_out.sh ROOT SOURCE,SOURCE[,...] [OPTIONS]
-# SOURCES are prepared data sets with the class COVID-19. OPTIONS go to all trainings, as in
+# SOURCES are prepared data sets with the class COVID-19, or such as covid_chestxray/without_eurorad,
+# whose own test split is a source that is left out. OPTIONS go to all trainings, as in
 # --config.preprocessing.size=256 --data_dir=DIR. Environment, names separated by blanks:
 #   VARIANTS  of configs/unseen_source.py (scratch imagenet augmented)
 #   SEEDS     of each (0)
 #   LEFT      sources to leave out, for one machine each (all SOURCES)
+#   BESIDE    data sets to train on in any case (none)
 #   LUNGS     workdir of a network that segments, for the variants lungs and lesion
 #   MASKS     data sets with masks, for the variant lesion (covid19_ct_seg)
 # The table is ROOT/table.md. Started again, it skips what is finished and resumes the rest.
 set -euo pipefail
 if [ $# -lt 2 ]; then
-  sed -n '2,11s/^# //p' "$0" >&2
+  sed -n '2,13s/^# //p' "$0" >&2
   exit 2
 fi
 mkdir -p "$1"
@@ -28,9 +30,16 @@ environment requirements.txt
 # one SOURCE VARIANT SEED: trains without SOURCE and tests on it
 one() {
   local left=$1 variant=$2 seed=$3 trained=() source workdir
-  for source in "${sources[@]}"; do
-    [ "$source" = "$left" ] || trained+=("$source")
-  done
+  case $left in
+    */without_*) trained=("$left") ;;
+    *)
+      for source in "${sources[@]}"; do
+        [ "$source" = "$left" ] || trained+=("$source")
+      done
+      ;;
+  esac
+  # shellcheck disable=SC2206
+  trained+=(${BESIDE:-})
   local more=()
   case $variant in
     lungs | lesion)
@@ -46,7 +55,7 @@ one() {
     more+=(--config.mixture.unlabelled="($masked)")
   fi
   workdir=$root/${left//\//-}/$variant/$seed
-  if [ -e "$workdir/evaluation/$left/test/metrics.json" ]; then
+  if [ -n "$(find "$workdir/evaluation" -path '*/test/metrics.json' 2>/dev/null)" ]; then
     echo "$workdir is finished"
     return
   fi

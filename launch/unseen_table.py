@@ -41,7 +41,7 @@ def lines(root: Path) -> Iterator[tuple[str, ...]]:
 
 def _tests(workdir: Path) -> list[Path]:
     """The folder of the evaluation on the source that was left out; none if it is not finished."""
-    return [path.parent for path in (workdir / "evaluation").glob("*/**/test/metrics.json")]
+    return [path.parent for path in (workdir / "evaluation").glob("**/test/metrics.json")]
 
 
 def _difference(one: Path, other: Path) -> str:

@@ -165,6 +165,28 @@ def test_covid_chestxray_joins_patients_of_one_film(tmp_path, caplog):
     assert "a.png is listed under patients 285 and 339" in caplog.text
 
 
+def test_covid_chestxray_leaves_a_site_out(tmp_path):
+    """All its films are tested, and its patients' films of elsewhere are in no split."""
+    hosts = ("radiopaedia.org", "www.eurorad.org", "www.nejm.org")
+    lines = ["patientid,finding,view,filename,url"]
+    for i in range(120):
+        finding = ("COVID-19", "SARS")[i % 2]
+        lines.append(f"{i},{finding},PA,{i}.png,https://{hosts[i // 2 % 3]}/case/{i}")
+        write_image(tmp_path / "films" / "images" / f"{i}.png", i)
+    lines.append("4,COVID-19,AP,again.png,https://www.eurorad.org/case/4")
+    write_image(tmp_path / "films" / "images" / "again.png", 200)
+    (tmp_path / "films" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    options = {"source": str(tmp_path / "films")}
+    dataset = prepare.build("covid_chestxray/without_elsewhere", tmp_path / "data", **options)
+    ids = {split: {r["id"] for r in dataset.source(split)} for split in dataset.split_sizes}
+    assert ids["test"] == {f"{i}.png" for i in range(120) if i // 2 % 3 == 2}
+    assert len(ids["train"]) == 72
+    assert len(ids["validation"]) == 8
+    assert "again.png" not in ids["train"] | ids["validation"]
+    with pytest.raises(ValueError, match="the 0 images of hannover have no COVID-19 and no other"):
+        prepare.build("covid_chestxray/without_hannover", tmp_path / "data", **options)
+
+
 def test_covid_chestxray_refuses_what_it_does_not_know(tmp_path):
     source = chestxray_tree(tmp_path, "late", [("1", "COVID-19", "Oblique", "a.png")])
     with pytest.raises(ValueError, match="unknown views: Oblique; known are PA, AP"):

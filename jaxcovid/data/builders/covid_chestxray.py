@@ -7,16 +7,16 @@ import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlparse
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from sklearn import model_selection
 
 from jaxcovid.data import datasets, decoding
 from jaxcovid.data.builders.base import FILM_FEATURES, ImageBuilder
-from jaxcovid.data.builders.splits import split_by_patient
+from jaxcovid.data.builders.splits import leave_site_out, split_by_film, split_by_patient
 from jaxcovid.data.builders.tables import (
     Row,
     age_of,
@@ -36,6 +36,13 @@ LAYOUT = """\
 CLASSES = ("COVID-19", "other")
 FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")
 _OTHER_VIEWS = ("L", "Axial", "Coronal", "?", "")  # lateral, CT, unknown
+SITES = {  # groups of films that can be left out together, by the host of their address
+    "radiopaedia.org": "radiopaedia",
+    "www.eurorad.org": "eurorad",
+    "github.com": "hannover",  # the collection of the medical school there
+}
+ELSEWHERE = "elsewhere"  # most of them figures of articles
+_WITHOUT = "without_"
 _NO_FINDING_YET = {"todo", "unknown", ""}
 _NEEDED = ("patientid", "finding", "view", "filename")
 _ALIASES = {"wbc_count": "leukocyte_count"}
@@ -58,7 +65,7 @@ _CITATION = """\
 
 
 class CovidChestxray(ImageBuilder):
-    """Builder of covid-chestxray-dataset: configs `patient` and `paper`.
+    """Builder of covid-chestxray-dataset: configs `patient`, `paper` and `without_SITE`.
 
     Beside the image a record has `finding` (as the table has it), `view`, `sex` ("M", "F" or ""),
     `age` (years, -1 unknown), `document` (DOI or address of the publication) and `lung_mask` (a PNG
@@ -73,6 +80,14 @@ class CovidChestxray(ImageBuilder):
             name="paper",
             description="Films split 60/10/30 at random, patients across splits, and up to 100 "
             "other-pneumonia films of other data sets in the test split; for comparison only.",
+        ),
+        *(
+            tfds.core.BuilderConfig(
+                name=f"{_WITHOUT}{site}",
+                description=f"All films of {site} are the test split; of those of other sites, "
+                "patients are split 90/10 into train and validation.",
+            )
+            for site in (*SITES.values(), ELSEWHERE)
         ),
     )
     DEFAULT_BUILDER_CONFIG_NAME = "patient"
@@ -109,7 +124,9 @@ class CovidChestxray(ImageBuilder):
         rows = read_rows(self.source, allow_missing=self.allow_missing)
         if self.builder_config.name == "patient":
             return split_by_patient(rows, test_tenths=3)
-        split = _split_films(rows)
+        if self.builder_config.name.startswith(_WITHOUT):
+            return leave_site_out(rows, self.builder_config.name.removeprefix(_WITHOUT))
+        split = split_by_film(rows)
         split["test"] += pneumonia_films(self._other_pneumonia)
         return split
 
@@ -130,8 +147,8 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
     Returns:
         For each frontal film with a finding: `path`, `id` (file name), `patient` (of a film that
         is listed under several, all of them, joined by "+"), `label`, `finding`, `view`, `sex`,
-        `age`, `document`,
-        `lung_mask` (path of a PNG, or None).
+        `age`, `document`, `site` (of `SITES`, or `ELSEWHERE`), `lung_mask` (path of a PNG, or
+        None).
 
     Raises:
         FileNotFoundError: If the folder, the table or films are missing; names every one.
@@ -171,6 +188,7 @@ def read_rows(source: str | None, *, allow_missing: bool = False) -> list[Row]:
             "sex": entry.get("sex", ""),
             "age": age_of(entry.get("age", "")),
             "document": entry.get("doi") or entry.get("url", ""),
+            "site": SITES.get(urlparse(entry.get("url", "")).netloc, ELSEWHERE),
             "lung_mask": _mask_path(root, name),
         }
         for name, entry in {entry["filename"]: entry for entry in frontal}.items()
@@ -218,15 +236,6 @@ def _join_patients(entries: Sequence[dict[str, str]]) -> dict[str, str]:
 def _mask_path(root: pathlib.Path, name: str) -> pathlib.Path | None:
     path = root / "annotations" / "lungVAE-masks" / f"{pathlib.Path(name).stem}_mask.png"
     return path if path.is_file() else None
-
-
-def _split_films(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Splits films 60/10/30 at random, each part with the same mixture of classes."""
-    share = {"random_state": 0, "stratify": [row["label"] for row in rows]}
-    rest, test = model_selection.train_test_split(list(rows), test_size=0.3, **share)
-    share["stratify"] = [row["label"] for row in rest]
-    train, validation = model_selection.train_test_split(rest, test_size=1 / 7, **share)
-    return {"train": train, "validation": validation, "test": test}
 
 
 def pneumonia_films(prepared: Sequence[datasets.Dataset], limit: int = 100) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Splits of images into train, validation and test, no patient in two of them."""
+"""Splits of images into train, validation and test."""
 
 import collections
 from collections.abc import Sequence
@@ -51,3 +51,34 @@ def split_by_patient(rows: Sequence[Row], *, test_tenths: int) -> dict[str, list
     for row, fold in zip(rows, fold_of, strict=True):
         split[names[fold]].append(row)
     return split
+
+
+def leave_site_out(rows: Sequence[Row], site: str) -> dict[str, list[Row]]:
+    """Tests on all images of a site; of the patients of other sites a tenth is for validation.
+
+    Args:
+        rows: With `patient`, `label` and `site`.
+        site: The one that is left out; its patients are in no other split.
+
+    Raises:
+        ValueError: If a class is missing there, or has fewer than ten patients elsewhere.
+    """
+    test = [row for row in rows if row["site"] == site]
+    classes = {row["label"] for row in rows}
+    if missing := sorted(classes - {row["label"] for row in test}):
+        raise ValueError(f"the {len(test)} images of {site} have no {' and no '.join(missing)}")
+    tested = {row["patient"] for row in test}
+    rest = [row for row in rows if row["patient"] not in tested]
+    return {**split_by_patient(rest, test_tenths=0), "test": test}
+
+
+def split_by_film(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Splits films 60/10/30 at random, each part with the same mixture of classes.
+
+    Patients cross the splits.
+    """
+    share = {"random_state": 0, "stratify": [row["label"] for row in rows]}
+    rest, test = model_selection.train_test_split(list(rows), test_size=0.3, **share)
+    share["stratify"] = [row["label"] for row in rest]
+    train, validation = model_selection.train_test_split(rest, test_size=1 / 7, **share)
+    return {"train": train, "validation": validation, "test": test}
