@@ -53,6 +53,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.lungs.use = "crop"
     if "lesion" in taken:
         config.objective = "joint"
+        config.optimizer.head_lr_multiplier = 10.0  # the decoder begins at random
     if "debug" in chosen:
         default.make_debug(config)
     return config
