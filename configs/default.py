@@ -78,7 +78,7 @@ def _add_network(config: ml_collections.ConfigDict) -> None:
     config.optimizer.accumulate_steps = 1
 
     config.model = ml_collections.ConfigDict()
-    # densenet121 | densenet169 | resnet50 | efficientnet_lite0
+    # densenet121 | densenet169 | efficientnet_lite0 | resnet50 | vgg16 | light_cnn
     config.model.backbone = "densenet121"
     config.model.attention = "compact"  # compact (one-channel pyramid) | wide | none
     config.model.head = "flatten"  # flatten (the paper) | gap (any input size)

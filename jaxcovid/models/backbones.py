@@ -1,7 +1,8 @@
 """The backbones of the networks, by name.
 
 Each gives maps [b, h / s, w / s, c] of images [b, h, w, 1 or 3], for s of 4, 8, 16 and 32; the last
-one after its activation. Screening reads the last map alone, the decoder all four.
+one after its activation. Screening reads the last map alone, the decoder all four; light_cnn, whose
+last map is larger than the one before, serves screening alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +13,17 @@ import flax.linen as nn
 from jaxcovid.models.densenet import DenseNet
 from jaxcovid.models.efficientnet_lite import EfficientNetLite
 from jaxcovid.models.fused.densenet import FusedDenseNet
+from jaxcovid.models.light_cnn import LightCNN
 from jaxcovid.models.resnet import ResNet
+from jaxcovid.models.vgg import VGG
 
-BACKBONES = ("densenet121", "densenet169", "resnet50", "efficientnet_lite0")
+_OF_ONE_FORM: Mapping[str, Callable[..., nn.Module]] = {
+    "resnet50": ResNet,
+    "vgg16": VGG,
+    "light_cnn": LightCNN,
+}
+BACKBONES = ("densenet121", "densenet169", "efficientnet_lite0", *_OF_ONE_FORM)
+FOR_SCREENING_ALONE = ("light_cnn",)
 DEPTHS_169 = (6, 12, 32, 32)
 
 
@@ -36,8 +45,8 @@ def make_backbone(
       grouped_depthwise: of efficientnet_lite0, see `EfficientNetLite.grouped`.
       **shared: `dtype` and `axis_name`.
     """
-    if name == "resnet50":
-        return ResNet(**shared)
+    if name in _OF_ONE_FORM:
+        return _OF_ONE_FORM[name](**shared)
     if name == "efficientnet_lite0":
         return EfficientNetLite(**shared, grouped=grouped_depthwise)
     shape = {"depths": DEPTHS_169} if name == "densenet169" else densenet

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxcovid.models.backbones import FOR_SCREENING_ALONE
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.models.representation_net import ContrastiveNet, DistillationNet, Teacher
@@ -44,6 +45,8 @@ def make_model(
         raise ValueError(f"objective is {objective!r}; use one of {', '.join(OBJECTIVES)}")
     if objective != "screening" and config["network"] != "deep_ct_net":
         raise ValueError(f"objective={objective} needs --config.network=deep_ct_net")
+    if objective != "screening" and options["backbone_name"] in FOR_SCREENING_ALONE:
+        raise ValueError(f"model.backbone={options['backbone_name']} needs objective=screening")
     if objective == "contrastive":
         return ContrastiveNet(width=config["contrastive"]["width"], **options)
     if objective == "distillation":

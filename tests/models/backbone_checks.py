@@ -42,7 +42,7 @@ def assert_bfloat16_keeps_float32(model, side):
 
     maps, updates = train(jnp.bfloat16)
     assert {x.dtype for x in maps} == {jnp.dtype("bfloat16")}
-    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(updates)} <= {jnp.dtype("float32")}
     exact = jax.tree.leaves(train(jnp.float32))
     for one, other in zip(jax.tree.leaves((maps, updates)), exact, strict=True):
         assert np.linalg.norm(np.float64(one) - other) < 0.05 * np.linalg.norm(other)

@@ -13,10 +13,12 @@ from backbone_checks import assert_bfloat16_keeps_float32, random_image, random_
 from jax.sharding import PartitionSpec as P
 
 from jaxcovid.inference.grad_cam import grad_cam
-from jaxcovid.models.backbones import BACKBONES
+from jaxcovid.models.backbones import BACKBONES, FOR_SCREENING_ALONE
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.efficientnet_lite import Block, EfficientNetLite, convolve_depthwise
+from jaxcovid.models.light_cnn import LightCNN
 from jaxcovid.models.resnet import ResNet
+from jaxcovid.models.vgg import VGG
 from jaxcovid.runtime import sharding
 from jaxcovid.runtime.sharding import BATCH_AXIS
 
@@ -25,6 +27,8 @@ CHANNELS = {
     "densenet169": 1664,
     "resnet50": 2048,
     "efficientnet_lite0": 1280,
+    "vgg16": 512,
+    "light_cnn": 256,
 }
 # Published: with a fully connected layer for the 1,000 classes of ImageNet.
 PUBLISHED = {
@@ -32,9 +36,11 @@ PUBLISHED = {
     "densenet169": 14_149_480,
     "resnet50": 25_557_032,
     "efficientnet_lite0": 4_652_008,
+    "vgg16": 14_714_688 + 513_000,  # without its own fully connected layers, and with this one
 }
 NARROW = {
     "resnet": partial(ResNet, width=4, depths=(1, 2, 1, 1)),
+    "vgg": partial(VGG, widths=(2, 3, 4, 4, 5), depths=(1, 1, 2, 1, 1)),
     "efficientnet_lite": partial(
         EfficientNetLite,
         blocks=(
@@ -67,7 +73,7 @@ def evaluate(model, variables, image):
     return gradients, maps, updates
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_are_those_published(name):
     model = DeepCTNet(backbone_name=name, head="gap", attention="none", outputs=1000)
     image = jnp.zeros((2, 96, 160, 1))
@@ -77,6 +83,28 @@ def test_sizes_are_those_published(name):
     norm = 2 * CHANNELS[name]  # ours, before the classifier
     parameters = sum(x.size for x in jax.tree.leaves(variables["params"])) - norm
     assert parameters == PUBLISHED[name]
+
+
+def test_the_fire_modules_have_the_size_of_squeezenet():
+    """Its 1,248,424 parameters less its classifier of 512 channels, and what is new."""
+    assert set(BACKBONES) == {*PUBLISHED, *FOR_SCREENING_ALONE}
+    image = jnp.zeros((2, 96, 160, 1))
+    variables = jax.eval_shape(partial(LightCNN().init, train=False), jax.random.key(0), image)
+    counted = jax.tree.leaves(
+        {
+            layer: {k: v for k, v in tree.items() if k != "norm"}
+            for layer, tree in variables["params"].items()
+            if not layer.startswith("final")
+        }
+    )
+    assert sum(x.size for x in counted) == 1_248_424 - 513_000
+    maps = jax.eval_shape(partial(LightCNN().apply, train=False), variables, image)
+    assert [x.shape for x in maps] == [
+        (2, 24, 40, 256),
+        (2, 12, 20, 512),
+        (2, 6, 10, 512),
+        (2, 24, 40, 256),
+    ]
 
 
 @pytest.mark.parametrize("name", NARROW)

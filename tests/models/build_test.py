@@ -51,3 +51,10 @@ def test_parts_are_frozen_in_the_order_of_their_names():
 def test_an_unknown_network_names_the_known_ones():
     with pytest.raises(ValueError, match="use one of deep_ct_net, deep_cxr_net"):
         build.make_model(config_of("resnet"), outputs=1, exclusive=False)
+
+
+def test_a_backbone_for_screening_alone_is_refused_elsewhere():
+    config = config_of(backbone="light_cnn", attention="none", head="gap")
+    assert build.make_model(config, outputs=1, exclusive=False).backbone_name == "light_cnn"
+    with pytest.raises(ValueError, match="light_cnn needs objective=screening"):
+        build.make_model({**config, "objective": "joint"}, outputs=1, exclusive=False)
