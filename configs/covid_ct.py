@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.dataset = "covid_ct"
     if "imagenet" in chosen:
-        _begin_with_imagenet(config)
+        begin_with_imagenet(config, "weights/densenet121")
     if "lite0" in chosen:
         take_lite0(config, weights="imagenet" in chosen)
         config.model.attention = "none"
@@ -47,9 +47,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def _begin_with_imagenet(config: ml_collections.ConfigDict) -> None:
+def begin_with_imagenet(config: ml_collections.ConfigDict, weights: str) -> None:
+    """Begins with the features of ImageNet in a folder; what is new learns alone at first."""
     default.make_scratch(config)
-    config.init.weights = "weights/densenet121"
+    config.init.weights = weights
     config.init.freeze_epochs = 2.0
     config.init.layer_decay = 0.8
     # Of ImageNet, means of its three channels.

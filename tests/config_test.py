@@ -1,4 +1,5 @@
 import importlib
+import operator
 import pathlib
 
 import pytest
@@ -98,6 +99,24 @@ def test_the_features_of_imagenet_keep_the_input_that_they_were_trained_with():
     assert config.init.weights == "weights/efficientnet_lite0"
     assert (config.preprocessing.mean, config.preprocessing.std) == (127.0, 128.0)
     assert get("covid_ct", "lite0").init.weights == ""
+
+
+def test_rivals_differ_in_their_network_alone():
+    def changed(variant):
+        config, other = get("rivals", variant), get("covid_ct", "scratch")
+        return {
+            name
+            for name in options(config)
+            if operator.attrgetter(name)(config) != operator.attrgetter(name)(other)
+        }
+
+    network = {"model.backbone", "model.attention", "model.head"}
+    for name in ("densenet169", "resnet50", "vgg16", "light_cnn", "lite0"):
+        assert changed(name) == network
+    assert changed("covid_resnet") == network | {"preprocessing.size"}
+    assert get("rivals", "lite0,imagenet").preprocessing.std == 128.0
+    with pytest.raises(ValueError, match="give one of densenet169"):
+        get("rivals", "vgg16,resnet50")
 
 
 def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path):
