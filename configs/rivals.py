@@ -19,9 +19,9 @@ The ensemble of reference [12] is the mean of two networks:
 
 covid_resnet is trained three times, each from the one before; `:covid_resnet` is the first:
 
-    python -m jaxcovid.train --config=configs/rivals.py:covid_resnet --workdir=runs/covid_resnet128
-    python -m jaxcovid.train --config=configs/rivals.py:covid_resnet --workdir=runs/covid_resnet224 \
-        --config.preprocessing.size=224 --config.init.weights=runs/covid_resnet128 \
+    python -m jaxcovid.train --config=configs/rivals.py:covid_resnet --workdir=runs/resnet128
+    python -m jaxcovid.train --config=configs/rivals.py:covid_resnet --workdir=runs/resnet224 \
+        --config.preprocessing.size=224 --config.init.weights=runs/resnet128 \
         --config.init.what=everything
 
 Without a name it is densenet169. `,debug` runs in seconds.
