@@ -4,13 +4,14 @@
 
 A line for each source that is left out and each variant: the AUC of every seed there, the 95 %
 interval of the first, and how much that is above the variant before (patients resampled together).
+Of networks that segment as well, a further line with the AUC of the share of the lungs involved.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ def lines(root: Path) -> Iterator[tuple[str, ...]]:
             tests = [test for seed in sorted((left / variant).iterdir()) for test in _tests(seed)]
             if not tests:
                 continue
-            aucs = [json.loads((test / "metrics.json").read_text())["auc"] for test in tests]
-            values = ", ".join(f"{auc['value']:.3f}" for auc in aucs)
+            metrics = [json.loads((test / "metrics.json").read_text()) for test in tests]
             difference = _difference(tests[0], before) if before else ""
-            yield left.name, variant, values, _interval(aucs[0]), difference
+            yield left.name, variant, *_aucs([each["auc"] for each in metrics]), difference
+            if all((each.get("segmentation") or {}).get("auc") for each in metrics):
+                shares = [each["segmentation"]["auc"] for each in metrics]
+                yield left.name, f"{variant}: share involved", *_aucs(shares), ""
             before = tests[0]
 
 
@@ -58,8 +61,11 @@ def _predictions(test: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _interval(score: dict[str, Any]) -> str:
-    return f"{score['low']:.3f} to {score['high']:.3f}"
+def _aucs(scores: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The values of all seeds and the interval of the first; none without lesion in any image."""
+    first = scores[0]
+    interval = "" if first["low"] is None else f"{first['low']:.3f} to {first['high']:.3f}"
+    return ", ".join(f"{score['value']:.3f}" for score in scores), interval
 
 
 def main() -> None:
