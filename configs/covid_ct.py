@@ -40,11 +40,22 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         begin_with_imagenet(config, "weights/densenet121")
     if "lite0" in chosen:
         take_lite0(config, weights="imagenet" in chosen)
-        config.model.attention = "none"
-        config.model.head = "gap"
-        config.optimizer.learning_rate = 3e-4
+        _leave_attention_out(config)
     default.apply_variants(config, chosen)
     return config
+
+
+def fine_tune_lite0(config: ml_collections.ConfigDict) -> None:
+    """The recipe `imagenet,lite0`, which was chosen on the validation split of COVID-CT."""
+    begin_with_imagenet(config, "")
+    take_lite0(config)
+    _leave_attention_out(config)
+
+
+def _leave_attention_out(config: ml_collections.ConfigDict) -> None:
+    config.model.attention = "none"
+    config.model.head = "gap"
+    config.optimizer.learning_rate = 3e-4
 
 
 def begin_with_imagenet(config: ml_collections.ConfigDict, weights: str) -> None:

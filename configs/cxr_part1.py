@@ -6,12 +6,14 @@
 The paper does not name its six diseases: these are the five of CheXpert's competition and
 pneumonia. Of CheXpert's uncertain labels those of atelectasis and edema count as present, those of
 pneumonia are left out of the loss, the others count as absent. `:chestxray14` takes the other data
-set; `,scratch` has the rate and schedule for random initialisation, `,debug` runs in seconds.
+set; `,scratch` has the rate and schedule for random initialisation, `,lite0` begins with
+EfficientNet-Lite0 and the features of ImageNet, see `configs/covid_ct.py`, `,debug` runs in
+seconds.
 """
 
 import ml_collections
 
-from configs import default
+from configs import covid_ct, default
 
 FINDINGS = (
     "Atelectasis",
@@ -21,7 +23,7 @@ FINDINGS = (
     "Pleural Effusion",
     "Pneumonia",
 )
-VARIANTS = ("chexpert", "chestxray14", "scratch", "debug")
+VARIANTS = ("chexpert", "chestxray14", "scratch", "lite0", "debug")
 
 
 def get_config(variant: str = "chexpert") -> ml_collections.ConfigDict:
@@ -33,5 +35,7 @@ def get_config(variant: str = "chexpert") -> ml_collections.ConfigDict:
     config.findings = FINDINGS
     config.uncertain.ones = ("Atelectasis", "Edema")
     config.uncertain.ignore = ("Pneumonia",)
+    if "lite0" in chosen:
+        covid_ct.fine_tune_lite0(config)
     default.apply_variants(config, chosen)
     return config

@@ -2,7 +2,7 @@
 # The three stages of Deep-CXR-Net, one after the other, each evaluated on its test split:
 #   bash launch/deep_cxr_net.sh WORKROOT [OPTIONS]
 # OPTIONS go to all three trainings, as in --config.preprocessing.size=128 --data_dir=DIR.
-# Environment: PART1 is chestxray14 (default) or chexpert, VARIANT one of the configs' (scratch).
+# Environment: PART1 is chestxray14 (default) or chexpert, VARIANT of the configs (scratch, lite0).
 # Needs the data sets PART1, chest_xray_pneumonia and covid_chestxray, prepared. Started again, it
 # skips what is finished and resumes where it was ended.
 set -euo pipefail
