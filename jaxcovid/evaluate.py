@@ -8,6 +8,8 @@ python -m jaxcovid.evaluate --workdir=runs/covid_ct --sources=covid_ct,sars_cov_
 WORKDIR/evaluation/[DATASET/]SPLIT/ gets the results: metrics.json, predictions.csv, roc.png,
 pr.png, calibration.png, heatmaps.png, report.html and model_card.md. Several workdirs are seeds of
 one run: each is evaluated, and the mean of their probabilities in the first, under SPLIT-ensemble.
+With --classifier=logistic or prototypes (xDNN) its features of the training split are classified by
+that instead, under SPLIT-NAME.
 With --sources each data set is evaluated, and evaluation/sources.json and sources.md compare them.
 """
 
@@ -132,12 +134,50 @@ def run_across_sources(
     return across
 
 
+def run_refitted(
+    workdir: Path,
+    classifier: str,
+    selection: Selection | None = None,
+    *,
+    step: int | None = None,
+    command: str | None = None,
+) -> "EvaluationResult":
+    """Evaluates another classifier, fitted to a network's features of its training split.
+
+    Args:
+      workdir: of a training run.
+      classifier: `logistic` or `prototypes`.
+      selection: the split; None is the test split.
+      step: of the checkpoint; None is the best one on validation.
+      command: see `run`.
+
+    Raises:
+      ValueError: see `run`; no such classifier, or a network without a classifier of one class.
+      OSError: see `run`.
+    """
+    from jaxcovid.evaluation.evaluation import evaluate_refitted
+    from jaxcovid.evaluation.refitted import check_classifier, refit
+    from jaxcovid.evaluation.scored import score_split
+    from jaxcovid.inference import predictor
+
+    selection = selection or Selection()
+    network = predictor.load(workdir, step=step)
+    check_classifier(network, classifier)
+    tested = score_split(network, selection)
+    own = dataclasses.replace(selection, split="validation", dataset=None)
+    validated = tested if selection == own else score_split(network, own)
+    refitted = refit(tested, validated, selection, classifier=classifier)
+    command = command or _command([workdir], selection, step, False, None, classifier)
+    return _write(evaluate_refitted(refitted, classifier, command), workdir, selection)
+
+
 def _write(result: "EvaluationResult", workdir: Path, selection: Selection) -> "EvaluationResult":
     """Writes the report of a result into the folder of its run, and its scores into the log."""
     from jaxcovid.report.report import write_report
     from jaxcovid.report.summary import summarize
 
-    split = f"{selection.split}-ensemble" if result.ensemble else selection.split
+    variety = "ensemble" if result.ensemble else result.classifier
+    split = f"{selection.split}-{variety}" if variety else selection.split
     external = result.run.dataset if selection.dataset else ""
     directory = workdir / "evaluation" / external / split
     write_report(directory, result)
@@ -151,9 +191,15 @@ def _command(
     step: int | None,
     ablations: bool,
     against: Path | None,
+    classifier: str | None = None,
 ) -> str:
     """The command line that does the same."""
-    options = {"step": step, "dataset": selection.dataset, "against": against}
+    options = {
+        "step": step,
+        "dataset": selection.dataset,
+        "against": against,
+        "classifier": classifier,
+    }
     words = [
         f"--workdir={','.join(map(str, workdirs))}",
         f"--split={selection.split}",
@@ -182,6 +228,11 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="several data sets: scores on each, and how well features tell them apart",
     )
     parser.add_argument(
+        "--classifier",
+        metavar="NAME",
+        help="logistic or prototypes: fitted to the network's features, in place of its own",
+    )
+    parser.add_argument(
         "--ablations",
         action="store_true",
         help="score it on borders, centres, lungs, thumbnails, flipped and other images too",
@@ -201,10 +252,12 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _check_alone(args: argparse.Namespace) -> None:
-    """Refuses options that --sources does not go with."""
-    if args.dataset or args.ablations or args.against or "," in args.workdir:
+    """Refuses options that --sources and --classifier do not go with."""
+    if args.sources and (args.dataset or args.classifier):
+        raise ValueError("--sources goes without --dataset and --classifier")
+    if args.ablations or args.against or "," in args.workdir:
         raise ValueError(
-            "--sources is of one workdir, without --dataset, --ablations and --against"
+            "--sources and --classifier are of one workdir, without --ablations and --against"
         )
 
 
@@ -219,8 +272,15 @@ def main(args: argparse.Namespace) -> None:
             allow_seen=args.allow_seen,
             workers=args.workers,
         )
-        if args.sources:
+        command = cli.typed("evaluate", sys.argv[1:])
+        if args.sources or args.classifier:
             _check_alone(args)
+        if args.classifier:
+            run_refitted(
+                as_path(args.workdir), args.classifier, selection, step=args.step, command=command
+            )
+            return
+        if args.sources:
             run_across_sources(
                 as_path(args.workdir), args.sources.split(","), selection, step=args.step
             )
@@ -231,7 +291,7 @@ def main(args: argparse.Namespace) -> None:
             step=args.step,
             ablations=args.ablations,
             against=args.against,
-            command=cli.typed("evaluate", sys.argv[1:]),
+            command=command,
         )
 
 

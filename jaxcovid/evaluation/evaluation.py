@@ -121,6 +121,17 @@ def evaluate_ensemble(
     return dataclasses.replace(_scores(joined, tested, command), ensemble=ensemble)
 
 
+def evaluate_refitted(refitted: ScoredSplit, classifier: str, command: str) -> EvaluationResult:
+    """The result of another classifier on a network's features: scores alone, without heatmaps.
+
+    Args:
+      refitted: the split, see `refitted.refit`.
+      classifier: its name.
+      command: the command line of the evaluation.
+    """
+    return dataclasses.replace(_scores(refitted, [refitted], command), classifier=classifier)
+
+
 def _scores(scored: ScoredSplit, runs: Sequence[ScoredSplit], command: str) -> EvaluationResult:
     """The sections that every result has."""
     predictor, predictions = scored.predictor, scored.predictions

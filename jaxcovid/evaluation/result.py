@@ -211,6 +211,7 @@ class EvaluationResult:
       ablations: scores on altered images.
       against: comparison with another run.
       ensemble: the runs, if this is the result of their mean.
+      classifier: fitted to the network's features in place of its own, see `refitted.CLASSIFIERS`.
       audit: of the data set.
       published: scores of the paper on the same data.
       run: what was evaluated.
@@ -229,6 +230,7 @@ class EvaluationResult:
     ablations: Sequence[AblationScore] | None = None
     against: Comparison | None = None
     ensemble: Ensemble | None = field(default=None, metadata={"key": "runs"})
+    classifier: str | None = None
     audit: AuditSummary | None = None
     published: PublishedTable | None = None
     run: RunSummary
