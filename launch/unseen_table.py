@@ -8,19 +8,16 @@ Of networks that segment as well, a further line with the AUC of the share of th
 """
 
 import argparse
-import csv
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs.unseen_source import STEPS
-from jaxcovid.metrics import bootstrap
+from jaxcovid.evaluation.saved_results import SavedResult, auc_difference
 
 _HEADER = ("left out", "variant", "AUC", "95 % interval", "beyond the one before")
 
@@ -30,35 +27,33 @@ def lines(root: Path) -> Iterator[tuple[str, ...]]:
     for left in sorted(folder for folder in root.iterdir() if folder.is_dir()):
         before = None
         for variant in (name for name in STEPS if (left / name).is_dir()):
-            tests = [test for seed in sorted((left / variant).iterdir()) for test in _tests(seed)]
+            tests = [
+                test
+                for seed in sorted((left / variant).iterdir())
+                for test in _tests(seed, left.name)
+            ]
             if not tests:
                 continue
-            metrics = [json.loads((test / "metrics.json").read_text()) for test in tests]
-            difference = _difference(tests[0], before) if before else ""
+            results = [SavedResult.read(test) for test in tests]
+            metrics = [result.metrics for result in results]
+            difference = _beyond(results[0], before) if before else ""
             yield left.name, variant, *_aucs([each["auc"] for each in metrics]), difference
             if all((each.get("segmentation") or {}).get("auc") for each in metrics):
                 shares = [each["segmentation"]["auc"] for each in metrics]
                 yield left.name, f"{variant}: share involved", *_aucs(shares), ""
-            before = tests[0]
+            before = results[0]
 
 
-def _tests(workdir: Path) -> list[Path]:
+def _tests(workdir: Path, left: str) -> list[Path]:
     """The folder of the evaluation on the source that was left out; none if it is not finished."""
-    return [path.parent for path in (workdir / "evaluation").glob("**/test/metrics.json")]
+    where = workdir / "evaluation"
+    found = [path.parent for path in where.glob("**/test/metrics.json")]
+    return [x for x in found if "-".join(x.relative_to(where).parts).startswith(left)]
 
 
-def _difference(one: Path, other: Path) -> str:
-    ours, theirs = _predictions(one), _predictions(other)
-    positive = np.array([row["label"] == "1" for row in ours])
-    probabilities = [np.array([float(row["probability"]) for row in x]) for x in (theirs, ours)]
-    patients = [row["patient"] for row in ours]
-    score = bootstrap.auc_difference(patients, positive, (probabilities[0], probabilities[1]))
+def _beyond(one: SavedResult, other: SavedResult) -> str:
+    score = auc_difference(one, other)
     return f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
-
-
-def _predictions(test: Path) -> list[dict[str, str]]:
-    with (test / "predictions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _aucs(scores: Sequence[dict[str, Any]]) -> tuple[str, str]:

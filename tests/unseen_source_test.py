@@ -20,7 +20,7 @@ def write_test(workdir, auc, *, share=None):
     folder.mkdir(parents=True)
     score = {"value": auc, "low": auc - 0.1, "high": auc + 0.1}
     segmentation = {"auc": {"value": share, "low": None, "high": None}} if share else None
-    metrics = {"auc": score, "segmentation": segmentation}
+    metrics = {"auc": score, "positive_class": "COVID-19", "segmentation": segmentation}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     lines = [f"{i},{i},{i % 2},{(i * auc) % 1}" for i in range(10)]
     (folder / "predictions.csv").write_text("\n".join(["id,patient,label,probability", *lines]))
