@@ -4,18 +4,19 @@
     python launch/paper_plan.py evaluations ROOT            # options of jaxcovid.evaluate
 
 What is finished is not printed. `--quick` takes small images and few epochs, `--seeds=3` trains
-everything three times.
+everything three times, `--tables=V,VI` is for some of III, IV, V, VI and ablation. Further options,
+as `--config.epochs=5`, go to all trainings.
 """
 
 import argparse
 import shlex
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 QUICK = ("--config.preprocessing.size=128", "--config.epochs=5")
 _LARGE = "--config.preprocessing.size=2"
+TABLES = ("III", "IV", "V", "VI", "ablation")
 DATA = "data"  # in ROOT: the prepared data sets
 OTHER_COUNTRY = ("ct_cov19", "sars_cov_2_ct")  # Table IV: the first of them that is there
 
@@ -84,12 +85,10 @@ class Method:
         return found[0].parent if found else None
 
 
-def methods(root: Path) -> Iterator[Method]:
-    """The lines of all tables, for the data sets that are prepared in ROOT."""
-    yield from _on_one_source(root)
-    yield from _on_another_source(root)
-    yield from _of_xrays(root)
-    yield from _ablation(root)
+def methods(root: Path, tables: Sequence[str] = TABLES) -> Iterator[Method]:
+    """The lines of tables, for the data sets that are prepared in ROOT."""
+    for lines in (_on_one_source, _on_another_source, _of_xrays, _ablation):
+        yield from (method for method in lines(root) if method.table in tables)
 
 
 def _on_one_source(root: Path) -> Iterator[Method]:
@@ -185,8 +184,8 @@ def _ablation(root: Path) -> Iterator[Method]:
         yield Method("ablation", name, (trained,), missing=_unless(root, "covid_ct"))
 
 
-def trainings(root: Path) -> list[Training]:
-    """All trainings that can be had, each once, those that others need before them."""
+def trainings(root: Path, tables: Sequence[str] = TABLES) -> list[Training]:
+    """All trainings of tables that can be had, each once, those that others need before them."""
     wanted: dict[str, Training] = {}
 
     def want(training: Training) -> None:
@@ -194,7 +193,7 @@ def trainings(root: Path) -> list[Training]:
             want(each)
         wanted.setdefault(training.name, training)
 
-    for method in methods(root):
+    for method in methods(root, tables):
         for training in () if method.missing else method.trainings:
             want(training)
     return list(wanted.values())
@@ -250,33 +249,40 @@ def _is_finished(training: Training, root: Path, seed: int) -> bool:
     return bool(users) and all(method.result(root, seed) for method in users)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that the plan and the page have in common."""
+    parser.add_argument("root", type=Path, metavar="ROOT")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tables", type=lambda names: names.split(","), default=TABLES)
+
+
 def main() -> None:
     """Parses the command line and prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("trainings", "evaluations"))
-    parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--level", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    root = arguments.root
+    add_options(parser)
+    arguments, rest = parser.parse_known_args()
+    root, tables = arguments.root, arguments.tables
+    lines = []
     for seed in range(arguments.seeds):
         if arguments.what == "trainings":
-            for training in trainings(root):
-                if training.level == arguments.level and not _is_finished(training, root, seed):
-                    options = train_options(training, root, seed, quick=arguments.quick)
-                    print(shlex.join(options))
-            continue
-        unfinished = [
-            method
-            for method in methods(root)
-            if not method.missing and method.result(root, seed) is None
-        ]
-        lines = [shlex.join(evaluate_options(method, root, seed)) for method in unfinished]
-        print("\n".join(dict.fromkeys(lines)))
+            lines += [
+                shlex.join([*train_options(each, root, seed, quick=arguments.quick), *rest])
+                for each in trainings(root, tables)
+                if each.level == arguments.level and not _is_finished(each, root, seed)
+            ]
+        else:
+            lines += [
+                shlex.join(evaluate_options(method, root, seed))
+                for method in methods(root, tables)
+                if not method.missing and method.result(root, seed) is None
+            ]
+    print("\n".join(dict.fromkeys(lines)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,240 @@
+"""Writes tables.html and tables.md of what `launch/paper_tables.sh` has measured so far.
+
+python launch/paper_page.py ROOT [--seeds=N] [--quick]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import ndtr
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jaxcovid.evaluation.published import published_scores
+from jaxcovid.evaluation.saved_results import SavedResult, auc_difference
+from jaxcovid.inference import predictor
+from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.report.curves import roc_figure
+from jaxcovid.report.pages import render_page
+from launch.paper_plan import QUICK, Method, add_options, methods
+
+OURS = {"III": "Deep-CT-Net", "IV": "Deep-CT-Net", "V": "Deep-CT-Net", "VI": "Deep-CXR-Net"}
+PUBLISHED = {
+    "III": published_scores(trained_on="ct_cov19", tested_on="ct_cov19"),
+    "IV": published_scores(trained_on="ct_cov19", tested_on="covid_ct"),
+    "V": published_scores(trained_on="covid_ct", tested_on="covid_ct"),
+    "VI": published_scores(trained_on="covid_chestxray", tested_on="covid_chestxray"),
+}
+_SCORES = ("precision", "recall", "f", "accuracy")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method with what was measured of it.
+
+    Attributes:
+      method: what it is.
+      results: of each seed that is finished.
+      cost: see `cost_of`; empty if there is no result.
+    """
+
+    method: Method
+    results: Sequence[SavedResult]
+    cost: Mapping[str, str]
+
+    @property
+    def auc(self) -> Score | None:
+        """Of the first seed."""
+        return _score(self.results[0].metrics["auc"]) if self.results else None
+
+
+def lines(root: Path, tables: Sequence[str], seeds: int) -> Iterator[Line]:
+    """The methods of tables with their results."""
+    for method in methods(root, tables):
+        folders = [method.result(root, seed) for seed in range(seeds)]
+        results = [SavedResult.read(folder) for folder in folders if folder]
+        cost = cost_of(method.workdirs(root, 0)) if results else {}
+        yield Line(method, results, cost)
+
+
+def cost_of(workdirs: Sequence[Path]) -> dict[str, str]:
+    """Parameters, operations an image and speed of training of networks, all of them together."""
+    parameters, operations, seconds = 0, 0.0, 0.0
+    for workdir in workdirs:
+        network = predictor.load(workdir)
+        parameters += sum(x.size for x in jax.tree.leaves(network.variables["params"]))
+        size = network.preprocessing.size
+        image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+        apply = jax.jit(lambda variables, x, model=network.model: model.apply(variables, x))
+        operations += apply.lower(network.variables, image).cost_analysis()["flops"]
+        logged = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+        seconds += 1 / np.median([x["images_per_s"] for x in logged if "images_per_s" in x])
+    return {
+        "parameters": f"{parameters / 1e6:.1f} M",
+        "GFLOPs an image": f"{operations / 1e9:.2f}",
+        "images/s, training": f"{1 / seconds:.1f}",
+    }
+
+
+def table(number: str, found: Sequence[Line]) -> list[dict[str, str]]:
+    """The rows of a table: the published scores, ours, and how ours compare."""
+    published = {row.method: row for row in PUBLISHED[number].rows}
+    ours = next(line for line in found if line.method.name == OURS[number])
+    compared = _holm([_beyond(ours, line) for line in found])
+    rows = []
+    for line, difference in zip(found, compared, strict=True):
+        told = published.get(line.method.name)
+        row = {"method": line.method.name}
+        row |= {
+            f"{name}, published": _plain(getattr(told, name, None))
+            for name in (*_SCORES, "auc")
+            if any(getattr(each, name) is not None for each in published.values())
+        }
+        row |= _measured(line)
+        row["AUC of ours, less"] = difference
+        rows.append({**row, **line.cost})
+    return _filled(rows)
+
+
+def ablation(found: Sequence[Line]) -> list[dict[str, str]]:
+    """The rows of the ablation: what changes, and by how much the AUC does."""
+    whole = found[0]
+    differences = [_beyond(line, whole) for line in found]
+    corrected = _holm(differences)
+    rows = [
+        {"change": line.method.name, **_measured(line), "change of the AUC": difference}
+        for line, difference in zip(found, corrected, strict=True)
+    ]
+    return _filled(rows)
+
+
+def ranks(found: Sequence[Line]) -> str:
+    """How the methods of a table rank by AUC, for each seed."""
+    finished = [line for line in found if line.results]
+    seeds = min((len(line.results) for line in finished), default=0)
+    orders = []
+    for seed in range(seeds):
+        order = sorted(finished, key=lambda line: -line.results[seed].metrics["auc"]["value"])
+        orders.append(" > ".join(line.method.name for line in order))
+    return "; ".join(f"seed {seed}: {order}" for seed, order in enumerate(orders))
+
+
+def figures(number: str, found: Sequence[Line], root: Path) -> dict[str, bytes]:
+    """ROC curves of a table's methods and heatmaps of ours, as the paper's Figs. 5, 6, 8 and 9."""
+    title = PUBLISHED[number].title
+    first = {line.method.name: line.results[0] for line in found if line.results}
+    if not first:
+        return {}
+    curves = {x: (r.predictions.positive, r.predictions.probability) for x, r in first.items()}
+    aucs = {name: _score(result.metrics["auc"]) for name, result in first.items()}
+    drawn = {title: roc_figure(curves, aucs=aucs, thresholds={}, title=f"Table {number}")}
+    ours = next(line.method for line in found if line.method.name == OURS[number])
+    folder = ours.result(root, 0)
+    if folder and (folder / "heatmaps.png").is_file():
+        drawn[f"{title}: heatmaps"] = (folder / "heatmaps.png").read_bytes()
+    return drawn
+
+
+def _measured(line: Line) -> dict[str, str]:
+    """Ours, with intervals; or why there is nothing."""
+    if not line.results:
+        return {"AUC": line.method.missing or "not finished"}
+    metrics = line.results[0].metrics
+    point = metrics["operating_points"]["youden"]
+    seeds = [result.metrics["auc"]["value"] for result in line.results]
+    row = {name: _with_interval(_score(point[name])) for name in _SCORES}
+    row["AUC"] = _with_interval(_score(metrics["auc"]))
+    if len(seeds) > 1:
+        row["AUC, mean of seeds"] = f"{np.mean(seeds):.3f} ± {np.std(seeds, ddof=1):.3f}"
+    return row
+
+
+def _beyond(one: Line, other: Line) -> Score | None:
+    """The AUC of one less that of the other; None if either is missing, or both are the same."""
+    if one is other or not one.results or not other.results:
+        return None
+    return auc_difference(one.results[0], other.results[0])
+
+
+def _holm(differences: Sequence[Score | None]) -> list[str]:
+    """Differences with intervals and p, which Holm's method corrects for their number."""
+    p = {}
+    for i, score in enumerate(differences):
+        if score is not None and not np.isnan(score.low) and score.high > score.low:
+            error = (score.high - score.low) / 2 / 1.96
+            p[i] = 2 * ndtr(-abs(score.value) / error)
+    corrected, least = {}, 0.0
+    for rank, i in enumerate(sorted(p, key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = least
+    return [
+        ""
+        if score is None
+        else f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
+        + (f", p {corrected[i]:.2g}" if i in corrected else "")
+        for i, score in enumerate(differences)
+    ]
+
+
+def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with the same columns, those of the longest in its order."""
+    longest = max(rows, key=len)
+    return [{name: row.get(name, "") for name in longest} for row in rows]
+
+
+def _score(content: Mapping[str, Any]) -> Score:
+    return Score(
+        *(np.nan if content[name] is None else content[name] for name in ("value", "low", "high"))
+    )
+
+
+def _with_interval(score: Score) -> str:
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def main() -> None:
+    """Parses the command line and writes the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    arguments, _ = parser.parse_known_args()
+    root = arguments.root
+    found = list(lines(root, arguments.tables, arguments.seeds))
+    quick = f"Quick: {' '.join(QUICK)}; not the paper's sizes." if arguments.quick else ""
+    sections, pictures = [], {}
+    for number, published in PUBLISHED.items():
+        own = [line for line in found if line.method.table == number]
+        if not own:
+            continue
+        sections.append({"title": published.title, "rows": table(number, own), "ranks": ranks(own)})
+        pictures |= figures(number, own, root)
+    if changed := [line for line in found if line.method.table == "ablation"]:
+        sections.append({"title": "Ablation on COVID-CT", "rows": ablation(changed), "ranks": ""})
+    markdown = ["# The paper's tables", *([quick] if quick else [])]
+    for section in sections:
+        markdown += [
+            f"## {section['title']}",
+            tabulate(section["rows"], "keys", "github", disable_numparse=True),
+        ]
+        markdown += [section["ranks"]] if section["ranks"] else []
+    (root / "tables.md").write_text("\n\n".join(markdown) + "\n")
+    page = render_page("paper.html.jinja", pictures, sections=sections, quick=quick)
+    (root / "tables.html").write_text(page)
+    print(f"{root / 'tables.html'} and {root / 'tables.md'}")
+
+
+if __name__ == "__main__":
+    main()
