@@ -1,7 +1,11 @@
 """What `launch/paper_tables.sh` trains, and its page, without training anything."""
 
 import json
+import os
+import pathlib
 import shlex
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from launch import paper_page, paper_plan
 from launch.paper_plan import Method, methods, trainings
 
+REPOSITORY = pathlib.Path(__file__).parents[1]
 ALL = ("covid_ct", "sars_cov_2_ct", "covid_chestxray", "chestxray14", "chest_xray_pneumonia")
 
 
@@ -137,3 +142,44 @@ def test_a_method_has_the_folder_of_its_evaluation(tmp_path):
     assert method.result(tmp_path, 0) is None
     write_result(tmp_path / "a/0/evaluation/test-prototypes", seed=0, shift=1)
     assert method.result(tmp_path, 0) == tmp_path / "a/0/evaluation/test-prototypes"
+
+
+@pytest.mark.parametrize("slurm", ["", "--time=8:00:00 --gpus-per-node=1"])
+def test_the_script_prepares_trains_evaluates_and_writes(tmp_path, slurm):
+    """All commands are written down instead of run, but for the plan."""
+    log, launch = tmp_path / "log", tmp_path / "launch"
+    launch.mkdir()
+    for name in ("paper_tables.sh", "paper_plan.py"):
+        shutil.copy(REPOSITORY / "launch" / name, launch)
+    (launch / "environment.sh").write_text(
+        "environment() { :; }\n"
+        f'python() {{ if [ "$1" = launch/paper_plan.py ]; then "{sys.executable}" "$@"; '
+        f'else echo "python $*" >>{log}; fi; }}\n'
+        f'sbatch() {{ printf "%s|" sbatch "$@" >>{log}; echo >>{log}; }}\n'
+    )
+    source = tmp_path / "source"
+    (source / "COVID-CT").mkdir(parents=True)
+    (source / "chest_xray").mkdir()
+    root = prepared(tmp_path / "root", "covid_ct")
+    words = ["bash", str(launch / "paper_tables.sh"), str(source), str(root), "--tables=V"]
+    words += ["--config.epochs=2"]
+    subprocess.run(words, env={**os.environ, "SLURM": slurm}, check=True)
+    lines = log.read_text().splitlines()
+    # COVID-CT is prepared already.
+    prepare = "python -m jaxcovid.prepare chest_xray_pneumonia"
+    assert (
+        lines[0] == f"{prepare} --source={source}/chest_xray --data_dir={root}/data --allow_missing"
+    )
+    assert lines[-1] == f"python launch/paper_page.py {root} --seeds=1 --tables=V --config.epochs=2"
+    evaluated = [line for line in lines if line.startswith("python -m jaxcovid.evaluate")]
+    trained = [line for line in lines if line.startswith("python -m jaxcovid.train")]
+    assert len(evaluated) == 4
+    if not slurm:
+        assert len(trained) == 4
+        assert all(line.split()[-1] == "--config.epochs=2" for line in trained)
+        return
+    assert not trained
+    (submitted,) = [line for line in lines if line.startswith("sbatch")]
+    options, elements = submitted.split("|launch/slurm.sbatch|--|")
+    assert options == "sbatch|--wait|--array=0-3|--time=8:00:00|--gpus-per-node=1"
+    assert len(elements.strip("|").split("|")) == 4
