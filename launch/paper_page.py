@@ -33,7 +33,7 @@ PUBLISHED = {
     "V": published_scores(trained_on="covid_ct", tested_on="covid_ct"),
     "VI": published_scores(trained_on="covid_chestxray", tested_on="covid_chestxray"),
 }
-_SCORES = ("precision", "recall", "f", "accuracy")
+_SCORES = {"precision": "precision", "recall": "recall", "F": "f", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,17 @@ def table(number: str, found: Sequence[Line]) -> list[dict[str, str]]:
         told = published.get(line.method.name)
         row = {"method": line.method.name}
         row |= {
-            f"{name}, published": _plain(getattr(told, name, None))
-            for name in (*_SCORES, "auc")
+            f"{label}, published": _plain(getattr(told, name, None))
+            for label, name in {**_SCORES, "AUC": "auc"}.items()
             if any(getattr(each, name) is not None for each in published.values())
         }
-        row |= _measured(line)
-        row["AUC of ours, less"] = difference
-        rows.append({**row, **line.cost})
+        rows.append({**row, **_measured(line), "ours beyond it": difference})
     return _filled(rows)
+
+
+def costs(found: Sequence[Line]) -> list[dict[str, str]]:
+    """What each method that is finished costs; none if nothing is."""
+    return [{"method": line.method.name, **line.cost} for line in found if line.cost]
 
 
 def ablation(found: Sequence[Line]) -> list[dict[str, str]]:
@@ -150,7 +153,7 @@ def _measured(line: Line) -> dict[str, str]:
     metrics = line.results[0].metrics
     point = metrics["operating_points"]["youden"]
     seeds = [result.metrics["auc"]["value"] for result in line.results]
-    row = {name: _with_interval(_score(point[name])) for name in _SCORES}
+    row = {label: _with_interval(_score(point[name])) for label, name in _SCORES.items()}
     row["AUC"] = _with_interval(_score(metrics["auc"]))
     if len(seeds) > 1:
         row["AUC, mean of seeds"] = f"{np.mean(seeds):.3f} ± {np.std(seeds, ddof=1):.3f}"
@@ -219,15 +222,19 @@ def main() -> None:
         own = [line for line in found if line.method.table == number]
         if not own:
             continue
-        sections.append({"title": published.title, "rows": table(number, own), "ranks": ranks(own)})
+        tables = [table(number, own), costs(own)]
+        sections.append({"title": published.title, "tables": tables, "ranks": ranks(own)})
         pictures |= figures(number, own, root)
     if changed := [line for line in found if line.method.table == "ablation"]:
-        sections.append({"title": "Ablation on COVID-CT", "rows": ablation(changed), "ranks": ""})
+        tables = [ablation(changed)]
+        sections.append({"title": "Ablation on COVID-CT", "tables": tables, "ranks": ""})
     markdown = ["# The paper's tables", *([quick] if quick else [])]
     for section in sections:
+        markdown.append(f"## {section['title']}")
         markdown += [
-            f"## {section['title']}",
-            tabulate(section["rows"], "keys", "github", disable_numparse=True),
+            tabulate(rows, "keys", "github", disable_numparse=True)
+            for rows in section["tables"]
+            if rows
         ]
         markdown += [section["ranks"]] if section["ranks"] else []
     (root / "tables.md").write_text("\n\n".join(markdown) + "\n")
