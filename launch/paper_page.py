@@ -91,14 +91,12 @@ def table(number: str, found: Sequence[Line]) -> list[dict[str, str]]:
     compared = _holm([_beyond(ours, line) for line in found])
     rows = []
     for line, difference in zip(found, compared, strict=True):
-        told = published.get(line.method.name)
-        row = {"method": line.method.name}
-        row |= {
-            f"{label}, published": _plain(getattr(told, name, None))
-            for label, name in {**_SCORES, "AUC": "auc"}.items()
-            if any(getattr(each, name) is not None for each in published.values())
-        }
-        rows.append({**row, **_measured(line), "ours beyond it": difference})
+        name = line.method.name
+        if name in published:
+            scores = {x: _plain(getattr(published[name], y)) for x, y in _SCORES.items()}
+            scores["AUC"] = _plain(published[name].auc)
+            rows.append({"method": f"{name}, published", **scores})
+        rows.append({"method": f"{name}, here", **_measured(line), "ours beyond it": difference})
     return _filled(rows)
 
 

@@ -116,11 +116,12 @@ def test_the_page(tmp_path, capsys, monkeypatch, seeds):
     named = [line for line in markdown.splitlines() if line.count("|") > 3]  # not those of costs
     rows = {line.split("|")[1].strip(): line for line in named}
     assert "0.800 (0.400 to 0.950)" in rows["as it is"]
-    assert "p " in rows["Ref. 29"]
-    assert "+" in rows["Ref. 29"]
+    assert "p " in rows["Ref. 29, here"]
+    assert "+" in rows["Ref. 29, here"]
     assert "-" in rows["no attention"]
+    assert "0.817" in rows["Ref. 29, published"]
     assert markdown.count("7.0 M") == 3
-    assert "not finished" in rows["Baseline of COVID-CT"]
+    assert "not finished" in rows["Baseline of COVID-CT, here"]
     assert "CT-COV19 is not in the folder" in markdown
     order = "seed 0: Deep-CT-Net > Ref. 29"
     assert (f"{order}; seed 1" if seeds == 2 else order) in markdown
