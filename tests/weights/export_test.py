@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 
 import cv2
@@ -157,6 +158,20 @@ def test_the_examples_of_the_page(kind, code, network, tmp_path):
 
 def test_every_format_that_runs_has_an_example():
     assert {kind for kind, _ in EXAMPLES} == set(FORMATS) - {"torch"}
+
+
+def test_the_model_card_of_the_checkpoint_goes_along(trained, network, tmp_path):
+    pytest.importorskip(NEEDED["torch"])
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    evaluated = workdir / "evaluation" / "test"
+    shutil.rmtree(workdir / "evaluation", ignore_errors=True)
+    evaluated.mkdir(parents=True)
+    (evaluated / "model_card.md").write_text("# Card")
+    for step, goes_along in ((network.step, True), (network.step + 1, False)):
+        (evaluated / "metrics.json").write_text(json.dumps({"run": {"step": step}}))
+        folder = export(workdir, "torch", output=tmp_path / "out")
+        assert (folder / "model_card.md").exists() == goes_along
+        assert ("model_card.md" in manifests.load_manifest(folder).files) == goes_along
 
 
 def test_a_folder_of_something_else_is_left_alone(network, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,8 @@ def export(
     writer(program, manifest, folder)
     if detector := out_of_distribution.find_file(workdir):
         shutil.copyfile(detector, folder / out_of_distribution.FILE)
+    if card := _card(workdir, predictor.step):
+        shutil.copyfile(card, folder / card.name)
     manifest.save(folder)
     if int8:
         from jaxcovid.weights.export.int8 import quantise
@@ -80,6 +83,15 @@ def export(
         aucs = quantise(file, int8, predictor.task)
         dataclasses.replace(manifest, validation_auc=aucs).save(folder)
     return folder
+
+
+def _card(workdir: Path, step: int) -> Path | None:
+    """The model card of an evaluation of a checkpoint on the test split; None if there is none."""
+    folder = workdir / "evaluation" / "test"
+    metrics, card = folder / "metrics.json", folder / "model_card.md"
+    if not metrics.is_file() or not card.is_file():
+        return None
+    return card if json.loads(metrics.read_text())["run"]["step"] == step else None
 
 
 def _check_int8(dataset: Dataset, workdir: Path, format_name: str, input_name: str) -> None:
