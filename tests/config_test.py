@@ -99,6 +99,7 @@ def test_the_features_of_imagenet_keep_the_input_that_they_were_trained_with():
     assert config.init.weights == "weights/efficientnet_lite0"
     assert (config.preprocessing.mean, config.preprocessing.std) == (127.0, 128.0)
     assert get("covid_ct", "lite0").init.weights == ""
+    assert get("covid_ct", "best") == config
 
 
 def test_rivals_differ_in_their_network_alone():
