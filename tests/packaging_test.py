@@ -59,7 +59,7 @@ def test_commands_and_configs_of_the_wheel_work_from_an_empty_folder(wheel, comm
     for config in sorted((REPOSITORY / "configs").glob("[!_]*.py")):
         said = train(f"configs/{config.name}")
         assert "is not prepared" in said, said
-    assert "there are scratch, debug" in train("configs/deep_cxr_net.py:nonsense")
+    assert "there are scratch, lite0, debug" in train("configs/deep_cxr_net.py:nonsense")
     # A file of the user's own, beside a package of the same name and a file that hides none.
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/default.py").write_text("raise RuntimeError('of another project')")
