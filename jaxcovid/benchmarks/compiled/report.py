@@ -19,6 +19,7 @@ def compile_for(
     batch: int,
     size: int,
     dtype: str,
+    alone: Callable[..., Program] | None = None,
     program_file: Path | None = None,
 ) -> dict[str, Any]:
     """Compiles a program for a target and says what it costs on each device.
@@ -29,6 +30,7 @@ def compile_for(
       batch: images of all devices.
       size: side of an image, px.
       dtype: of the activations.
+      alone: makes the program of a single device, where `make` needs several; None is `make`.
       program_file: gets the compiled program, if given.
 
     Returns:
@@ -46,7 +48,7 @@ def compile_for(
         program_file.write_text(text)
     traffic = measure_traffic(parse_module(text))
     # Before XLA optimises: of a program for a GPU that is not there it counts nothing.
-    of_a_device = make(make_mesh(1), batch=images, **shape).whole()
+    of_a_device = (alone or make)(make_mesh(1), batch=images, **shape).whole()
     chip, flops = target.chip, of_a_device.cost_analysis()["flops"]
     bound = forecast.lower_bound(traffic, chip, flops=flops, dtype=dtype)
     of_step = {"compiled": mesh.devices.shape, "bound": bound, "images": images}

@@ -81,10 +81,11 @@ def main() -> None:
     """Warms up and serves rounds."""
     arguments = parse_flags(__doc__, tuple(_PROGRAMS))
     network = _network(arguments.backbone, arguments.objective)
-    make = partial(_PROGRAMS[arguments.mode], network=network)
+    make = alone = partial(_PROGRAMS[arguments.mode], network=network)
     if arguments.mode == "train":
         make = partial(make, batch_norm=arguments.batch_norm)
-    serve(make, arguments, framework="jax")
+        alone = partial(alone, batch_norm="per_device")  # it has no group
+    serve(make, arguments, framework="jax", alone=alone)
 
 
 if __name__ == "__main__":

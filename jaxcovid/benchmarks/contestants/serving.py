@@ -42,18 +42,27 @@ def parse_flags(description: str, modes: tuple[str, ...]) -> argparse.Namespace:
     return arguments
 
 
-def serve(make: Callable[..., Program], arguments: argparse.Namespace, *, framework: str) -> None:
+def serve(
+    make: Callable[..., Program],
+    arguments: argparse.Namespace,
+    *,
+    framework: str,
+    alone: Callable[..., Program] | None = None,
+) -> None:
     """Compiles a program, warms it up and serves rounds.
 
     Args:
       make: (mesh, batch=, size=, dtype=) -> the program.
       arguments: see `parse_flags`.
       framework: the name of the contestant.
+      alone: see `compile_for`.
     """
     shape = {"batch": arguments.batch, "size": arguments.size, "dtype": arguments.dtype}
     if arguments.target:
         try:
-            facts = compile_for(make, arguments.target, program_file=arguments.program, **shape)
+            facts = compile_for(
+                make, arguments.target, alone=alone, program_file=arguments.program, **shape
+            )
         except ValueError as error:
             sys.exit(f"error: {error}")
         print(json.dumps({"framework": f"{framework} {jax.__version__}", **facts}))
