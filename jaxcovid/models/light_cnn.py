@@ -32,10 +32,8 @@ class Fire(nn.Module):
         def conv(features: int, size: int, name: str) -> Conv:
             return Conv(features, size, use_bias=True, dtype=self.dtype, name=name)
 
-        x = BatchNorm(self.axis_name, name="norm")(
-            conv(self.squeezed, 1, "squeeze")(x), train=train
-        )
-        x = nn.elu(x)
+        x = conv(self.squeezed, 1, "squeeze")(x)
+        x = nn.elu(BatchNorm(self.axis_name, name="norm")(x, train=train))
         sides = [conv(4 * self.squeezed, size, f"expand{size}")(x) for size in (1, 3)]
         return nn.elu(jnp.concatenate(sides, axis=-1))
 
@@ -79,6 +77,7 @@ class LightCNN(nn.Module):
             dtype=self.dtype,
             name="final_enlarge",
         )(x)
-        joined = jnp.concatenate([enlarged, fires[1]], axis=-1)
+        height, width = fires[1].shape[1:3]  # which 16 need not divide
+        joined = jnp.concatenate([enlarged[:, :height, :width], fires[1]], axis=-1)
         y = Conv(JOINED, 1, use_bias=True, dtype=self.dtype, name="final_conv")(joined)
         return (*maps, nn.elu(y))

@@ -105,6 +105,10 @@ def test_the_fire_modules_have_the_size_of_squeezenet():
         (2, 6, 10, 512),
         (2, 24, 40, 256),
     ]
+    maps = jax.eval_shape(
+        partial(LightCNN().apply, train=False), variables, jnp.zeros((1, 90, 70, 1))
+    )
+    assert maps[-1].shape == (1, 23, 18, 256)
 
 
 @pytest.mark.parametrize("name", NARROW)
