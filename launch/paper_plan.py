@@ -44,6 +44,12 @@ class Training:
         """How many trainings come before it, one after the other."""
         return 1 + max(each.level for each in self.after) if self.after else 0
 
+    def with_earlier(self) -> Iterator["Training"]:
+        """All trainings that come before it, then itself."""
+        for each in self.after:
+            yield from each.with_earlier()
+        yield self
+
     def workdir(self, root: Path, seed: int) -> Path:
         """Where it is trained."""
         return root / self.name / str(seed)
@@ -186,16 +192,13 @@ def _ablation(root: Path) -> Iterator[Method]:
 
 def trainings(root: Path, tables: Sequence[str] = TABLES) -> list[Training]:
     """All trainings of tables that can be had, each once, those that others need before them."""
-    wanted: dict[str, Training] = {}
-
-    def want(training: Training) -> None:
-        for each in training.after:
-            want(each)
-        wanted.setdefault(training.name, training)
-
-    for method in methods(root, tables):
-        for training in () if method.missing else method.trainings:
-            want(training)
+    wanted = {
+        training.name: training
+        for method in methods(root, tables)
+        if not method.missing
+        for last in method.trainings
+        for training in last.with_earlier()
+    }
     return list(wanted.values())
 
 
@@ -243,8 +246,7 @@ def _is_finished(training: Training, root: Path, seed: int) -> bool:
     users = [
         method
         for method in methods(root)
-        for each in method.trainings
-        if each.name == training.name or training.name in {x.name for x in each.after}
+        if training.name in {x.name for each in method.trainings for x in each.with_earlier()}
     ]
     return bool(users) and all(method.result(root, seed) for method in users)
 

@@ -93,6 +93,9 @@ def test_what_is_finished_is_not_done_again(tmp_path, capsys, monkeypatch):
     assert pair not in names("evaluations")
     assert f"--workdir={root}/vi/vgg16/0" not in names("trainings")
     assert f"--workdir={root}/vi/part1/0" in names("trainings")
+    assert f"--workdir={root}/vi/covid_resnet128/0" in names("trainings")
+    write_result(root / "vi/covid_resnet229/0/evaluation/test", seed=0, shift=1)
+    assert f"--workdir={root}/vi/covid_resnet128/0" not in names("trainings")
     write_result(root / "vi/deep_cxr_net/0/evaluation/test", seed=0, shift=1)
     assert f"--workdir={root}/vi/part1/0" not in names("trainings")
 
