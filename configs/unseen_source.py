@@ -9,7 +9,8 @@ adds one thing to the variant before it; nothing is chosen on the source that is
   imagenet   begins with the features of ImageNet, see `configs/covid_ct.py`
   augmented  other scales, windows, sharpness and file formats, see `default.augment`
   lungs      cropped to the lungs, which the network of --config.lungs.workdir=DIR marks
-  lesion     is shown where the lesion is: objective=joint, a source of masks beside the others
+  lesion     is shown where the lesion is: objective=joint, a source of masks beside the others;
+             decoder and classifier learn at ten times the rate
 
 Without a variant it is `augmented`. `debug`, alone or beside one of them, runs in seconds.
 """

@@ -55,7 +55,7 @@ one() {
     more+=(--config.mixture.unlabelled="($masked)")
   fi
   workdir=$root/${left//\//-}/$variant/$seed
-  if [ -n "$(find "$workdir/evaluation" -path "*/$left*/test/metrics.json" 2>/dev/null)" ]; then
+  if [ -n "$(find "$workdir/evaluation/$left" -path '*/test/metrics.json' 2>/dev/null)" ]; then
     echo "$workdir is finished"
     return
   fi

@@ -1,20 +1,23 @@
 """Writes tables.html and tables.md of what `launch/paper_tables.sh` has measured so far.
 
-python launch/paper_page.py ROOT [--seeds=N] [--quick]
+python launch/paper_page.py ROOT [--seeds=N] [--tables=V,VI]
 """
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
+from jax.tree_util import keystr
+from scipy.special import stdtr, stdtrit
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -24,7 +27,7 @@ from jaxcovid.inference import predictor
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.report.curves import roc_figure
 from jaxcovid.report.pages import render_page
-from launch.paper_plan import QUICK, Method, add_options, methods
+from launch.paper_plan import QUICK, Method, add_options, keep_options, methods
 
 OURS = {"III": "Deep-CT-Net", "IV": "Deep-CT-Net", "V": "Deep-CT-Net", "VI": "Deep-CXR-Net"}
 PUBLISHED = {
@@ -42,7 +45,7 @@ class Line:
 
     Attributes:
       method: what it is.
-      results: of each seed that is finished.
+      results: of seed 0 and those after it, up to the first that is not finished.
       cost: see `cost_of`; empty if there is no result.
     """
 
@@ -60,7 +63,7 @@ def lines(root: Path, tables: Sequence[str], seeds: int) -> Iterator[Line]:
     """The methods of tables with their results."""
     for method in methods(root, tables):
         folders = [method.result(root, seed) for seed in range(seeds)]
-        results = [SavedResult.read(folder) for folder in folders if folder]
+        results = [SavedResult.read(folder) for folder in takewhile(bool, folders)]
         cost = cost_of(method.workdirs(root, 0)) if results else {}
         yield Line(method, results, cost)
 
@@ -70,7 +73,8 @@ def cost_of(workdirs: Sequence[Path]) -> dict[str, str]:
     parameters, operations, seconds = 0, 0.0, 0.0
     for workdir in workdirs:
         network = predictor.load(workdir)
-        parameters += sum(x.size for x in jax.tree.leaves(network.variables["params"]))
+        flat = jax.tree_util.tree_leaves_with_path(network.variables)  # frozen parts, too
+        parameters += sum(x.size for path, x in flat if "batch_stats" not in keystr(path))
         size = network.preprocessing.size
         image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
         apply = jax.jit(lambda variables, x, model=network.model: model.apply(variables, x))
@@ -80,7 +84,7 @@ def cost_of(workdirs: Sequence[Path]) -> dict[str, str]:
     return {
         "parameters": f"{parameters / 1e6:.1f} M",
         "GFLOPs an image": f"{operations / 1e9:.2f}",
-        "images/s, training": f"{1 / seconds:.1f}",
+        "images/s, training (its last stage)": f"{1 / seconds:.1f}",
     }
 
 
@@ -88,7 +92,7 @@ def table(number: str, found: Sequence[Line]) -> list[dict[str, str]]:
     """The rows of a table: the published scores, ours, and how ours compare."""
     published = {row.method: row for row in PUBLISHED[number].rows}
     ours = next(line for line in found if line.method.name == OURS[number])
-    compared = _holm([_beyond(ours, line) for line in found])
+    compared = _holm([_beyond(ours, line) for line in found], _patients(ours))
     rows = []
     for line, difference in zip(found, compared, strict=True):
         name = line.method.name
@@ -109,7 +113,7 @@ def ablation(found: Sequence[Line]) -> list[dict[str, str]]:
     """The rows of the ablation: what changes, and by how much the AUC does."""
     whole = found[0]
     differences = [_beyond(line, whole) for line in found]
-    corrected = _holm(differences)
+    corrected = _holm(differences, _patients(whole))
     rows = [
         {"change": line.method.name, **_measured(line), "change of the AUC": difference}
         for line, difference in zip(found, corrected, strict=True)
@@ -123,9 +127,16 @@ def ranks(found: Sequence[Line]) -> str:
     seeds = min((len(line.results) for line in finished), default=0)
     orders = []
     for seed in range(seeds):
-        order = sorted(finished, key=lambda line: -line.results[seed].metrics["auc"]["value"])
+        order = sorted(finished, key=lambda line: -np.nan_to_num(_auc(line.results[seed])))
         orders.append(" > ".join(line.method.name for line in order))
     return "; ".join(f"seed {seed}: {order}" for seed, order in enumerate(orders))
+
+
+def note(found: Sequence[Line]) -> str:
+    """On what data the results were had, which need not be the paper's."""
+    runs = [line.results[0].metrics["run"] for line in found if line.results]
+    pairs = dict.fromkeys((run["trained on"], run["dataset"]) for run in runs)
+    return "; ".join(f"Here: trained on {a}, tested on {b}" for a, b in pairs)
 
 
 def figures(number: str, found: Sequence[Line], root: Path) -> dict[str, bytes]:
@@ -150,12 +161,16 @@ def _measured(line: Line) -> dict[str, str]:
         return {"AUC": line.method.missing or "not finished"}
     metrics = line.results[0].metrics
     point = metrics["operating_points"]["youden"]
-    seeds = [result.metrics["auc"]["value"] for result in line.results]
+    seeds = [_auc(result) for result in line.results]
     row = {label: _with_interval(_score(point[name])) for label, name in _SCORES.items()}
     row["AUC"] = _with_interval(_score(metrics["auc"]))
     if len(seeds) > 1:
         row["AUC, mean of seeds"] = f"{np.mean(seeds):.3f} ± {np.std(seeds, ddof=1):.3f}"
     return row
+
+
+def _auc(result: SavedResult) -> float:
+    return _score(result.metrics["auc"]).value
 
 
 def _beyond(one: Line, other: Line) -> Score | None:
@@ -165,13 +180,20 @@ def _beyond(one: Line, other: Line) -> Score | None:
     return auc_difference(one.results[0], other.results[0])
 
 
-def _holm(differences: Sequence[Score | None]) -> list[str]:
-    """Differences with intervals and p, which Holm's method corrects for their number."""
+def _patients(line: Line) -> int:
+    return len(set(line.results[0].predictions.patients)) if line.results else 0
+
+
+def _holm(differences: Sequence[Score | None], patients: int) -> list[str]:
+    """Differences with intervals and p, which Holm's method corrects for their number.
+
+    As the intervals, p is by Student's t with one degree of freedom less than patients.
+    """
     p = {}
     for i, score in enumerate(differences):
         if score is not None and not np.isnan(score.low) and score.high > score.low:
-            error = (score.high - score.low) / 2 / 1.96
-            p[i] = 2 * ndtr(-abs(score.value) / error)
+            error = (score.high - score.low) / 2 / stdtrit(patients - 1, 0.975)
+            p[i] = 2 * stdtr(patients - 1, -abs(score.value) / error)
     corrected, least = {}, 0.0
     for rank, i in enumerate(sorted(p, key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
@@ -211,24 +233,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    arguments, _ = parser.parse_known_args()
+    arguments, rest = parser.parse_known_args()
     root = arguments.root
+    try:
+        options = keep_options(root, [*(["--quick"] if arguments.quick else []), *rest])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     found = list(lines(root, arguments.tables, arguments.seeds))
-    quick = f"Quick: {' '.join(QUICK)}; not the paper's sizes." if arguments.quick else ""
+    trained = shlex.join([word for x in options for word in (QUICK if x == "--quick" else (x,))])
+    quick = f"All trainings with {trained}." if trained else ""
     sections, pictures = [], {}
     for number, published in PUBLISHED.items():
         own = [line for line in found if line.method.table == number]
         if not own:
             continue
-        tables = [table(number, own), costs(own)]
-        sections.append({"title": published.title, "tables": tables, "ranks": ranks(own)})
+        section = {"title": published.title, "tables": [table(number, own), costs(own)]}
+        sections.append({**section, "ranks": ranks(own), "note": note(own)})
         pictures |= figures(number, own, root)
     if changed := [line for line in found if line.method.table == "ablation"]:
         tables = [ablation(changed)]
-        sections.append({"title": "Ablation on COVID-CT", "tables": tables, "ranks": ""})
+        section = {"title": "Ablation on COVID-CT", "tables": tables}
+        sections.append({**section, "ranks": "", "note": note(changed)})
     markdown = ["# The paper's tables", *([quick] if quick else [])]
     for section in sections:
-        markdown.append(f"## {section['title']}")
+        markdown += [f"## {section['title']}", *([section["note"]] if section["note"] else [])]
         markdown += [
             tabulate(rows, "keys", "github", disable_numparse=True)
             for rows in section["tables"]

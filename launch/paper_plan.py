@@ -10,6 +10,7 @@ as `--config.epochs=5`, go to all trainings.
 
 import argparse
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def _on_another_source(root: Path) -> Iterator[Method]:
         "ResNet-50": "configs/rivals.py:resnet50",
     }
     for name, config in networks.items():
-        trained = Training(f"iv/{_folder(name)}", config, source)
+        trained = Training(f"iv/{source}/{_folder(name)}", config, source)
         reason = _unless(root, source, "covid_ct")
         yield Method("IV", name, (trained,), tested_on="covid_ct", missing=reason)
 
@@ -202,13 +203,16 @@ def trainings(root: Path, tables: Sequence[str] = TABLES) -> list[Training]:
     return list(wanted.values())
 
 
-def train_options(training: Training, root: Path, seed: int, *, quick: bool) -> list[str]:
-    """The options of jaxcovid.train for a training."""
+def train_options(
+    training: Training, root: Path, seed: int, *, quick: bool, more: Sequence[str] = ()
+) -> list[str]:
+    """The options of jaxcovid.train for a training; what makes the method goes before `more`."""
     options = [
         f"--config={training.config}",
         f"--config.dataset={training.dataset}",
         f"--config.seed={seed}",
         *(QUICK if quick else ()),
+        *more,
         *(each.format(ROOT=root, SEED=seed) for each in training.options),
         f"--data_dir={root / DATA}",
         f"--workdir={training.workdir(root, seed)}",
@@ -256,7 +260,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--tables", type=lambda names: names.split(","), default=TABLES)
+    parser.add_argument("--tables", type=_tables, default=TABLES)
+
+
+def _tables(names: str) -> list[str]:
+    if unknown := set(names.split(",")) - set(TABLES):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: use {', '.join(TABLES)}")
+    return names.split(",")
+
+
+def keep_options(root: Path, words: Sequence[str]) -> list[str]:
+    """Keeps the options of all trainings in ROOT, as what is finished is not trained anew.
+
+    Raises:
+      ValueError: it was begun with others.
+    """
+    file = root / "options.txt"
+    if not file.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        file.write_text(shlex.join(words))
+    if (begun := shlex.split(file.read_text())) != list(words):
+        raise ValueError(
+            f"{root} was begun with the options {shlex.join(begun) or '(none)'}, not "
+            f"{shlex.join(words) or '(none)'}; give the same, or another ROOT"
+        )
+    return begun
 
 
 def main() -> None:
@@ -269,11 +297,15 @@ def main() -> None:
     add_options(parser)
     arguments, rest = parser.parse_known_args()
     root, tables = arguments.root, arguments.tables
+    try:
+        keep_options(root, [*(["--quick"] if arguments.quick else []), *rest])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     lines = []
     for seed in range(arguments.seeds):
         if arguments.what == "trainings":
             lines += [
-                shlex.join([*train_options(each, root, seed, quick=arguments.quick), *rest])
+                shlex.join(train_options(each, root, seed, quick=arguments.quick, more=rest))
                 for each in trainings(root, tables)
                 if each.level == arguments.level and not _is_finished(each, root, seed)
             ]

@@ -22,11 +22,11 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 environment requirements.txt
 
-# prepare NAME FOLDER [OPTIONS]: unless there is no such folder, or it is prepared
+# prepare NAME FOLDER [OPTIONS]: if there is such a folder; what is prepared is left as it is
 prepare() {
   local name=$1 folder=$data/$2
   shift 2
-  if [ -d "$folder" ] && [ ! -d "$root/data/$name" ]; then
+  if [ -d "$folder" ]; then
     python -m jaxcovid.prepare "$name" --source="$folder" --data_dir="$root/data" "$@"
   fi
 }
@@ -39,7 +39,8 @@ prepare chest_xray_pneumonia chest_xray --allow_missing
 prepare covid_chestxray covid-chestxray-dataset --allow_missing
 
 for level in 0 1 2; do
-  mapfile -t trainings < <(python launch/paper_plan.py trainings "${plan[@]}" --level="$level")
+  lines=$(python launch/paper_plan.py trainings "${plan[@]}" --level="$level")
+  mapfile -t trainings <<<"$lines"
   if [ -n "${SLURM:-}" ] && [ -n "${trainings[0]}" ]; then
     # shellcheck disable=SC2086
     sbatch --wait --array="0-$((${#trainings[@]} - 1))" $SLURM launch/slurm.sbatch \
@@ -50,7 +51,8 @@ for level in 0 1 2; do
     [ -z "$options" ] || eval "python -m jaxcovid.train $options"
   done
 done
-mapfile -t evaluations < <(python launch/paper_plan.py evaluations "${plan[@]}")
+lines=$(python launch/paper_plan.py evaluations "${plan[@]}")
+mapfile -t evaluations <<<"$lines"
 for options in "${evaluations[@]}"; do
   [ -z "$options" ] || eval "python -m jaxcovid.evaluate $options"
 done

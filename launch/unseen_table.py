@@ -48,7 +48,7 @@ def _tests(workdir: Path, left: str) -> list[Path]:
     """The folder of the evaluation on the source that was left out; none if it is not finished."""
     where = workdir / "evaluation"
     found = [path.parent for path in where.glob("**/test/metrics.json")]
-    return [x for x in found if "-".join(x.relative_to(where).parts).startswith(left)]
+    return [x for x in found if "-".join(x.relative_to(where).parts).startswith(f"{left}-")]
 
 
 def _beyond(one: SavedResult, other: SavedResult) -> str:
@@ -60,7 +60,10 @@ def _aucs(scores: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """The values of all seeds and the interval of the first; none without lesion in any image."""
     first = scores[0]
     interval = "" if first["low"] is None else f"{first['low']:.3f} to {first['high']:.3f}"
-    return ", ".join(f"{score['value']:.3f}" for score in scores), interval
+    values = [
+        "undefined" if score["value"] is None else f"{score['value']:.3f}" for score in scores
+    ]
+    return ", ".join(values), interval
 
 
 def main() -> None:

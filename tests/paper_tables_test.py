@@ -41,6 +41,7 @@ def write_result(folder, *, seed, shift):
     score = {"value": 0.5 + 0.1 * shift, "low": 0.4, "high": 0.95}
     point = dict.fromkeys(("precision", "recall", "f", "accuracy"), score)
     metrics = {"auc": score, "positive_class": "COVID-19", "operating_points": {"youden": point}}
+    metrics["run"] = {"trained on": "here", "dataset": "there"}
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
@@ -67,7 +68,9 @@ def test_trainings_come_after_those_that_they_begin_with(tmp_path, capsys, monke
     for level in range(3):
         words = ("trainings", root, f"--level={level}", "--quick", "--seeds=2", "--config.a=1")
         for options in printed(paper_plan, capsys, monkeypatch, *words):
-            assert options[-1] == "--config.a=1"
+            assert "--config.a=1" in options
+            if any("frozen" in option for option in options):  # what makes the method counts
+                assert options.index("--config.epochs=1") > options.index("--config.a=1")
             assert "--config.preprocessing.size=128" in options
             assert not any("size=2" in option for option in options)
             begins = [x for x in options if x.startswith(("--config.init.we", "--config.parts"))]
@@ -108,7 +111,9 @@ def test_the_page(tmp_path, capsys, monkeypatch, seeds):
         for name, shift in (("deep_ct_net", 3), ("ref_29", 1)):
             folder = root / "v" / name / str(seed) / "evaluation" / "test"
             write_result(folder, seed=seed, shift=shift)
-        folder = root / "iv/deep_ct_net" / str(seed) / "evaluation/covid_ct/original/test"
+        folder = (
+            root / "iv/sars_cov_2_ct/deep_ct_net" / str(seed) / "evaluation/covid_ct/original/test"
+        )
         write_result(folder, seed=seed, shift=0)
         write_result(
             root / "ablation/no_attention" / str(seed) / "evaluation/test", seed=seed, shift=2
@@ -128,13 +133,18 @@ def test_the_page(tmp_path, capsys, monkeypatch, seeds):
     assert "CT-COV19 is not in the folder" in markdown
     order = "seed 0: Deep-CT-Net > Ref. 29"
     assert (f"{order}; seed 1" if seeds == 2 else order) in markdown
-    assert "Quick: --config.preprocessing.size=128" in markdown
+    assert "All trainings with --config.preprocessing.size=128" in markdown
+    assert "Here: trained on here, tested on there" in markdown
+    assert "trained on here" in page
+    with pytest.raises(SystemExit, match=r"begun with the options --quick, not \(none\)"):
+        printed(paper_page, capsys, monkeypatch, root)
     assert page.count("data:image/png") == 2
 
 
 def test_p_is_corrected_for_the_number_of_comparisons():
     score = paper_page.Score(0.1, 0.1 - 1.96 * 0.05, 0.1 + 1.96 * 0.05)  # two standard errors
-    alone, both = paper_page._holm([score]), paper_page._holm([score, None, score])
+    alone = paper_page._holm([score], 10**6)
+    both = paper_page._holm([score, None, score], 10**6)
     assert alone == ["+0.100 (+0.002 to +0.198), p 0.046"]
     assert both[1] == ""
     assert both[0].endswith("p 0.091")
@@ -170,18 +180,18 @@ def test_the_script_prepares_trains_evaluates_and_writes(tmp_path, slurm):
     words += ["--config.epochs=2"]
     subprocess.run(words, env={**os.environ, "SLURM": slurm}, check=True)
     lines = log.read_text().splitlines()
-    # COVID-CT is prepared already.
-    prepare = "python -m jaxcovid.prepare chest_xray_pneumonia"
-    assert (
-        lines[0] == f"{prepare} --source={source}/chest_xray --data_dir={root}/data --allow_missing"
-    )
+    prepare, where = "python -m jaxcovid.prepare", f"--data_dir={root}/data"
+    assert lines[:2] == [
+        f"{prepare} covid_ct --source={source}/COVID-CT {where}",
+        f"{prepare} chest_xray_pneumonia --source={source}/chest_xray {where} --allow_missing",
+    ]
     assert lines[-1] == f"python launch/paper_page.py {root} --seeds=1 --tables=V --config.epochs=2"
     evaluated = [line for line in lines if line.startswith("python -m jaxcovid.evaluate")]
     trained = [line for line in lines if line.startswith("python -m jaxcovid.train")]
     assert len(evaluated) == 4
     if not slurm:
         assert len(trained) == 4
-        assert all(line.split()[-1] == "--config.epochs=2" for line in trained)
+        assert all("--config.epochs=2" in line.split() for line in trained)
         return
     assert not trained
     (submitted,) = [line for line in lines if line.startswith("sbatch")]

@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.joined import member_names
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor
@@ -49,6 +50,11 @@ def check_classifier(predictor: Predictor, classifier: str) -> None:
         raise ValueError(
             f"--classifier needs a classifier for one class; {predictor.workdir} has "
             f"task={run.config['task']} and objective={run.config['objective']}"
+        )
+    if len(member_names(run.dataset.name)) > 1:
+        raise ValueError(
+            "--classifier needs a network that was trained on one data set; "
+            f"{predictor.workdir} was trained on {run.dataset.name}"
         )
     if run.ablation != "none":
         raise ValueError(

@@ -35,6 +35,8 @@ class SavedResult:
           ValueError: a file is damaged.
         """
         metrics = json.loads((folder / "metrics.json").read_text())
+        if "positive_class" not in metrics:
+            raise ValueError(f"{folder} is no result of a network that screens")
         with (folder / "predictions.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         predictions = Predictions(

@@ -1,11 +1,12 @@
 """Another classifier on a network's features."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from jaxcovid.evaluation.refitted import Examples, fit
+from jaxcovid.evaluation.refitted import Examples, check_classifier, fit
 from jaxcovid.metrics.scores import auc
 
 
@@ -57,3 +58,19 @@ def test_what_cannot_be_refitted_is_refused(command, trained, data_dir, options,
     )
     assert refused.returncode
     assert message in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": SimpleNamespace(name="a+b")}, "trained on one data set; w was trained on a"),
+        ({"ablation": "border_only"}, "was trained with ablation=border_only"),
+    ],
+)
+def test_runs_whose_images_are_not_all_theirs_are_refused(change, message):
+    options = {"dataset": SimpleNamespace(name="a"), "ablation": "none", "config": {}}
+    task = SimpleNamespace(screens=True, outputs=("COVID-19",))
+    run = SimpleNamespace(**{**options, **change})
+    network = SimpleNamespace(workdir="w", run=run, task=task, classifies=True)
+    with pytest.raises(ValueError, match=message.replace("+", r"\+")):
+        check_classifier(network, "logistic")

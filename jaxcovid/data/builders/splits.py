@@ -69,6 +69,8 @@ def leave_site_out(rows: Sequence[Row], site: str) -> dict[str, list[Row]]:
         raise ValueError(f"the {len(test)} images of {site} have no {' and no '.join(missing)}")
     tested = {row["patient"] for row in test}
     rest = [row for row in rows if row["patient"] not in tested]
+    if missing := sorted(classes - {row["label"] for row in rest}):
+        raise ValueError(f"without {site} there is no image of {' and of '.join(missing)}")
     return {**split_by_patient(rest, test_tenths=0), "test": test}
 
 
