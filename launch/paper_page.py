@@ -1,6 +1,8 @@
 """Writes tables.html and tables.md of what `launch/paper_tables.sh` has measured so far.
 
-python launch/paper_page.py ROOT [--seeds=N] [--tables=V,VI]
+    python launch/paper_page.py ROOT [--seeds=N] [--tables=V,VI]
+
+The options of the trainings, `--quick` among them, must be those that ROOT was begun with.
 """
 
 import argparse
@@ -11,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,13 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jaxcovid.evaluation.published import published_scores
-from jaxcovid.evaluation.saved_results import SavedResult, auc_difference
+from jaxcovid.evaluation.saved_results import SavedResult, auc_difference, score_of
 from jaxcovid.inference import predictor
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.report.curves import roc_figure
 from jaxcovid.report.pages import render_page
-from launch.paper_plan import QUICK, Method, add_options, keep_options, methods
+from launch.paper_methods import Method, methods
+from launch.paper_plan import QUICK, parse_options
 
 OURS = {"III": "Deep-CT-Net", "IV": "Deep-CT-Net", "V": "Deep-CT-Net", "VI": "Deep-CXR-Net"}
 PUBLISHED = {
@@ -52,11 +54,6 @@ class Line:
     method: Method
     results: Sequence[SavedResult]
     cost: Mapping[str, str]
-
-    @property
-    def auc(self) -> Score | None:
-        """Of the first seed."""
-        return _score(self.results[0].metrics["auc"]) if self.results else None
 
 
 def lines(root: Path, tables: Sequence[str], seeds: int) -> Iterator[Line]:
@@ -127,7 +124,7 @@ def ranks(found: Sequence[Line]) -> str:
     seeds = min((len(line.results) for line in finished), default=0)
     orders = []
     for seed in range(seeds):
-        order = sorted(finished, key=lambda line: -np.nan_to_num(_auc(line.results[seed])))
+        order = sorted(finished, key=lambda line: -np.nan_to_num(line.results[seed].auc.value))
         orders.append(" > ".join(line.method.name for line in order))
     return "; ".join(f"seed {seed}: {order}" for seed, order in enumerate(orders))
 
@@ -146,7 +143,7 @@ def figures(number: str, found: Sequence[Line], root: Path) -> dict[str, bytes]:
     if not first:
         return {}
     curves = {x: (r.predictions.positive, r.predictions.probability) for x, r in first.items()}
-    aucs = {name: _score(result.metrics["auc"]) for name, result in first.items()}
+    aucs = {name: result.auc for name, result in first.items()}
     drawn = {title: roc_figure(curves, aucs=aucs, thresholds={}, title=f"Table {number}")}
     ours = next(line.method for line in found if line.method.name == OURS[number])
     folder = ours.result(root, 0)
@@ -161,16 +158,12 @@ def _measured(line: Line) -> dict[str, str]:
         return {"AUC": line.method.missing or "not finished"}
     metrics = line.results[0].metrics
     point = metrics["operating_points"]["youden"]
-    seeds = [_auc(result) for result in line.results]
-    row = {label: _with_interval(_score(point[name])) for label, name in _SCORES.items()}
-    row["AUC"] = _with_interval(_score(metrics["auc"]))
+    seeds = [result.auc.value for result in line.results]
+    row = {label: score_of(point[name]).text() for label, name in _SCORES.items()}
+    row["AUC"] = line.results[0].auc.text()
     if len(seeds) > 1:
         row["AUC, mean of seeds"] = f"{np.mean(seeds):.3f} ± {np.std(seeds, ddof=1):.3f}"
     return row
-
-
-def _auc(result: SavedResult) -> float:
-    return _score(result.metrics["auc"]).value
 
 
 def _beyond(one: Line, other: Line) -> Score | None:
@@ -201,8 +194,7 @@ def _holm(differences: Sequence[Score | None], patients: int) -> list[str]:
     return [
         ""
         if score is None
-        else f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
-        + (f", p {corrected[i]:.2g}" if i in corrected else "")
+        else score.text("+.3f") + (f", p {corrected[i]:.2g}" if i in corrected else "")
         for i, score in enumerate(differences)
     ]
 
@@ -211,16 +203,6 @@ def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The rows with the same columns, those of the longest in its order."""
     longest = max(rows, key=len)
     return [{name: row.get(name, "") for name in longest} for row in rows]
-
-
-def _score(content: Mapping[str, Any]) -> Score:
-    return Score(
-        *(np.nan if content[name] is None else content[name] for name in ("value", "low", "high"))
-    )
-
-
-def _with_interval(score: Score) -> str:
-    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
 
 
 def _plain(value: float | None) -> str:
@@ -232,15 +214,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_options(parser)
-    arguments, rest = parser.parse_known_args()
+    arguments, options = parse_options(parser)
     root = arguments.root
-    try:
-        options = keep_options(root, [*(["--quick"] if arguments.quick else []), *rest])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     found = list(lines(root, arguments.tables, arguments.seeds))
-    trained = shlex.join([word for x in options for word in (QUICK if x == "--quick" else (x,))])
+    trained = shlex.join([*(QUICK if arguments.quick else ()), *options])
     quick = f"All trainings with {trained}." if trained else ""
     sections, pictures = [], {}
     for number, published in PUBLISHED.items():

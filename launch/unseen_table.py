@@ -11,13 +11,14 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs.unseen_source import STEPS
-from jaxcovid.evaluation.saved_results import SavedResult, auc_difference
+from jaxcovid.evaluation.saved_results import SavedResult, auc_difference, score_of
+from jaxcovid.metrics.bootstrap import Score
 
 _HEADER = ("left out", "variant", "AUC", "95 % interval", "beyond the one before")
 
@@ -36,10 +37,10 @@ def lines(root: Path) -> Iterator[tuple[str, ...]]:
                 continue
             results = [SavedResult.read(test) for test in tests]
             metrics = [result.metrics for result in results]
-            difference = _beyond(results[0], before) if before else ""
-            yield left.name, variant, *_aucs([each["auc"] for each in metrics]), difference
+            difference = auc_difference(results[0], before).text("+.3f") if before else ""
+            yield left.name, variant, *_aucs([result.auc for result in results]), difference
             if all((each.get("segmentation") or {}).get("auc") for each in metrics):
-                shares = [each["segmentation"]["auc"] for each in metrics]
+                shares = [score_of(each["segmentation"]["auc"]) for each in metrics]
                 yield left.name, f"{variant}: share involved", *_aucs(shares), ""
             before = results[0]
 
@@ -51,18 +52,11 @@ def _tests(workdir: Path, left: str) -> list[Path]:
     return [x for x in found if "-".join(x.relative_to(where).parts).startswith(f"{left}-")]
 
 
-def _beyond(one: SavedResult, other: SavedResult) -> str:
-    score = auc_difference(one, other)
-    return f"{score.value:+.3f} ({score.low:+.3f} to {score.high:+.3f})"
-
-
-def _aucs(scores: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def _aucs(scores: Sequence[Score]) -> tuple[str, str]:
     """The values of all seeds and the interval of the first; none without lesion in any image."""
     first = scores[0]
-    interval = "" if first["low"] is None else f"{first['low']:.3f} to {first['high']:.3f}"
-    values = [
-        "undefined" if score["value"] is None else f"{score['value']:.3f}" for score in scores
-    ]
+    interval = f"{first.low:.3f} to {first.high:.3f}" if first.has_interval else ""
+    values = ["undefined" if np.isnan(x.value) else f"{x.value:.3f}" for x in scores]
     return ", ".join(values), interval
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from launch import paper_page, paper_plan
-from launch.paper_plan import Method, methods, trainings
+from launch.paper_methods import Method, Training, methods
+from launch.paper_plan import trainings
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 ALL = ("covid_ct", "sars_cov_2_ct", "covid_chestxray", "chestxray14", "chest_xray_pneumonia")
@@ -151,7 +152,7 @@ def test_p_is_corrected_for_the_number_of_comparisons():
 
 
 def test_a_method_has_the_folder_of_its_evaluation(tmp_path):
-    one = paper_plan.Training("a", "", "covid_ct")
+    one = Training("a", "", "covid_ct")
     assert Method("V", "x").result(tmp_path, 0) is None
     method = Method("V", "x", (one,), classifier="prototypes")
     assert method.result(tmp_path, 0) is None
@@ -164,7 +165,7 @@ def test_the_script_prepares_trains_evaluates_and_writes(tmp_path, slurm):
     """All commands are written down instead of run, but for the plan."""
     log, launch = tmp_path / "log", tmp_path / "launch"
     launch.mkdir()
-    for name in ("paper_tables.sh", "paper_plan.py"):
+    for name in ("paper_tables.sh", "paper_plan.py", "paper_methods.py"):
         shutil.copy(REPOSITORY / "launch" / name, launch)
     (launch / "environment.sh").write_text(
         "environment() { :; }\n"

@@ -106,8 +106,4 @@ def as_table(across: AcrossSources) -> str:
 
 
 def _interval(score: Score | None) -> str:
-    if score is None or np.isnan(score.value):
-        return ""
-    if not score.has_interval:
-        return f"{score.value:.3f}"
-    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+    return "" if score is None or np.isnan(score.value) else score.text()

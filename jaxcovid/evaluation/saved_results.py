@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,18 @@ class SavedResult:
             outputs=(metrics["positive_class"],),
         )
         return cls(metrics, predictions)
+
+    @property
+    def auc(self) -> Score:
+        """Over images."""
+        return score_of(self.metrics["auc"])
+
+
+def score_of(content: Mapping[str, Any]) -> Score:
+    """A score as `metrics.json` has it; what is undefined becomes NaN."""
+    names = ("value", "low", "high")
+    value, low, high = (np.nan if content[name] is None else content[name] for name in names)
+    return Score(value, low, high)
 
 
 def auc_difference(one: SavedResult, other: SavedResult) -> Score:

@@ -56,6 +56,12 @@ class Score:
         """False where the interval is undefined."""
         return not np.isnan(self.low)
 
+    def text(self, digits: str = ".3f") -> str:
+        """The value and its interval, if it has one: "0.812 (0.700 to 0.901)"."""
+        if not self.has_interval:
+            return f"{self.value:{digits}}"
+        return f"{self.value:{digits}} ({self.low:{digits}} to {self.high:{digits}})"
+
 
 @dataclasses.dataclass(frozen=True)
 class IntervalMethod:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Maps, he_normal, show_map
+from jaxcovid.models.layers import AxisName, Maps, he_normal, show_map, three_channels
 
 
 def _conv(features: int, size: int, *, stride: int = 1, dtype: Any, name: str) -> nn.Conv:
@@ -119,8 +119,7 @@ class DenseNet(nn.Module):
     def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
         norm = partial(_BatchNorm, not train, **shared)
-        if image.shape[-1] == 1:
-            image = jnp.repeat(image, 3, axis=-1)
+        image = three_channels(image)
         x = _conv(2 * self.growth_rate, 7, stride=2, dtype=self.dtype, name="stem_conv")(image)
         x = nn.relu(norm(name="stem_norm")(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -14,7 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Conv, Maps, accumulation_dtype, he_normal, show_map
+from jaxcovid.models.layers import (
+    AxisName,
+    Conv,
+    Maps,
+    accumulation_dtype,
+    he_normal,
+    show_map,
+    three_channels,
+)
 from jaxcovid.models.normalization import BatchNorm
 
 EPSILON = 1e-3  # TensorFlow's
@@ -159,8 +167,7 @@ class EfficientNetLite(nn.Module):
         def norm(y: jax.Array, name: str) -> jax.Array:
             return BatchNorm(self.axis_name, EPSILON, name=name)(y, train=train)
 
-        if image.shape[-1] == 1:
-            image = jnp.repeat(image, 3, axis=-1)
+        image = three_channels(image)
         stem = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
         x = stem(32, (3, 3), strides=2, padding="SAME", name="stem_conv")(image)
         x = nn.relu6(norm(x, "stem_norm"))

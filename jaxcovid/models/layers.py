@@ -20,6 +20,11 @@ def accumulation_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def three_channels(image: jax.Array) -> jax.Array:
+    """Images [b, h, w, 3] of images [b, h, w, 1 or 3]: one channel stands for three equal ones."""
+    return jnp.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
 def show_map(module: nn.Module, x: jax.Array) -> jax.Array:
     """Returns `x`; keeps it as the map that `inference.grad_cam` reads, where that asks for it."""
     if module.is_initializing():

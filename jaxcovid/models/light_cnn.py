@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Conv, Maps, he_normal, show_map
+from jaxcovid.models.layers import AxisName, Conv, Maps, he_normal, show_map, three_channels
 from jaxcovid.models.normalization import BatchNorm
 
 SQUEEZED = ((16, 16, 32), (32, 48, 48, 64), (64,))  # channels, between the three maxima
@@ -56,7 +56,7 @@ class LightCNN(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         shared = {"dtype": self.dtype, "axis_name": self.axis_name}
-        x = jnp.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        x = three_channels(image)
         stem = Conv(
             6 * self.squeezed[0][0], 7, 2, use_bias=True, dtype=self.dtype, name="stem_conv"
         )

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Conv, Maps, show_map
+from jaxcovid.models.layers import AxisName, Conv, Maps, show_map, three_channels
 from jaxcovid.models.normalization import BatchNorm
 
 
@@ -84,8 +84,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Maps:
-        if image.shape[-1] == 1:
-            image = jnp.repeat(image, 3, axis=-1)
+        image = three_channels(image)
         x = Conv(self.width, 7, stride=2, dtype=self.dtype, name="stem_conv")(image)
         x = nn.relu(BatchNorm(self.axis_name, name="stem_norm")(x, train=train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

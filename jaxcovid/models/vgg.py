@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcovid.models.layers import AxisName, Conv, Maps, show_map
+from jaxcovid.models.layers import AxisName, Conv, Maps, show_map, three_channels
 
 
 class VGG(nn.Module):
@@ -30,7 +30,7 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Maps:
         del train
-        x = jnp.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        x = three_channels(image)
         maps = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), start=1):
             for j in range(depth):
