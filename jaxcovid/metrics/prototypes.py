@@ -6,7 +6,6 @@ The paper that this project follows compares itself with it (reference [2], Tabl
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 
 @dataclass
@@ -46,6 +45,8 @@ class Prototypes:
 
     def distances(self, vectors: np.ndarray) -> np.ndarray:
         """Squared distances [n, prototypes] of vectors [n, c]."""
+        from scipy.spatial.distance import cdist  # training imports metrics and needs no distances
+
         return cdist(vectors, np.stack(self.vectors), "sqeuclidean")
 
     def _become_prototype(self, vector: np.ndarray) -> None:
