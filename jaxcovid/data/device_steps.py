@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxcovid.data.preprocessing import Preprocessing
 
 PIXELS_AT_ONCE = 2**22  # that are worked on at a time, 16 MiB in float32
+_TAPS = 5  # pixels for one that are added in OpenCV's order, enough for a side four times as long
 _WEIGHT_ONE = 2**11  # of OpenCV's fixed-point weights between pixels
 
 
@@ -69,15 +70,15 @@ def equalize_to_blur(pixels: jax.Array, *, preprocessing: Preprocessing) -> jax.
         resized = jnp.maximum(1, jnp.round(shape * size / shape.max())).astype(jnp.int32)
     shrunk = jnp.minimum(shape, resized)
     levels = pixels.reshape(batch, -1).astype(jnp.int32)
-    image = pixels.astype(jnp.float32)
+    image = jnp.asarray(pixels, jnp.float32)
     if preprocessing.equalize:
         counts = jax.vmap(lambda row: jnp.zeros(256, jnp.int32).at[row].add(1))(levels)
         tables = jax.vmap(_equalizing_table)(counts)
         image = jnp.take_along_axis(tables, levels, axis=1).reshape(pixels.shape)
-    rows = _area_weights(shape[0], shrunk[0], (size, height))
-    columns = _area_weights(shape[1], shrunk[1], (size, width))
-    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    image = product(rows, product(image, columns.T))
+    # [b, h, w] to [w, b, size] and [size, b, size]: OpenCV, too, begins with the rows.
+    columns_first = image.transpose(2, 0, 1)
+    image = _shrink(columns_first, shape[1], shrunk[1], size).transpose(2, 1, 0)
+    image = _shrink(image, shape[0], shrunk[0], size).transpose(1, 0, 2)
     return jax.vmap(lambda one: _finish(one, shape, resized, preprocessing))(image)
 
 
@@ -96,8 +97,11 @@ def _finish(
       Gray levels, int32 [size, size].
     """
     shrunk = jnp.minimum(shape, resized)
-    halved = (shape == 2 * shrunk).all()  # OpenCV rounds a half up there, elsewhere to even
-    image = jnp.where(halved, jnp.floor(image + 0.5), jnp.round(image))
+    # By whole factors OpenCV adds whole numbers; if both are 2 it rounds a half up, else to even.
+    area = (shape[0] // shrunk[0]) * (shape[1] // shrunk[1])
+    averaged = jnp.where((shape % shrunk == 0).all(), jnp.round(image * area) / area, image)
+    halved = (shape == 2 * shrunk).all()
+    image = jnp.where(halved, jnp.floor(averaged + 0.5), jnp.round(averaged))
     image = _enlarge(image.astype(jnp.int32), shrunk, resized)
     image = _centre(image, resized, preprocessing.fill)
     return _blur(image) if preprocessing.blur else image
@@ -150,17 +154,50 @@ def _equalizing_table(counts: jax.Array) -> jax.Array:
 def _area_weights(old: jax.Array, new: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Step 3 along a side that shrinks: the share of pixel j of `old` in pixel i of `new`.
 
-    In whole numbers up to the last division: pixel i covers i * old to (i + 1) * old of a side that
-    is new * old long, and pixel j covers j * new to (j + 1) * new.
-
     Returns:
       float32 of that shape; rows past `new` are of no use.
     """
-    i, j = jnp.arange(shape[0])[:, None], jnp.arange(shape[1])[None]
+    return _shares(jnp.arange(shape[0])[:, None], jnp.arange(shape[1])[None], old, new)
+
+
+def _shares(i: jax.Array, j: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """The shares of pixels j of a side `old` in pixels i of the shorter side `new`.
+
+    In whole numbers up to the last division: pixel i covers i * old to (i + 1) * old of a side that
+    is new * old long, and pixel j covers j * new to (j + 1) * new.
+    """
     overlap = jnp.minimum((i + 1) * old, (j + 1) * new) - jnp.maximum(i * old, j * new)
     # As a scalar XLA would take its reciprocal: 219 * (1 / 438) is less than a half.
-    whole = jax.lax.optimization_barrier(jnp.full(shape, old))
+    whole = jax.lax.optimization_barrier(jnp.full(overlap.shape, old))
     return jnp.where(j < old, jnp.maximum(overlap, 0), 0) / whole
+
+
+def _shrink(image: jax.Array, old: jax.Array, new: jax.Array, size: int) -> jax.Array:
+    """Step 3 along the first axis, bit for bit as OpenCV up to `_TAPS` pixels for one.
+
+    Sums that end near a half round as OpenCV's if every addition rounds as it does: pixels are
+    added one after another. The maximum changes no product, but keeps a compiler from joining
+    product and sum into one operation that rounds once.
+
+    Args:
+      image: gray levels, float32 [old, b, c].
+      old: its first side.
+      new: what becomes of it.
+      size: places of the result, of which `new` are used.
+
+    Returns:
+      float32 [size, b, c].
+    """
+    i = jnp.arange(size)
+    first = i * old // new
+    total = jnp.zeros((size, *image.shape[1:]), jnp.float32)
+    for j in (first + tap for tap in range(_TAPS)):
+        pixels = image.at[jnp.minimum(j, old - 1)].get(mode="promise_in_bounds")
+        total += jnp.maximum(pixels * _shares(i, j, old, new)[:, None, None], 0.0)
+    (side, *_) = image.shape
+    weights = _area_weights(old, new, (size, side))
+    rest = jnp.where(jnp.arange(side)[None] < first[:, None] + _TAPS, 0.0, weights)
+    return total + jnp.tensordot(rest, image, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _enlarge(image: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
@@ -177,9 +214,11 @@ def _enlarge(image: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     places = jnp.arange(len(image))
 
     def taps(axis: int) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        doubled = (2 * places + 1) * old[axis] - new[axis]  # of 2 * new, so in whole numbers
-        first, rest = jnp.divmod(doubled, 2 * new[axis])
-        share = rest / (2 * new[axis])
+        # Whole numbers are divided once, and OpenCV's share, too, is what is left of a float32.
+        whole = jax.lax.optimization_barrier(jnp.full(places.shape, 2 * new[axis]))
+        position = ((2 * places + 1) * old[axis] - new[axis]) / whole
+        first = jnp.floor(position).astype(jnp.int32)
+        share = position - first
         neighbours = tuple(jnp.clip(first + i, 0, old[axis] - 1) for i in range(2))
         weights = tuple(
             jnp.round(part * _WEIGHT_ONE).astype(jnp.int32) for part in (1 - share, share)

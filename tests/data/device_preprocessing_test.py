@@ -63,6 +63,19 @@ def test_the_device_equals_the_host(size, keep_ratio):
     assert_close([slice_of(*shape, 1) for shape in growing], options)
 
 
+@pytest.mark.parametrize(("size", "keep_ratio"), [(64, False), (256, True)])
+def test_what_is_exported_equals_opencv_bit_for_bit(size, keep_ratio):
+    """Sums that end near a half, too, as long as no side shrinks to less than a quarter."""
+    five = preprocessing.Preprocessing(size=size, keep_ratio=keep_ratio, mean=0.0, std=1.0)
+    exported = jax.jit(functools.partial(device_steps.equalize_to_blur, preprocessing=five))
+    drawn = np.random.default_rng(0).integers(size, 4 * size, (3, 2))
+    factors = [(2 * size, 2 * size), (3 * size, 2 * size), (size, 3 * size)]
+    for shape in [*factors, (70, 90), *map(tuple, drawn)]:
+        gray = slice_of(*shape, 3)
+        on_device = exported(gray[None])
+        np.testing.assert_array_equal(on_device[0], five(gray)[..., 0], err_msg=str(shape))
+
+
 @pytest.mark.parametrize("left_out", ["equalize", "blur"])
 def test_steps_that_are_left_out(left_out):
     options = {"size": 64, left_out: False}
