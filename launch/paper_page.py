@@ -28,6 +28,7 @@ from jaxcovid.inference import predictor
 from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.report.curves import roc_figure
 from jaxcovid.report.pages import render_page
+from launch import paper_data
 from launch.paper_methods import Method, methods
 from launch.paper_plan import QUICK, parse_options
 
@@ -66,8 +67,8 @@ def lines(root: Path, tables: Sequence[str], seeds: int) -> Iterator[Line]:
 
 
 def cost_of(workdirs: Sequence[Path]) -> dict[str, str]:
-    """Parameters, operations an image and speed of training of networks, all of them together."""
-    parameters, operations, seconds = 0, 0.0, 0.0
+    """Parameters, operations, memory and speed of training of networks, all of them together."""
+    parameters, operations, memory, seconds = 0, 0.0, 0, 0.0
     for workdir in workdirs:
         network = predictor.load(workdir)
         flat = jax.tree_util.tree_leaves_with_path(network.variables)  # frozen parts, too
@@ -75,12 +76,16 @@ def cost_of(workdirs: Sequence[Path]) -> dict[str, str]:
         size = network.preprocessing.size
         image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
         apply = jax.jit(lambda variables, x, model=network.model: model.apply(variables, x))
-        operations += apply.lower(network.variables, image).cost_analysis()["flops"]
+        lowered = apply.lower(network.variables, image)
+        operations += lowered.cost_analysis()["flops"]
+        needed = lowered.compile().memory_analysis()
+        memory += needed.argument_size_in_bytes + needed.temp_size_in_bytes
         logged = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
         seconds += 1 / np.median([x["images_per_s"] for x in logged if "images_per_s" in x])
     return {
         "parameters": f"{parameters / 1e6:.1f} M",
         "GFLOPs an image": f"{operations / 1e9:.2f}",
+        "MiB for an image": f"{memory / 2**20:.0f}",
         "images/s, training (its last stage)": f"{1 / seconds:.1f}",
     }
 
@@ -144,11 +149,15 @@ def figures(number: str, found: Sequence[Line], root: Path) -> dict[str, bytes]:
         return {}
     curves = {x: (r.predictions.positive, r.predictions.probability) for x, r in first.items()}
     aucs = {name: result.auc for name, result in first.items()}
-    drawn = {title: roc_figure(curves, aucs=aucs, thresholds={}, title=f"Table {number}")}
+    drawn = {
+        f"{title}: ROC curves": roc_figure(
+            curves, aucs=aucs, thresholds={}, title=f"Table {number}"
+        )
+    }
     ours = next(line.method for line in found if line.method.name == OURS[number])
     folder = ours.result(root, 0)
     if folder and (folder / "heatmaps.png").is_file():
-        drawn[f"{title}: heatmaps"] = (folder / "heatmaps.png").read_bytes()
+        drawn[f"{title}: heatmaps of {OURS[number]}"] = (folder / "heatmaps.png").read_bytes()
     return drawn
 
 
@@ -219,7 +228,10 @@ def main() -> None:
     found = list(lines(root, arguments.tables, arguments.seeds))
     trained = shlex.join([*(QUICK if arguments.quick else ()), *options])
     quick = f"All trainings with {trained}." if trained else ""
-    sections, pictures = [], {}
+    data = paper_data.surveys(root)
+    first = {"title": paper_data.TITLE, "tables": paper_data.tables(data)}
+    sections = [{**first, "ranks": "", "note": paper_data.NOTE}]
+    pictures = paper_data.pictures(data)
     for number, published in PUBLISHED.items():
         own = [line for line in found if line.method.table == number]
         if not own:

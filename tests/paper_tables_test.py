@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from launch import paper_page, paper_plan
+from launch import paper_data, paper_page, paper_plan
 from launch.paper_methods import Method, Training, methods
 from launch.paper_plan import trainings
 
@@ -121,7 +121,7 @@ def test_the_page(tmp_path, capsys, monkeypatch, seeds):
         )
     printed(paper_page, capsys, monkeypatch, root, f"--seeds={seeds}", "--quick")
     page, markdown = (root / "tables.html").read_text(), (root / "tables.md").read_text()
-    assert page.count("<table") == markdown.count("\n|--") == 7
+    assert page.count("<table") == markdown.count("\n|--") == 9
     named = [line for line in markdown.splitlines() if line.count("|") > 3]  # not those of costs
     rows = {line.split("|")[1].strip(): line for line in named}
     assert "0.800 (0.400 to 0.950)" in rows["as it is"]
@@ -140,6 +140,24 @@ def test_the_page(tmp_path, capsys, monkeypatch, seeds):
     with pytest.raises(SystemExit, match=r"begun with the options --quick, not \(none\)"):
         printed(paper_page, capsys, monkeypatch, root)
     assert page.count("data:image/png") == 2
+
+
+def test_the_data_at_hand_stand_beside_the_published(tmp_path, real_data):
+    (tmp_path / "data").symlink_to(real_data)
+    found = paper_data.surveys(tmp_path)
+    first, second = paper_data.tables(found)
+    rows = {row["data set"]: row for row in first}
+    assert rows["COVID-CT [46], published"]["COVID-19 images"] == "349"
+    if "covid_ct/original" in found:
+        assert rows["covid_ct/original, here"]["COVID-19 images"] == "349"
+        row = next(x for x in second if x["split"] == "test" and "covid_ct/" in x["data set"])
+        assert row["images"] == "203"
+        assert row["by class"] == "COVID-19 98, NonCOVID 105"
+    if "covid_chestxray/patient" in found:
+        assert any(
+            name.endswith("covid_chestxray/patient, ages") for name in paper_data.pictures(found)
+        )
+    assert {len(row) for row in first} == {3}
 
 
 def test_p_is_corrected_for_the_number_of_comparisons():

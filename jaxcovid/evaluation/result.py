@@ -185,12 +185,14 @@ class Explanation:
       heatmap: float [any, any] in [0, 1].
       caption: over the picture.
       mask: bool [h, w], outlined; None if there is none.
+      lesion: the decoder's probability of the lesion, float [h, w]; None without a decoder.
     """
 
     image: np.ndarray
     heatmap: np.ndarray
     caption: str
     mask: np.ndarray | None = None
+    lesion: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

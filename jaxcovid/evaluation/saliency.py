@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from jaxcovid.data.ablations import mass_inside
+from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.evaluation.deletion import RANDOM, deletion_areas
 from jaxcovid.evaluation.result import Explanation, ExplanationScores, Saliency
 from jaxcovid.evaluation.scored import ScoredSplit
@@ -200,14 +201,19 @@ def choose_gallery(scored: ScoredSplit) -> list[Explanation]:
     indices = [i for i, _ in chosen]
     images, masks = scored.images(indices), scored.masks(indices, _structure(scored))
     heatmaps = scored.predictor.heatmaps(images)
+    lesions: Sequence[np.ndarray | None] = [None] * len(images)
+    if scored.predictor.segments:
+        channel = STRUCTURES.index("lesion")
+        lesions = [each[..., channel] for each in scored.predictor.segment(images)]
     return [
         Explanation(
             image,
             heatmap,
             f"{kind}, p = {probability[i]:.2f}: {scored.predictions.ids[i]}",
             _fitted(masks[i], image.shape) if i in masks else None,
+            lesion,
         )
-        for (i, kind), image, heatmap in zip(chosen, images, heatmaps, strict=True)
+        for (i, kind), image, heatmap, lesion in zip(chosen, images, heatmaps, lesions, strict=True)
     ]
 
 

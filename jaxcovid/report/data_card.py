@@ -3,6 +3,7 @@
 import collections
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -30,23 +31,45 @@ def ensure_card(dataset: Dataset) -> epath.Path:
     return path if path.exists() else write_card(dataset)
 
 
-def write_card(dataset: Dataset) -> epath.Path:
-    """Reads every record once and writes the card beside the data.
+@dataclass(frozen=True)
+class Survey:
+    """What the records of a data set say, by class or finding.
 
-    Returns:
-        Path of the page.
+    Attributes:
+        tables: Images by title, as in "Sex", then by group and value.
+        patients: Of each group.
+        ages: In years, of the images that have one.
+        tiles: The first images, uint8 [side, side].
+        sizes: Width and height of every image, px.
     """
+
+    tables: Mapping[str, collections.Counter]
+    patients: Mapping[str, set[str]]
+    ages: Mapping[str, list[int]]
+    tiles: Mapping[str, list[np.ndarray]]
+    sizes: list[tuple[int, int]]
+
+    def pictures(self) -> dict[str, bytes]:
+        """PNG by name: `sheet`, and `ages` if any is known."""
+        pictures = {"sheet": _contact_sheet(self.tiles)}
+        if any(self.ages.values()):
+            pictures["ages"] = _age_figure({x: ages for x, ages in self.ages.items() if ages})
+        return pictures
+
+
+def survey(dataset: Dataset) -> Survey:
+    """Reads every record once."""
     groups = dataset.class_names or dataset.finding_names
     tables: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    ages: dict[str, list[int]] = collections.defaultdict(list)
-    tiles: dict[str, list[np.ndarray]] = {group: [] for group in groups}
-    sizes = []
+    found = Survey(
+        tables, {x: set() for x in groups}, {x: [] for x in groups}, {x: [] for x in groups}, []
+    )
     for split in dataset.split_sizes:
         for record in dataset.source(split):
             header = Image.open(io.BytesIO(record["image"]))
-            sizes.append(header.size)
-            mine = _groups(dataset, record)
-            for group in mine:
+            found.sizes.append(header.size)
+            for group in _groups(dataset, record):
+                found.patients[group].add(record["patient"])
                 tables["Format"][group, f"{header.format} {header.mode}"] += 1
                 for field, title in (("view", "View"), ("sex", "Sex")):
                     if field in record:
@@ -55,27 +78,35 @@ def write_card(dataset: Dataset) -> epath.Path:
                     known = "known" if record[FEATURES[structure]] else "unknown"
                     tables[_MASK_TITLES[structure]][group, known] += 1
                 if record.get("age", -1) >= 0:
-                    ages[group].append(record["age"])
-                if len(tiles[group]) < _SHOWN:
-                    tiles[group].append(_tile(record["image"]))
-    pictures = {"sheet": _contact_sheet(tiles)}
-    if ages:
-        pictures["ages"] = _age_figure(ages)
+                    found.ages[group].append(record["age"])
+                if len(found.tiles[group]) < _SHOWN:
+                    found.tiles[group].append(_tile(record["image"]))
+    return found
+
+
+def write_card(dataset: Dataset) -> epath.Path:
+    """Reads every record once and writes the card beside the data.
+
+    Returns:
+        Path of the page.
+    """
+    groups = dataset.class_names or dataset.finding_names
+    found = survey(dataset)
     page = pages.render_page(
         "card.html.jinja",
-        pictures,
+        found.pictures(),
         dataset=dataset,
         groups=groups,
-        tables={title: _table(counter, groups) for title, counter in tables.items()},
+        tables={title: _table(counter, groups) for title, counter in found.tables.items()},
         sides={
             name: " x ".join(str(int(value)) for value in values)
             for name, values in zip(
                 ("smallest", "median", "largest"),
-                np.quantile(np.array(sizes), (0, 0.5, 1), axis=0),
+                np.quantile(np.array(found.sizes), (0, 0.5, 1), axis=0),
                 strict=True,
             )
         },
-        rows=list(tiles),
+        rows=list(found.tiles),
     )
     path = dataset.directory / CARD_FILE
     files.write_atomically(path, page.encode())

@@ -21,7 +21,7 @@ _DPI = 120
 
 
 def heatmap_gallery(explanations: Sequence[Explanation]) -> bytes:
-    """Draws each image beside itself under its heatmap, two such pairs a row.
+    """Draws each image beside itself under its heatmap, and under the decoder's map; two a row.
 
     Args:
       explanations: at least one; images of any sizes.
@@ -34,26 +34,28 @@ def heatmap_gallery(explanations: Sequence[Explanation]) -> bytes:
     """
     if not explanations:
         raise ValueError("a gallery needs at least one image")
-    pairs = [
-        np.hstack(
-            [
-                _tile(picture, each.mask)
-                for picture in (np.dstack([each.image] * 3), overlay(each.image, each.heatmap))
-            ]
-        )
+    strips = [
+        np.hstack([_tile(picture, each.mask) for picture in _pictures(each)])
         for each in explanations
     ]
-    columns = min(2, len(pairs))
-    rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(5 * columns, 2.9 * rows + 0.6), layout="constrained")
+    columns = min(2, len(strips))
+    rows = -(-len(strips) // columns)
+    width = max(strip.shape[1] for strip in strips) / _SIDE
+    figure = Figure(figsize=(2.5 * width * columns, 2.9 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for cell in axes.flat:
         cell.set_axis_off()
-    for cell, pair, each in zip(axes.flat[: len(pairs)], pairs, explanations, strict=True):
-        cell.imshow(pair)
+    for cell, strip, each in zip(axes.flat[: len(strips)], strips, explanations, strict=True):
+        cell.imshow(strip)
         cell.set_title(_shortened(each.caption), loc="left", fontsize=9, color=DARK)
     _colour_bar(figure, axes)
     return as_png(figure, dpi=_DPI)
+
+
+def _pictures(each: Explanation) -> list[np.ndarray]:
+    """The image uint8 [h, w, 3], then as often again as there are maps to lay over it."""
+    maps = [each.heatmap] if each.lesion is None else [each.heatmap, each.lesion]
+    return [np.dstack([each.image] * 3), *(overlay(each.image, one) for one in maps)]
 
 
 def contour_sheet(slices: Sequence[OutlinedSlice], columns: int = 5) -> bytes:

@@ -386,6 +386,13 @@ def test_gallery_draws_any_sizes_and_outlines_masks():
     picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     blue, _, red = picture.astype(int).transpose(2, 0, 1)
     assert (blue - red > 80).any()
+    black = results.Explanation(IMAGE, np.zeros((8, 8)), "a")
+    marked = dataclasses.replace(black, lesion=np.eye(8))
+    alone, beside = (
+        cv2.imdecode(np.frombuffer(gallery.heatmap_gallery([each]), np.uint8), cv2.IMREAD_COLOR)
+        for each in (black, marked)
+    )
+    assert beside.shape[1] > 1.4 * alone.shape[1]  # three tiles in place of two
     with pytest.raises(ValueError, match="at least one"):
         gallery.heatmap_gallery([])
     with pytest.raises(ValueError, match="mask is"):
