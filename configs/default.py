@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.seed = 0  # of initialisation, shuffling and augmentation
     # A prepared data set, NAME or NAME/CONFIG, or several joined by "+"
     config.dataset = "covid_ct"
-    config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (with frozen parts)
+    config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (frozen parts) | anomaly_net
     # screening | segmentation (of lungs and lesion, by a decoder) | joint (both) |
     # distillation (of other networks' features) | contrastive (two views); both without labels
     config.objective = "screening"

@@ -142,7 +142,8 @@ def _of_xrays(root: Path) -> Iterator[Method]:
     yield Method("VI", "COVID-ResNet", (stages[-1],), missing=reason)
     pair = [Training(f"vi/{x}", f"configs/rivals.py:{x}", films) for x in ("resnet50", "vgg16")]
     yield Method("VI", "Ref. 12", tuple(pair), missing=reason)
-    yield Method("VI", "CAAD", missing="not built yet: its loss needs a network of its own")
+    caad = Training("vi/caad", "configs/rivals.py:caad", films)
+    yield Method("VI", "CAAD", (caad,), missing=reason)
     parts = (
         Training("vi/part1", "configs/cxr_part1.py:chestxray14,scratch", "chestxray14"),
         Training("vi/part2", "configs/cxr_part2.py:scratch", "chest_xray_pneumonia"),

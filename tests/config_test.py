@@ -115,6 +115,7 @@ def test_rivals_differ_in_their_network_alone():
     for name in ("densenet169", "resnet50", "vgg16", "light_cnn", "lite0"):
         assert changed(name) == network
     assert changed("covid_resnet") == network | {"preprocessing.size"}
+    assert changed("caad") == network | {"network"}
     assert get("rivals", "lite0,imagenet").preprocessing.std == 128.0
     with pytest.raises(ValueError, match="give one of densenet169"):
         get("rivals", "vgg16,resnet50")

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxcovid.models.anomaly_net import AnomalyNet
 from jaxcovid.models.backbones import FOR_SCREENING_ALONE
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.models.representation_net import ContrastiveNet, DistillationNet, Teacher
 from jaxcovid.models.segmentation_net import SegmentationNet
 
-NETWORKS = ("deep_ct_net", "deep_cxr_net")
+NETWORKS = ("deep_ct_net", "deep_cxr_net", "anomaly_net")
 MASKED = ("segmentation", "joint")  # objectives that segment, with a decoder
 REPRESENTATIONS = ("distillation", "contrastive")  # objectives without labels or a classifier
 TWO_VIEWS = ("contrastive",)  # objectives that see each image twice, changed at random
@@ -55,6 +56,8 @@ def make_model(
         return SegmentationNet(joint=objective == "joint", **options)
     if config["network"] == "deep_ct_net":
         return DeepCTNet(**options)
+    if config["network"] == "anomaly_net":
+        return AnomalyNet(**options)
     if config["network"] == "deep_cxr_net":
         frozen = tuple(FrozenPart(name, part) for name, part in sorted((parts or {}).items()))
         return DeepCXRNet(parts=frozen, **config["fusion"], **options)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcovid.data.structures import STRUCTURES
-from jaxcovid.training.losses import cross_entropy, segmentation_losses
+from jaxcovid.models.anomaly_net import MARGIN
+from jaxcovid.training.losses import cross_entropy, deviation_loss, segmentation_losses
 from jaxcovid.training.representation_losses import distillation, vicreg
 
 Metrics = dict[str, jax.Array]  # scalars
@@ -52,6 +53,9 @@ def total_loss(
             "unknown": unknown.mean(),
             "first_unknown": unknown[:, 0].mean(),
         }
+    if "anomaly" in logits:
+        metrics["anomaly_loss"] = deviation_loss(logits["anomaly"], target, margin=MARGIN)
+        total = total + metrics["anomaly_loss"]
     if "masks" in logits:
         loss, dice = segmentation_losses(logits["masks"], batch["masks"], axis_name=axis_name)
         total = total + segmentation_weight * loss if metrics else loss

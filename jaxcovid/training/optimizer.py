@@ -34,7 +34,7 @@ def make_schedule(*, learning_rate: float, schedule: str, updates: int) -> optax
 
 
 # What reads the features of backbone and attention.
-_HEAD = ("classifier", "reduction", "fusion", "decoder", "projector")
+_HEAD = ("classifier", "anomaly", "reduction", "fusion", "decoder", "projector")
 
 
 _MULTIPLE = 256  # what the vector's length divides by, so that as many devices can share it

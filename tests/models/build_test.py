@@ -1,11 +1,16 @@
 """The network that a configuration describes."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import default
 from jaxcovid.models import build
+from jaxcovid.models.anomaly_net import AnomalyNet
 from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
+from jaxcovid.training.objective import total_loss
 
 
 def config_of(network="deep_ct_net", **model):
@@ -29,6 +34,30 @@ def test_the_options_reach_the_network():
         depths=(2, 2, 2, 2),
         dtype="bfloat16",
     )
+
+
+def test_an_anomaly_net_learns_both_its_layers_and_adds_them():
+    config = config_of("anomaly_net", attention="none", head="gap")
+    model = build.make_model(config, outputs=1, exclusive=False)
+    assert type(model) is AnomalyNet
+    image = jax.random.normal(jax.random.key(0), (4, 32, 32, 1))
+    variables = model.init(jax.random.key(1), image)
+    target = jnp.array([[0.0], [1.0], [0.0], [1.0]])
+
+    def loss(params):
+        logits = model.apply({**variables, "params": params}, image, method="all_logits")
+        weights = jnp.ones((2, 1))
+        return total_loss(logits, {"target": target}, model=model, weights=weights)
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(variables["params"])
+    assert metrics["anomaly_loss"] > 0
+    assert all(np.any(gradient[name]["kernel"]) for name in ("classifier", "anomaly"))
+    logits = model.apply(variables, image, method="all_logits")
+    np.testing.assert_allclose(
+        model.apply(variables, image), logits["classes"] + logits["anomaly"] - 2.5, rtol=1e-6
+    )
+    with pytest.raises(ValueError, match="independent outputs"):
+        build.make_model(config, outputs=3, exclusive=True)
 
 
 def test_parts_are_frozen_in_the_order_of_their_names():
