@@ -1,5 +1,8 @@
 """JAX's operations written in ONNX, against JAX itself."""
 
+import functools
+
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,8 @@ from jax import export
 
 pytest.importorskip("onnx")
 
+from jaxcovid.data import device_steps
+from jaxcovid.data.preprocessing import Preprocessing
 from jaxcovid.weights.jaxpr_to_onnx.convert import convert
 
 ENGINES = ("onnxruntime", "openvino")
@@ -146,3 +151,16 @@ def test_an_operation_without_a_rule_is_named():
     x = np.ones((2, 3), np.float32)
     with pytest.raises(NotImplementedError, match="erf_inv"):
         run_onnx(jax.lax.erf_inv, x, "b, 3")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_preprocessing_equals_opencvs_bit_for_bit(engine):
+    """Halved width and another height: half of the sums end at a half."""
+    five = Preprocessing(size=256, mean=0.0, std=1.0)
+
+    rng = np.random.default_rng(0)
+    for shape in ((373, 512), (347, 512), (310, 406), (90, 300)):
+        gray = cv2.blur(rng.integers(0, 256, shape, np.uint8), (9, 9))
+        steps = functools.partial(device_steps.equalize_to_blur, preprocessing=five)
+        theirs, _ = run_onnx(steps, gray[None], "b, h, w", engine)
+        np.testing.assert_array_equal(theirs[0], five(gray)[..., 0], err_msg=str(shape))
