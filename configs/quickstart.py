@@ -4,7 +4,8 @@
     python -m jaxcovid.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 The backbone is DenseNet-121; a global average takes the place of attention and flatten, which learn
-too slowly for so short a training. `docs/results.md` has the scores and how much they vary.
+too slowly for so short a training. Beside the classifier is the decoder, which is shown where the
+lesions are and says where it sees one. `docs/results.md` has the scores and how much they vary.
 Variant `:debug` runs in seconds with a narrow network.
 """
 
@@ -17,6 +18,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """A full-size backbone, from random initialisation, on images that need no download."""
     config = default.get_config()
     config.dataset = "phantom"
+    config.objective = "joint"
     config.batch_size = 4
     config.epochs = 3.5
     config.model.attention = "none"

@@ -1,7 +1,7 @@
-"""Draws docs/overview.png: a slice, the heatmap of a network, and the report of its evaluation.
+"""Draws docs/overview.png: a slice, where a network sees a lesion, and the report of its evaluation.
 
-The slice is a typical one: of the test images with COVID-19 the one whose heatmap lies in the
-lesion to the median extent, neither the best nor the worst. First the picture of the report, by any
+The slice is a typical one: of the test images with COVID-19 the one whose map of the decoder lies in
+the lesion to the median extent, neither the best nor the worst. First the picture of the report, by any
 Chromium:
 
     chromium --headless --hide-scrollbars --window-size=1000,1180 \
@@ -19,10 +19,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.inference import predictor
 from jaxcovid.inference.overlay import overlay
 
 FOLDER = Path(__file__).parent
+LESION = STRUCTURES.index("lesion")
 OUTLINE = "#56b4e9"
 
 
@@ -45,7 +47,7 @@ def main(workdir: Path) -> None:
     records = [record for record in phantom.source("test") if record["label"] == positive]
     images = [gray_of(record["image"]) for record in records]
     lesions = [gray_of(record["lesion_mask"]) > 0 for record in records]
-    heatmaps = predictor.load(workdir).heatmaps(images)
+    heatmaps = [masks[..., LESION] for masks in predictor.load(workdir).segment(images)]
     order = np.argsort([gain(*pair) for pair in zip(heatmaps, lesions, strict=True)])
     typical = order[len(order) // 2]
     image, lesion, heatmap = images[typical], lesions[typical], heatmaps[typical]

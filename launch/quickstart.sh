@@ -17,6 +17,7 @@ Done. Open these in a browser or an image viewer:
   report           $PWD/$results/report.html
   ROC curve        $PWD/$results/roc.png
   heatmap gallery  $PWD/$results/heatmaps.png
+  lungs, lesions   $PWD/$results/contours.png
 
 To continue, type
   source .venv/bin/activate
