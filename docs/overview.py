@@ -1,8 +1,8 @@
-"""Draws docs/overview.png: a slice, where a network sees a lesion, and the report of its evaluation.
+"""Draws docs/overview.png: a slice, where a network sees a lesion, and the report on it.
 
-The slice is a typical one: of the test images with COVID-19 the one whose map of the decoder lies in
-the lesion to the median extent, neither the best nor the worst. First the picture of the report, by any
-Chromium:
+The slice is a typical one: of the test images with COVID-19 the one of which the decoder's map lies
+in the lesion to the median extent, neither the best nor the worst. First the picture of the report,
+by any Chromium:
 
     chromium --headless --hide-scrollbars --window-size=1000,1180 \
         --screenshot=docs/report.png runs/quickstart/evaluation/test/report.html
