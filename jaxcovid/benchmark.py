@@ -2,6 +2,7 @@
 
 python -m jaxcovid.benchmark train --batch=16 --peer=torch
 python -m jaxcovid.benchmark train --batch=16 --peer=linen
+python -m jaxcovid.benchmark train --batch=16 --peer=torch --backbone=resnet50
 python -m jaxcovid.benchmark infer --batch=16 --dtype=bfloat16 --json=infer.json
 python -m jaxcovid.benchmark input --source=COVID-CT/Images-processed --workers=2 --peer=torch
 python -m jaxcovid.benchmark start
@@ -9,12 +10,13 @@ python -m jaxcovid.benchmark compile --target=tpu:v5e:4x4 --peer=linen
 python -m jaxcovid.benchmark growth --peer=torch --plot=growth.png
 
 With a peer both run in turns, and the ratio is that of each turn: a machine's speed drifts. `linen`
-is the same network with its backbone in plain Flax (`models.densenet`). `input` times the pipeline
-with all five steps, with those left to the device (`decoding`), then with decoded images in memory
-(`cached`), and a bare loop; for one core type `taskset -c 0` before it. `start` types the train
-command on the prepared data set `phantom`, with an empty and a filled compilation cache. `growth`
-times the train step over batches and sizes of images. `compile` needs no accelerator: it compiles
-the train step for one and calculates from the program what a step costs there at least.
+is the same network with its backbone in plain Flax (`models.densenet`); `torch` has other backbones
+from torchvision or timm. `input` times the pipeline with all five steps, with those left to the
+device (`decoding`), then with decoded images in memory (`cached`), and a bare loop; for one core
+type `taskset -c 0` before it. `start` types the train command on the prepared data set `phantom`,
+with an empty and a filled compilation cache. `growth` times the train step over batches and sizes
+of images. `compile` needs no accelerator: it compiles the train step for one and calculates from
+the program what a step costs there at least.
 """
 
 import argparse
@@ -101,8 +103,10 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("compile knows the peer linen alone")
     if arguments.peer == "linen" and arguments.mode not in ("train", "growth", "compile"):
         parser.error("the peer linen only trains")
-    if arguments.peer and arguments.backbone != BACKBONES[0]:
-        parser.error(f"the peers have the backbone {BACKBONES[0]} alone")
+    if arguments.peer == "linen" and arguments.backbone != BACKBONES[0]:
+        parser.error(f"the peer linen has the backbone {BACKBONES[0]} alone")
+    if arguments.peer and arguments.backbone == "light_cnn":
+        parser.error("light_cnn has no usual form in PyTorch to be compared with")
     if arguments.peer and arguments.objective != "screening":
         parser.error("the peers have no decoder")
     arguments.dtype = arguments.dtype or ("bfloat16" if compiles else "float32")

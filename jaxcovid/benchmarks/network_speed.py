@@ -26,7 +26,7 @@ class Workload:
       dtype: of activations, `float32` or `bfloat16`.
       devices: on a CPU, virtual ones; None is all.
       batch_norm: of the train step; the peers know `global` alone.
-      backbone: see `models.backbones`; the peers know `densenet121` alone.
+      backbone: see `models.backbones`; the peer `linen` knows `densenet121` alone.
       objective: see `models.build`; the peers know `screening` alone.
     """
 
@@ -162,7 +162,8 @@ def _commands(workload: Workload, peer: Peer | None) -> dict[str, list[str]]:
     if peer and peer.name == "linen":
         commands["peer"] = [*contestant(sys.executable, "linen_network"), *on_jax]
     elif peer:
-        commands["peer"] = [*contestant(peer.python, "torch_network"), *shared]
+        backbone = f"--backbone={workload.backbone}"
+        commands["peer"] = [*contestant(peer.python, "torch_network"), *shared, backbone]
         if peer.name == "torch_compile":
             commands["peer"].append("--compile")
     return commands

@@ -56,7 +56,7 @@ def test_another_backbone_is_timed_alone(command, tmp_path):
     assert json.loads(result.read_text())["flops"] == pytest.approx(forward, rel=0.25)
     process = command("benchmark", "train", *options, "--peer=linen", check=False)
     assert process.returncode == 2
-    assert "the peers have the backbone densenet121 alone" in process.stderr
+    assert "the peer linen has the backbone densenet121 alone" in process.stderr
 
 
 @pytest.mark.long

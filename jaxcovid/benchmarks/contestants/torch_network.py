@@ -2,7 +2,8 @@
 
     python -m jaxcovid.benchmarks.contestants.torch_network train --batch=16
 
-A contestant, see `rounds`, that needs torch alone. On a GPU it uses channels_last, TF32 products
+A contestant, see `rounds`, that needs torch alone, and for another backbone than densenet121 the
+package that people take it from: torchvision or timm. On a GPU it uses channels_last, TF32 products
 and cudnn.benchmark; on a CPU channels_last. The order of the modules is that of the golden weights
 of the tests.
 """
@@ -17,6 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from jaxcovid.benchmarks import rounds
+
+BACKBONES = ("densenet121", "densenet169", "resnet50", "vgg16", "efficientnet_lite0")
 
 
 class DenseLayer(nn.Module):
@@ -101,13 +104,42 @@ class FPA(nn.Module):
         return att * self.mid(x) + self.gap(x.mean((2, 3), keepdim=True))
 
 
+class TimmFeatures(nn.Module):
+    """The last map of a network of timm."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import timm
+
+        self.net = timm.create_model(name, num_classes=0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net.forward_features(x)
+
+
+def make_backbone(name: str) -> tuple[nn.Module, int]:
+    """A backbone, from random initialisation, and the channels of its last map, at 1/32."""
+    if name == "densenet121":
+        return DenseNet121(), 1024
+    if name == "efficientnet_lite0":
+        return TimmFeatures("efficientnet_lite0"), 1280
+    from torchvision import models
+
+    if name == "densenet169":
+        return nn.Sequential(models.densenet169().features, nn.ReLU(inplace=True)), 1664
+    if name == "resnet50":
+        return nn.Sequential(*list(models.resnet50().children())[:-2]), 2048
+    return models.vgg16().features, 512
+
+
 class DeepCTNet(nn.Module):
     """Logits [b, 1] of images [b, 3, size, size]."""
 
-    def __init__(self, size: int = 256) -> None:
+    def __init__(self, size: int = 256, backbone: str = "densenet121") -> None:
         super().__init__()
-        self.backbone, self.attention, self.norm = DenseNet121(), FPA(1024), nn.BatchNorm2d(1024)
-        self.head = nn.Linear(1024 * (size // 32) ** 2, 1)
+        self.backbone, channels = make_backbone(backbone)
+        self.attention, self.norm = FPA(channels), nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels * (size // 32) ** 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(self.attention(self.backbone(x))).permute(0, 2, 3, 1).flatten(1))
@@ -119,13 +151,16 @@ def _parse_flags() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 
 
 def make_step(arguments: argparse.Namespace, device: str) -> Callable[[], None]:
     """The train step or the forward pass on random images."""
-    net = DeepCTNet(arguments.size).to(device, memory_format=torch.channels_last)
+    net = DeepCTNet(arguments.size, arguments.backbone).to(
+        device, memory_format=torch.channels_last
+    )
     net.train(arguments.mode == "train")
     x = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
