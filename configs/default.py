@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.seed = 0  # of initialisation, shuffling and augmentation
     # A prepared data set, NAME or NAME/CONFIG, or several joined by "+"
     config.dataset = "covid_ct"
-    config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net (frozen parts) | anomaly_net
+    config.network = "deep_ct_net"  # deep_ct_net | deep_cxr_net | anomaly_net | volume_net
     # screening | segmentation (of lungs and lesion, by a decoder) | joint (both) |
     # distillation (of other networks' features) | contrastive (two views); both without labels
     config.objective = "screening"
@@ -145,6 +145,9 @@ def _add_images(config: ml_collections.ConfigDict) -> None:
     # Copies of what another source holds out are not trained on: near (looks at all images, once
     # for these data) | exact (files of equal bytes)
     config.mixture.copies = "near"
+
+    config.volume = ml_collections.ConfigDict()
+    config.volume.slices = 0  # network=volume_net: of each volume, evenly spaced; 0: single images
 
     config.lungs = ml_collections.ConfigDict()  # what is shown of an image, before the five steps
     config.lungs.workdir = ""  # of a network that segments and marks them; empty: the whole image

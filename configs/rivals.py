@@ -11,6 +11,7 @@ them for that network (docs/weights.md).
   light_cnn     Table V, reference [29]
   covid_resnet  Table VI, reference [11]: ResNet-50 on images of 128, then 224, then 229 pixels
   vgg16         Table VI, the other half of reference [12]
+  covnet        Table III, reference [44]: ResNet-50 shared over 16 slices of a volume
   caad          Table VI, reference [45]: a score of anomaly beside the classifier, on ResNet-50
   lite0         none of the paper's: EfficientNet-Lite0, what a small network would be today
 
@@ -38,6 +39,7 @@ BACKBONES = {
     "light_cnn": "light_cnn",
     "covid_resnet": "resnet50",
     "vgg16": "vgg16",
+    "covnet": "resnet50",
     "caad": "resnet50",
     "lite0": "efficientnet_lite0",
 }
@@ -62,6 +64,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.head = "gap"
     if names[0] == "covid_resnet":
         config.preprocessing.size = 128
+    if names[0] == "covnet":
+        config.network, config.volume.slices = "volume_net", 16
+        config.batch_size = 4  # volumes
     if names[0] == "caad":
         config.network = "anomaly_net"
     if "imagenet" in chosen:

@@ -176,8 +176,13 @@ def _measured(line: Line) -> dict[str, str]:
 
 
 def _beyond(one: Line, other: Line) -> Score | None:
-    """The AUC of one less that of the other; None if either is missing, or both are the same."""
+    """The AUC of one less that of the other; None if either is missing, or both are the same.
+
+    None, too, if one scored slices and the other volumes.
+    """
     if one is other or not one.results or not other.results:
+        return None
+    if one.results[0].predictions.ids != other.results[0].predictions.ids:
         return None
     return auc_difference(one.results[0], other.results[0])
 

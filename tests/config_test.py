@@ -116,6 +116,7 @@ def test_rivals_differ_in_their_network_alone():
         assert changed(name) == network
     assert changed("covid_resnet") == network | {"preprocessing.size"}
     assert changed("caad") == network | {"network"}
+    assert changed("covnet") == network | {"network", "volume.slices", "batch_size"}
     assert get("rivals", "lite0,imagenet").preprocessing.std == 128.0
     with pytest.raises(ValueError, match="give one of densenet169"):
         get("rivals", "vgg16,resnet50")

@@ -94,6 +94,22 @@ def _prepare(
     return {"image": image, "masks": masks}
 
 
+def _prepare_record(
+    record: Record, loading: Loading, rng: np.random.Generator | None = None
+) -> Batch:
+    """What the network is shown of a record: of a volume its slices, changed alike, as channels."""
+    if "slices" not in record:
+        image, masks = _decode(record, loading)
+        return _prepare(image, masks, loading, rng)
+    seed = None if rng is None else rng.integers(2**32)
+    images = []
+    for each in record["slices"]:
+        image, _ = _decode(each, loading)
+        alike = None if seed is None else np.random.default_rng(seed)
+        images.append(loading.preprocessing(image, alike))
+    return {"image": np.concatenate(images, axis=-1)}
+
+
 @functools.cache  # once for each process and record
 def _warn_of(index: int, error: str) -> None:
     logging.warning("Record %d is replaced by the next one: %s", index, error)
@@ -125,12 +141,12 @@ class _LoadForTraining(grain.transforms.RandomMap):
     def _load(self, index: int, rng: np.random.Generator) -> Batch:
         record = self.source[index]
         with _naming(record):
-            image, masks = _decode(record, self.loading)
             loaded = {"target": self.target(record), "replaced": np.bool_(False)}
             if self.on_device:
+                image, masks = _decode(record, self.loading)
                 five_steps = self.loading.preprocessing
                 return loaded | pack(image, preprocessing=five_steps, rng=rng, masks=masks)
-            return loaded | _prepare(image, masks, self.loading, rng)
+            return loaded | _prepare_record(record, self.loading, rng)
 
 
 @dataclass(frozen=True)
@@ -146,10 +162,9 @@ class _LoadForEvaluation(grain.transforms.Map):
     def map(self, position: int) -> Batch:
         last = len(self.source) - 1
         record = self.source[min(position, last)]
-        with _naming(record):
-            image, masks = _decode(record, self.loading)
         rng = np.random.default_rng(position) if self.loading.views else None
-        prepared = _prepare(image, masks, self.loading, rng)
+        with _naming(record):
+            prepared = _prepare_record(record, self.loading, rng)
         return prepared | {"index": np.int64(position), "mask": np.bool_(position <= last)}
 
 

@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.joined import member_names
+from jaxcovid.data.volume_source import by_volumes
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor
@@ -118,7 +119,7 @@ def _examples(scored: ScoredSplit, workers: int) -> Examples:
 
 def _training_examples(predictor: Predictor, selection: Selection) -> Examples:
     dataset = open_dataset(predictor.run.dataset.name, selection.data_dir)
-    source = dataset.source("train")
+    source = by_volumes(dataset.source("train"), predictor.run.volume_slices)
     encode = predictor.task.encoder(dataset.class_names)
     positive = np.array([encode(source[i])[0] > 0.5 for i in range(len(source))])
     return Examples(predictor.features(source, workers=selection.workers), positive)

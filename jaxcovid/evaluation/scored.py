@@ -12,6 +12,7 @@ from jaxcovid.data.labels import shuffled
 from jaxcovid.data.lung_focus import FocusedSource
 from jaxcovid.data.masks import decode_mask
 from jaxcovid.data.structures import FEATURES
+from jaxcovid.data.volume_source import by_volumes
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference.predictor import Predictor
@@ -82,7 +83,7 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
       OSError: the data set is not prepared.
     """
     dataset = open_dataset(selection.dataset or predictor.run.dataset.name, selection.data_dir)
-    source = dataset.source(selection.split)
+    source = by_volumes(dataset.source(selection.split), predictor.run.volume_slices)
     check_fits(dataset, predictor)
     seen = check_held_out(dataset, selection.split, predictor, allow_seen=selection.allow_seen)
     shown = predictor.focused(source, ablation=predictor.ablation, workers=selection.workers)

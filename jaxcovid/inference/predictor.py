@@ -11,6 +11,7 @@ Evaluation and prediction both go through it, so they agree.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxcovid.data.labels import Task
 from jaxcovid.data.lung_focus import FocusedSource, View
 from jaxcovid.data.pipeline import Loading
 from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.data.volume_source import check_single_images
 from jaxcovid.inference import frozen_parts, lung_finder
 from jaxcovid.inference.forward import features, jit_forward, jit_rows, segment
 from jaxcovid.inference.grad_cam import grad_cam
@@ -206,9 +208,7 @@ class Predictor(Network):
         if not self.segments:
             return super().segment(images)
         inputs, views = self.prepare(images)
-        masks = self._in_batches(
-            inputs, lambda batch: _segment(self.variables, batch, model=self.model)
-        )
+        masks = self._in_batches(inputs, partial(_segment, self.variables, model=self.model))
         pairs = zip(masks, views, strict=True)
         return [view.restore(mask, self.preprocessing) for mask, view in pairs]
 
@@ -217,6 +217,7 @@ class Predictor(Network):
 
         Args and errors: see `Network.probabilities`.
         """
+        check_single_images(self.run.volume_slices)
         grays = [self.read_gray(image) for image in images]
         if ablation := self.ablation:
             grays = [ablation(gray, {}) for gray in grays]

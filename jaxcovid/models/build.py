@@ -9,8 +9,9 @@ from jaxcovid.models.deep_ct_net import DeepCTNet
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
 from jaxcovid.models.representation_net import ContrastiveNet, DistillationNet, Teacher
 from jaxcovid.models.segmentation_net import SegmentationNet
+from jaxcovid.models.volume_net import VolumeNet
 
-NETWORKS = ("deep_ct_net", "deep_cxr_net", "anomaly_net")
+NETWORKS = ("deep_ct_net", "deep_cxr_net", "anomaly_net", "volume_net")
 MASKED = ("segmentation", "joint")  # objectives that segment, with a decoder
 REPRESENTATIONS = ("distillation", "contrastive")  # objectives without labels or a classifier
 TWO_VIEWS = ("contrastive",)  # objectives that see each image twice, changed at random
@@ -29,7 +30,7 @@ def make_model(
 
     Args:
       config: a whole configuration, see `configs/default.py`; read are `network`, `objective`,
-        `model`, `preprocessing` and the groups of the network and the objective.
+        `volume`, `model`, `preprocessing` and the groups of the network and the objective.
       outputs: number of logits.
       exclusive: the outputs are one softmax; else independent sigmoids.
       parts: deep_cxr_net: its frozen networks by name.
@@ -42,6 +43,11 @@ def make_model(
     options["backbone_name"] = options.pop("backbone")
     options |= {"outputs": outputs, "exclusive": exclusive}
     objective = config["objective"]
+    if (config["network"] == "volume_net") != bool(config["volume"]["slices"]):
+        raise ValueError(
+            f"network={config['network']} and volume.slices={config['volume']['slices']}: volumes "
+            "are for --config.network=volume_net, which needs --config.volume.slices=N"
+        )
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; use one of {', '.join(OBJECTIVES)}")
     if objective != "screening" and config["network"] != "deep_ct_net":
@@ -58,6 +64,8 @@ def make_model(
         return DeepCTNet(**options)
     if config["network"] == "anomaly_net":
         return AnomalyNet(**options)
+    if config["network"] == "volume_net":
+        return VolumeNet(**options)
     if config["network"] == "deep_cxr_net":
         frozen = tuple(FrozenPart(name, part) for name, part in sorted((parts or {}).items()))
         return DeepCXRNet(parts=frozen, **config["fusion"], **options)

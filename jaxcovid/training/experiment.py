@@ -138,15 +138,15 @@ def make_experiment(
         teachers={name: teacher.summary for name, teacher in taught_by.items()},
     )
     _ = run.augmented_preprocessing  # refuses options out of range
-    plan = make_plan(config, images=dataset.split_sizes["train"])
-    freezing = _make_freezing(config, plan)
-    schedule, optimizer = _make_optimizer(config, plan, freezing)
     model = frozen_parts.model_with_parts(run, parts)
     if start:
         start.check(run, model)
     training, validation = (
         splits.make_split(dataset, task, name, config, unlabelled=unlabelled) for name in SPLITS
     )
+    plan = make_plan(config, images=len(training.source))
+    freezing = _make_freezing(config, plan)
+    schedule, optimizer = _make_optimizer(config, plan, freezing)
     return Experiment(
         run=run,
         plan=plan,
@@ -196,6 +196,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     if not config.segmentation.weight > 0:
         raise ValueError(f"segmentation.weight is {config.segmentation.weight}; it must be above 0")
     splits.check_views(config)
+    splits.check_volumes(config)
     _check_init(config.init)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from jaxcovid.data import labels
 from jaxcovid.data.ablations import Ablation, trained_ablation
-from jaxcovid.data.datasets import Dataset, Record
+from jaxcovid.data.datasets import SEPARATOR, Dataset, Record
 from jaxcovid.data.labels import Encoder, MasksOnlyEncoder, Task, shuffled
 from jaxcovid.data.sampling import Stratum
+from jaxcovid.data.volume_source import by_volumes
 from jaxcovid.models.build import MASKED, REPRESENTATIONS, TWO_VIEWS
 from jaxcovid.training import mixture
 from jaxcovid.training.mixture import Mixture, make_strata
@@ -91,6 +92,36 @@ def check_views(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def check_volumes(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that volumes do not go with.
+
+    Raises:
+      ValueError: naming the option.
+    """
+    if config.volume.slices < 0:
+        raise ValueError(f"volume.slices is {config.volume.slices}; it must be 0 or more")
+    if not config.volume.slices:
+        return
+    wrong = [
+        f"{name}={value}"
+        for name, value, alone in (
+            ("objective", config.objective, "screening"),
+            ("preprocess_on", config.preprocess_on, "host"),
+            ("cache", config.cache, "none"),
+            ("lungs.workdir", config.lungs.workdir, ""),
+            ("mixture.balance", config.mixture.balance, "none"),
+            ("mixture.weights", tuple(config.mixture.weights), ()),
+            ("task", config.task == "multilabel", False),
+        )
+        if value != alone
+    ]
+    if SEPARATOR in config.dataset or wrong:
+        raise ValueError(
+            f"volume.slices={config.volume.slices} needs one data set and leaves {', '.join(wrong)}"
+            " as in configs/default.py"
+        )
+
+
 def make_mixture(config: ml_collections.ConfigDict) -> Mixture:
     """How the sources share the batches.
 
@@ -137,7 +168,8 @@ def make_split(
     Raises:
       ValueError: not as many weights as sources.
     """
-    source, encode = dataset.source(name), task.encoder(dataset.class_names)
+    source = by_volumes(dataset.source(name), config.volume.slices)
+    encode = task.encoder(dataset.class_names)
     if unlabelled:
         encode = MasksOnlyEncoder(encode, unlabelled)
     strata: Sequence[Stratum] = ()

@@ -123,6 +123,11 @@ class Run:
         """Of initialisation, shuffling and augmentation."""
         return self.config["seed"]
 
+    @property
+    def volume_slices(self) -> int:
+        """Slices of each volume that are classified together; 0 of a network for single images."""
+        return self.config["volume"]["slices"]
+
     @classmethod
     def load(cls, workdir: Path) -> "Run":
         """The run of a workdir.

@@ -20,6 +20,7 @@ _ADDED: dict[str, dict[str, Any]] = {  # options that older workdirs lack, and w
     "contrastive": {"width": 1024},
     "augmentation": {**dataclasses.asdict(Augmentation()), "scale": [1.0, 1.0]},
     "lungs": {"workdir": "", "use": "crop"},
+    "volume": {"slices": 0},
 }
 _RENAMED = (  # options of format 2 and their names today
     ("", "outputs", "task"),

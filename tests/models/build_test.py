@@ -60,6 +60,29 @@ def test_an_anomaly_net_learns_both_its_layers_and_adds_them():
         build.make_model(config, outputs=3, exclusive=True)
 
 
+def test_a_volume_net_takes_the_largest_mean_of_all_slices():
+    config = config_of("volume_net", attention="none", head="gap")
+    with pytest.raises(ValueError, match=r"volume\.slices=N"):
+        build.make_model(config, outputs=1, exclusive=False)
+    config["volume"] = {"slices": 3}
+    model = build.make_model(config, outputs=1, exclusive=False)
+    volumes = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = model.init(jax.random.key(1), volumes[..., :1])
+    pooled = model.apply(variables, volumes, method="features")
+    alone = [
+        DeepCTNet.features(model.bind(variables), volumes[..., i : i + 1]).mean((1, 2))
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(pooled[:, 0, 0], np.max(alone, axis=0), rtol=1e-4, atol=1e-5)
+    order = jnp.array([2, 0, 1])
+    np.testing.assert_allclose(
+        model.apply(variables, volumes[..., order]), model.apply(variables, volumes), rtol=1e-4
+    )
+    mapped = config_of("volume_net") | {"volume": {"slices": 3}}
+    with pytest.raises(ValueError, match=r"model\.attention=none"):
+        build.make_model(mapped, outputs=1, exclusive=False)
+
+
 def test_parts_are_frozen_in_the_order_of_their_names():
     parts = {
         name: build.make_model(config_of(), outputs=outputs, exclusive=False)

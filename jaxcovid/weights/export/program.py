@@ -17,6 +17,7 @@ from jax import export
 
 from jaxcovid.data import device_steps
 from jaxcovid.data.preprocessing import Preprocessing
+from jaxcovid.data.volume_source import check_single_images
 from jaxcovid.inference.grad_cam import logits_and_grad_cams
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.models.deep_cxr_net import DeepCXRNet, FrozenPart
@@ -98,14 +99,15 @@ def make_program(predictor: Predictor, *, grouped_depthwise: bool = False) -> Pr
       grouped_depthwise: for engines that are fast at it, see `EfficientNetLite.grouped`.
 
     Raises:
-      ValueError: it was trained on altered images, or on what another network shows of them, which
-        the program would not do.
+      ValueError: it classifies volumes, or was trained on altered images or on what another network
+        shows of them, which the program would not do.
     """
     if predictor.ablation:
         raise ValueError(
             f"{predictor.workdir} was trained with ablation={predictor.run.ablation}, to measure "
             "what images show without their lungs; export a network trained with ablation=none"
         )
+    check_single_images(predictor.run.volume_slices)
     if predictor.lungs:
         raise ValueError(
             f"{predictor.workdir} is shown images through lungs.use="

@@ -1,0 +1,37 @@
+"""COVNet, of Li et al. (Radiology 2020, doi:10.1148/radiol.2020200905): one answer for a volume.
+
+The paper that this project follows compares itself with it (reference [44], Table III).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxcovid.models.deep_ct_net import DeepCTNet
+
+
+class VolumeNet(DeepCTNet):
+    """One backbone for all slices of a volume; of each mean feature the largest of all slices.
+
+    Raises:
+      ValueError: an attention or the head `flatten`, as no map is left to attend to.
+    """
+
+    def __post_init__(self) -> None:
+        if (self.attention, self.head) != ("none", "gap"):
+            raise ValueError(
+                "network=volume_net reads means, not maps: use --config.model.attention=none "
+                "--config.model.head=gap"
+            )
+        super().__post_init__()
+
+    def features(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """The largest means over the slices, [b, 1, 1, c], of volumes [b, h, w, slices]."""
+        batch, height, width, slices = image.shape
+        rows = jnp.moveaxis(image, -1, 1).reshape(batch * slices, height, width, 1)
+        means = super().features(rows, train=train).mean((1, 2))
+        return means.reshape(batch, slices, 1, 1, -1).max(1)
+
+    @property
+    def has_gradcam(self) -> bool:
+        """False: its maps are of single slices."""
+        return False
