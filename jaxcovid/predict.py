@@ -60,9 +60,12 @@ def run(
 
     def load() -> "Network":
         if engine == "jax":
+            from jaxcovid.data.volume_source import check_single_images
             from jaxcovid.inference import predictor
 
-            return predictor.load(folder, step=step)
+            network = predictor.load(folder, step=step)
+            check_single_images(network.run.volume_slices)
+            return network
         from jaxcovid.inference import engines
 
         return engines.load(folder, engine)

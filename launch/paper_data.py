@@ -1,11 +1,11 @@
 """Tables I and II of the paper, and its Figs. 1, 2 and 7: the data at hand beside CT-COV19."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxcovid.data.datasets import Dataset, find_version, open_dataset
 from jaxcovid.report.data_card import Survey, survey
-from launch.paper_methods import DATA
+from launch.paper_methods import DATA, Method
 
 Surveys = Mapping[str, tuple[Dataset, Survey]]  # by name
 
@@ -40,9 +40,12 @@ _CT_COV19 = {
 }
 
 
-def surveys(root: Path) -> Surveys:
-    """The data sets that are prepared in ROOT, and what their records say."""
-    there = [name for name in _SETS if find_version(name, root / DATA)]
+def surveys(root: Path, methods: Sequence[Method]) -> Surveys:
+    """The data sets of methods that are prepared in ROOT, and what their records say."""
+    last = [training for method in methods for training in method.trainings]
+    used = {method.tested_on for method in methods}
+    used |= {each.dataset for training in last for each in training.with_earlier()}
+    there = [name for name in _SETS if name in used and find_version(name, root / DATA)]
     datasets = [open_dataset(name, root / DATA) for name in there]
     return {dataset.name: (dataset, survey(dataset)) for dataset in datasets}
 
@@ -53,7 +56,8 @@ def tables(found: Surveys) -> list[list[dict[str, str]]]:
         {"data set": f"{name}, published", "COVID-19 images": images, "COVID-19 patients": patients}
         for name, (images, patients) in _PUBLISHED.items()
     ]
-    second = _splits("CT-COV19, published", _CT_COV19)
+    sizes = {split: sum(by_class.values()) for split, by_class in _CT_COV19.items()}
+    second = _splits("CT-COV19, published", sizes, _CT_COV19)
     for name, (dataset, said) in found.items():
         counts = dataset.class_counts
         images = sum(by_class.get(POSITIVE, 0) for by_class in counts.values())
@@ -66,7 +70,7 @@ def tables(found: Surveys) -> list[list[dict[str, str]]]:
                     "COVID-19 patients": patients,
                 }
             )
-        second += _splits(f"{name}, here", counts)
+        second += _splits(f"{name}, here", dataset.split_sizes, counts)
     return [first, second]
 
 
@@ -80,14 +84,16 @@ def pictures(found: Surveys) -> dict[str, bytes]:
     return drawn
 
 
-def _splits(name: str, counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, str]]:
-    """A row for each split."""
+def _splits(
+    name: str, sizes: Mapping[str, int], counts: Mapping[str, Mapping[str, int]]
+) -> list[dict[str, str]]:
+    """A row for each split; an image may have several findings, or none."""
     return [
         {
             "data set": name,
             "split": split,
-            "images": f"{sum(by_class.values())}",
-            "by class": ", ".join(f"{group} {n}" for group, n in by_class.items()),
+            "images": f"{sizes[split]}",
+            "by class or finding": ", ".join(f"{group} {n}" for group, n in by_class.items()),
         }
         for split, by_class in counts.items()
     ]

@@ -89,7 +89,8 @@ def _on_one_source(root: Path) -> Iterator[Method]:
     absent = "" if _is_there(root, "ct_cov19") else "CT-COV19 is not in the folder of data"
     trained = Training("iii/deep_ct_net", "configs/ct_cov19.py:scratch", "ct_cov19")
     yield Method("III", "Deep-CT-Net", (trained,), missing=absent)
-    volumes = Training("iii/covnet", "configs/rivals.py:covnet", "ct_cov19")
+    own = ("--config.preprocess_on=host", "--config.cache=none", "--config.batch_size=4")
+    volumes = Training("iii/covnet", "configs/rivals.py:covnet", "ct_cov19", own)
     yield Method("III", "COVNET", (volumes,), missing=absent)
     for rival in ("DL-system", "Hybrid-3D", "Unet++"):
         yield Method("III", rival, missing="needs volumes or outlines of CT-COV19, not public")

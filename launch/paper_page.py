@@ -81,7 +81,8 @@ def cost_of(workdirs: Sequence[Path]) -> dict[str, str]:
         needed = lowered.compile().memory_analysis()
         memory += needed.argument_size_in_bytes + needed.temp_size_in_bytes
         logged = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-        seconds += 1 / np.median([x["images_per_s"] for x in logged if "images_per_s" in x])
+        speed = np.median([x["images_per_s"] for x in logged if "images_per_s" in x])
+        seconds += 1 / (speed * max(1, network.run.volume_slices))  # of a volume network, slices
     return {
         "parameters": f"{parameters / 1e6:.1f} M",
         "GFLOPs an image": f"{operations / 1e9:.2f}",
@@ -124,8 +125,10 @@ def ablation(found: Sequence[Line]) -> list[dict[str, str]]:
 
 
 def ranks(found: Sequence[Line]) -> str:
-    """How the methods of a table rank by AUC, for each seed."""
+    """How the methods of a table that scored the same images rank by AUC, for each seed."""
     finished = [line for line in found if line.results]
+    ids = finished[0].results[0].predictions.ids if finished else ()
+    finished = [line for line in finished if line.results[0].predictions.ids == ids]
     seeds = min((len(line.results) for line in finished), default=0)
     orders = []
     for seed in range(seeds):
@@ -233,7 +236,7 @@ def main() -> None:
     found = list(lines(root, arguments.tables, arguments.seeds))
     trained = shlex.join([*(QUICK if arguments.quick else ()), *options])
     quick = f"All trainings with {trained}." if trained else ""
-    data = paper_data.surveys(root)
+    data = paper_data.surveys(root, [line.method for line in found])
     first = {"title": paper_data.TITLE, "tables": paper_data.tables(data)}
     sections = [{**first, "ranks": "", "note": paper_data.NOTE}]
     pictures = paper_data.pictures(data)

@@ -144,7 +144,7 @@ def test_the_page(tmp_path, capsys, monkeypatch, seeds):
 
 def test_the_data_at_hand_stand_beside_the_published(tmp_path, real_data):
     (tmp_path / "data").symlink_to(real_data)
-    found = paper_data.surveys(tmp_path)
+    found = paper_data.surveys(tmp_path, list(methods(tmp_path)))
     first, second = paper_data.tables(found)
     rows = {row["data set"]: row for row in first}
     assert rows["COVID-CT [46], published"]["COVID-19 images"] == "349"
@@ -152,7 +152,7 @@ def test_the_data_at_hand_stand_beside_the_published(tmp_path, real_data):
         assert rows["covid_ct/original, here"]["COVID-19 images"] == "349"
         row = next(x for x in second if x["split"] == "test" and "covid_ct/" in x["data set"])
         assert row["images"] == "203"
-        assert row["by class"] == "COVID-19 98, NonCOVID 105"
+        assert row["by class or finding"] == "COVID-19 98, NonCOVID 105"
     if "covid_chestxray/patient" in found:
         assert any(
             name.endswith("covid_chestxray/patient, ages") for name in paper_data.pictures(found)

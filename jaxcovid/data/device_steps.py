@@ -172,7 +172,8 @@ def _shares(i: jax.Array, j: jax.Array, old: jax.Array, new: jax.Array) -> jax.A
         0,
     )
     # Compilers multiply by a reciprocal instead, and 219 * (1 / 438) is less than a half. What that
-    # leaves over comes from products that are exact: no factor has more than 12 binary digits.
+    # leaves over comes from two products: the first, of 12 binary digits each, is exact, the second
+    # so small that its rounding does not count.
     share = overlap / old
     first = jnp.round(share * 2**12) / 2**12
     return share + ((overlap - first * old) - (share - first) * old) / old

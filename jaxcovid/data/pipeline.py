@@ -101,12 +101,11 @@ def _prepare_record(
     if "slices" not in record:
         image, masks = _decode(record, loading)
         return _prepare(image, masks, loading, rng)
-    seed = None if rng is None else rng.integers(2**32)
-    images = []
+    seed, images = rng and rng.integers(2**32), []
     for each in record["slices"]:
-        image, _ = _decode(each, loading)
-        alike = None if seed is None else np.random.default_rng(seed)
-        images.append(loading.preprocessing(image, alike))
+        with _naming(each):
+            image, _ = _decode(each, loading)
+        images.append(loading.preprocessing(image, rng and np.random.default_rng(seed)))
     return {"image": np.concatenate(images, axis=-1)}
 
 

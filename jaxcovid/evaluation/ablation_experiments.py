@@ -60,4 +60,6 @@ def _images_for(ablation: str, scored: ScoredSplit) -> list[int]:
     """Indices of the images that an ablation can be applied to."""
     if ablation != "lungs_only":
         return list(range(len(scored.source)))
+    if scored.predictor.run.volume_slices:
+        return []  # a mask may be of some of the slices alone
     return list(scored.masks(range(len(scored.source)), "lungs"))

@@ -15,12 +15,15 @@ from jaxcovid.metrics.thresholds import choose_thresholds
 
 
 def check_seeds(predictors: Sequence[Predictor]) -> None:
-    """Checks that runs are seeds of one: same data set, same outputs.
+    """Checks that runs are seeds of one: same data set, outputs and slices of a volume.
 
     Raises:
       ValueError: they are not, or are networks for findings.
     """
-    names = [(each.run.dataset.name, each.task.outputs) for each in predictors]
+    facts = (
+        (each.run.dataset.name, each.task.outputs, each.run.volume_slices) for each in predictors
+    )
+    names = list(facts)
     if len(set(names)) > 1:
         raise ValueError(f"the runs are not seeds of one: {names}")
     if not predictors[0].task.screens:

@@ -83,9 +83,10 @@ def score_split(predictor: Predictor, selection: Selection) -> ScoredSplit:
       OSError: the data set is not prepared.
     """
     dataset = open_dataset(selection.dataset or predictor.run.dataset.name, selection.data_dir)
-    source = by_volumes(dataset.source(selection.split), predictor.run.volume_slices)
+    source: Sequence[Record] = dataset.source(selection.split)
     check_fits(dataset, predictor)
     seen = check_held_out(dataset, selection.split, predictor, allow_seen=selection.allow_seen)
+    source = by_volumes(source, predictor.run.volume_slices)
     shown = predictor.focused(source, ablation=predictor.ablation, workers=selection.workers)
     probabilities = predictor.score(shown, ablation=predictor.ablation, workers=selection.workers)
     calibrated = predictor.calibrate(probabilities)

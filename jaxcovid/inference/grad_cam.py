@@ -45,7 +45,7 @@ def logits_and_grad_cams(
     def forward(change: Any) -> tuple[jax.Array, Any]:
         variables = {**weights, "perturbations": change} if change else weights
         logits, shown = model.apply(variables, image, mutable=["maps"], method="all_logits")
-        return logits["classes"], (logits, shown["maps"])
+        return model.scores(logits), (logits, shown["maps"])
 
     shapes = jax.eval_shape(lambda: forward({})[1][1])
     unchanged = jax.tree.map(

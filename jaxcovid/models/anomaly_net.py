@@ -39,7 +39,7 @@ class AnomalyNet(DeepCTNet):
         return self.scores(self.all_logits(image, train=train))
 
     def all_logits(self, image: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """`classes` and `anomaly`, float32 [b, outputs] each; heatmaps explain the first."""
+        """`classes` and `anomaly`, float32 [b, outputs] each."""
         attended = self.attend(self.features(image, train=train), train=train)
         vector = self.vector(attended, train=train)
         return {"classes": self.classifier(vector), "anomaly": self.anomaly(vector)}

@@ -55,18 +55,23 @@ def cross_entropy(
     return jnp.where(targets < 0, 0.0, weighted).mean()
 
 
-def deviation_loss(scores: jax.Array, targets: jax.Array, *, margin: float) -> jax.Array:
+def deviation_loss(
+    scores: jax.Array, targets: jax.Array, weights: jax.Array, *, margin: float
+) -> jax.Array:
     """Draws scores of negative images to 0 and those of positive ones above a margin.
 
     The loss of Pang et al., arXiv:1911.08623, whose reference is a standard normal distribution.
-    Mean over images and outputs; one whose target is not known counts as 0, see `cross_entropy`.
+    Weighted mean over images and outputs; one whose target is not known counts as 0, see
+    `cross_entropy`.
 
     Args:
       scores: float32 [b, outputs].
       targets: likewise, 1, 0 or below 0 for unknown.
+      weights: float32 [2, outputs], see `class_weights`.
       margin: least score of a positive image.
     """
-    losses = jnp.where(targets == 1, jnp.maximum(margin - scores, 0.0), jnp.abs(scores))
+    below, away = jnp.maximum(margin - scores, 0.0), jnp.abs(scores)
+    losses = jnp.where(targets == 1, weights[1:] * below, weights[:1] * away)
     return jnp.where(targets < 0, 0.0, losses).mean()
 
 

@@ -45,7 +45,7 @@ def total_loss(
     if "classes" in logits:
         classes, target = logits["classes"], batch["target"]
         total = cross_entropy(classes, target, weights, exclusive=model.exclusive)
-        called, unknown = model.probabilities(classes) > 0.5, target < 0
+        called, unknown = model.probabilities(model.scores(logits)) > 0.5, target < 0
         right = (called == (target > 0.5)) & ~unknown
         metrics = {
             "loss": total,
@@ -54,8 +54,9 @@ def total_loss(
             "first_unknown": unknown[:, 0].mean(),
         }
     if "anomaly" in logits:
-        metrics["anomaly_loss"] = deviation_loss(logits["anomaly"], target, margin=MARGIN)
-        total = total + metrics["anomaly_loss"]
+        anomaly = deviation_loss(logits["anomaly"], target, weights, margin=MARGIN)
+        metrics["anomaly_loss"] = anomaly
+        total = total + anomaly
     if "masks" in logits:
         loss, dice = segmentation_losses(logits["masks"], batch["masks"], axis_name=axis_name)
         total = total + segmentation_weight * loss if metrics else loss
@@ -72,9 +73,14 @@ def over_known(metrics: Metrics) -> Metrics:
     accuracy is NaN; a batch without any known target has a loss of 0.
     """
     metrics = dict(metrics)
-    for name, share, of_none in (("loss", "unknown", 0.0), ("accuracy", "first_unknown", jnp.nan)):
-        if share in metrics:
-            known = 1 - metrics.pop(share)
+    unknown, first_unknown = (metrics.pop(x, None) for x in ("unknown", "first_unknown"))
+    for name, share, of_none in (
+        ("loss", unknown, 0.0),
+        ("anomaly_loss", unknown, 0.0),
+        ("accuracy", first_unknown, jnp.nan),
+    ):
+        if share is not None and name in metrics:
             # Below one in a million it is what rounding leaves of none.
+            known = 1 - share
             metrics[name] = jnp.where(known > 1e-6, metrics[name] / known, of_none)
     return metrics

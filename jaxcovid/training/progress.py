@@ -153,12 +153,15 @@ class Progress:
     def show_input(self, step: int, image: jax.Array, *, limit: int = 8) -> None:
         """Writes the first images of a batch as pictures to TensorBoard, views one by one.
 
+        Of a volume it is the middle slice.
+
         Args:
           step: of the batch.
-          image: float32 [b, h, w, 1], or of views [b, 2, h, w, 1].
+          image: float32 [b, h, w, 1], of views [b, 2, h, w, 1], or of volumes [b, h, w, slices].
           limit: how many.
         """
         rows = np.asarray(image.addressable_data(0))
-        rows = rows.reshape(-1, *rows.shape[-3:])[:limit]
+        middle = rows.shape[-1] // 2
+        rows = rows.reshape(-1, *rows.shape[-3:])[:limit, ..., middle : middle + 1]
         scaled = np.clip((rows + 2.5) * 51, 0, 255).astype(np.uint8)
         self.writer.images(step, "input", np.repeat(scaled, 3, axis=-1))

@@ -111,14 +111,16 @@ def check_volumes(config: ml_collections.ConfigDict) -> None:
             ("lungs.workdir", config.lungs.workdir, ""),
             ("mixture.balance", config.mixture.balance, "none"),
             ("mixture.weights", tuple(config.mixture.weights), ()),
-            ("task", config.task == "multilabel", False),
+            ("class_weights", config.class_weights, "none"),
         )
         if value != alone
     ]
-    if SEPARATOR in config.dataset or wrong:
+    if SEPARATOR in config.dataset:
+        wrong.append(f"dataset={config.dataset}")
+    if wrong:
         raise ValueError(
-            f"volume.slices={config.volume.slices} needs one data set and leaves {', '.join(wrong)}"
-            " as in configs/default.py"
+            f"volume.slices={config.volume.slices} is for screening on one data set, as the host "
+            f"prepares it; it does not go with {', '.join(wrong)}"
         )
 
 

@@ -18,7 +18,7 @@ from jaxcovid.weights.plan import shortened
 WHAT = ("backbone", "attention", "everything")
 _ASKED = {"backbone": ("backbone",), "attention": ("backbone", "pyramid_attention")}
 # Fully connected layers: they belong together, and to the outputs that they were trained for.
-_HEAD = ("classifier", "reduction", "fusion")
+_HEAD = ("classifier", "anomaly", "reduction", "fusion")
 _DECODER = "decoder"  # which not every network has
 
 

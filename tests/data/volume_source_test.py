@@ -38,6 +38,17 @@ def test_without_a_name_a_patient_is_a_volume():
     assert by_volumes(records, 0) is records
 
 
+def test_slices_of_a_file_or_series_lie_in_the_order_of_their_numbers():
+    files = [{"id": f"scan.nii#{i}", "patient": "p", "label": 0} for i in (10, 9, 2, 1)]
+    other = [{"id": f"s{i}", "patient": "p", "label": 0, "series": "x"} for i in (11, 3)]
+    source = VolumeSource([*files, *other], 4)
+    assert [each["id"] for each in source] == ["scan.nii", "p x"]
+    assert [each["id"] for each in source[0]["slices"]] == [f"scan.nii#{i}" for i in (1, 2, 9, 10)]
+    assert [each["id"] for each in source[1]["slices"]][::3] == ["s3", "s11"]
+    with pytest.raises(ValueError, match="has findings"):
+        VolumeSource([{"id": "film", "patient": "p"}], 1)
+
+
 def test_slices_of_two_classes_are_no_volume():
     with pytest.raises(ValueError, match=r"volume a has slices of two classes.*volume\.slices=0"):
         VolumeSource([*slices_of("a", 2), *slices_of("a", 1, label=1)], 2)

@@ -48,8 +48,12 @@ def test_the_deviation_of_an_anomaly_has_a_margin_that_of_a_normal_image_none():
     scores = jnp.array([[0.5, -2.0], [7.0, 4.0], [-1.0, 3.0]])
     target = jnp.array([[0, 0], [1, 1], [1, labels.UNKNOWN]])
     expected = (0.5 + 2.0 + 0.0 + 1.0 + 6.0 + 0.0) / 6
-    assert np.isclose(losses.deviation_loss(scores, target, margin=5.0), expected)
-    assert np.isclose(losses.deviation_loss(scores, target, margin=3.0), (2.5 + 4.0) / 6)
+    same = jnp.ones((2, 2))
+    assert np.isclose(losses.deviation_loss(scores, target, same, margin=5.0), expected)
+    assert np.isclose(losses.deviation_loss(scores, target, same, margin=3.0), 6.5 / 6)
+    weights = jnp.array([[1.0, 1.0], [3.0, 3.0]])  # of negative, then of positive images
+    loss = losses.deviation_loss(scores, target, weights, margin=5.0)
+    assert np.isclose(loss, (0.5 + 2.0 + 3 * 7.0) / 6)
 
 
 def test_a_softmax_has_the_cross_entropy_of_optax():
