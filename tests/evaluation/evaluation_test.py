@@ -30,6 +30,7 @@ def network(task, *, ablation="none", dataset="covid_ct", classifies=True):
             dataset=SimpleNamespace(name=dataset),
             ablation=ablation,
             config={"seed": 0},
+            volume_slices=0,
             command=None,
         ),
     )

@@ -1,5 +1,7 @@
 """Heatmaps inside masks, and the gallery, of a network that is not run."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -29,6 +31,8 @@ class Network:
     task = Task("binary", ("COVID-19",))
     thresholds = {"youden": 0.5}  # noqa: RUF012
     has_gradcam = True
+    segments = False
+    run = SimpleNamespace(volume_slices=0)
     batch_size = 4
 
     def __init__(self, empty=False):
