@@ -20,12 +20,11 @@ def check_seeds(predictors: Sequence[Predictor]) -> None:
     Raises:
       ValueError: they are not, or are networks for findings.
     """
-    facts = (
+    facts = [
         (each.run.dataset.name, each.task.outputs, each.run.volume_slices) for each in predictors
-    )
-    names = list(facts)
-    if len(set(names)) > 1:
-        raise ValueError(f"the runs are not seeds of one: {names}")
+    ]
+    if len(set(facts)) > 1:
+        raise ValueError(f"the runs are not seeds of one: {facts}")
     if not predictors[0].task.screens:
         raise ValueError("networks for findings make no ensemble; evaluate them one by one")
 
