@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcovid.data import dicom
 from jaxcovid.data.dicom.elements import macro
+from jaxcovid.data.dicom.header import height_of
 from jaxcovid.data.dicom.warning_counts import reading
 from jaxcovid.data.hounsfield import LUNG_WINDOW, check_hounsfield, through_window
 from jaxcovid.data.image_error import ImageError, check_size, read_file
@@ -44,8 +45,8 @@ class Volume(abc.ABC):
         """Number of slices."""
 
     @abc.abstractmethod
-    def gray(self, index: int) -> np.ndarray:
-        """Shows one slice through the window, uint8 [h, w].
+    def gray(self, index: int, window: tuple[float, float] | None = None) -> np.ndarray:
+        """Shows one slice through a window, uint8 [h, w]; None is the one it was opened with.
 
         Raises:
           ImageError: this slice cannot be read.
@@ -142,9 +143,9 @@ class _Slices(Volume):
     def __len__(self) -> int:
         return len(self._slices)
 
-    def gray(self, index: int) -> np.ndarray:
+    def gray(self, index: int, window: tuple[float, float] | None = None) -> np.ndarray:
         """See `Volume`."""
-        return through_window(self._slices[index], self._window)
+        return through_window(self._slices[index], window or self._window)
 
 
 class _Dicom(Volume):
@@ -161,9 +162,9 @@ class _Dicom(Volume):
     def __len__(self) -> int:
         return len(self._frames)
 
-    def gray(self, index: int) -> np.ndarray:
+    def gray(self, index: int, window: tuple[float, float] | None = None) -> np.ndarray:
         """See `Volume`."""
-        return self._frames.gray(self._order[index], self._window)
+        return self._frames.gray(self._order[index], window or self._window)
 
 
 def feet_to_head(dataset: Any, frames: int) -> list[int]:
@@ -177,20 +178,12 @@ def feet_to_head(dataset: Any, frames: int) -> list[int]:
       From feet to head where all frames say their positions and no two are equal; else that of the
       file.
     """
-    heights = [_height(dataset, index) for index in range(frames)]
+    planes = [macro(dataset, "PlanePositionSequence", index) for index in range(frames)]
+    heights = [height_of(plane) for plane in planes]
     order = list(range(frames))
     if None not in heights and len(set(heights)) == len(heights):
         order.sort(key=heights.__getitem__)
     return order
-
-
-def _height(dataset: Any, index: int) -> float | None:
-    """Where along the body's axis a frame lies, mm towards the head; None if unknown."""
-    group = macro(dataset, "PlanePositionSequence", index)
-    try:
-        return float(group.get("ImagePositionPatient")[2])
-    except (TypeError, ValueError, IndexError):
-        return None
 
 
 def _open_npy(path: pathlib.Path) -> np.ndarray:

@@ -14,7 +14,7 @@ from jaxcovid.data import decoding, dicom, image_files, volumes
 from jaxcovid.data.decoding import ImageError
 from jaxcovid.data.image_files import text_of
 from jaxcovid.data.pseudonyms import Pseudonyms, names_patient
-from jaxcovid.inference.network import Network
+from jaxcovid.data.sight import Sight
 from jaxcovid.metrics.involvement import Areas
 
 
@@ -81,18 +81,18 @@ class Reader:
     """
 
     def __init__(
-        self, network: Network, *, every: int = 1, pseudonyms: Pseudonyms | None = None
+        self, sight: Sight, *, every: int = 1, pseudonyms: Pseudonyms | None = None
     ) -> None:
         """Prepares to read.
 
         Args:
-          network: that will see them.
+          sight: of the network that will see them.
           every: of a volume every how many slices are opened.
           pseudonyms: for the ids of patients, studies and series; None keeps the ids.
         """
         self.left_out: collections.Counter[str] = collections.Counter()
         self.notes: collections.Counter[str] = collections.Counter()
-        self._network, self._every, self._pseudonyms = network, every, pseudonyms
+        self._sight, self._every, self._pseudonyms = sight, every, pseudonyms
 
     def open(self, files: Sequence[Path]) -> Iterator[Opened]:
         """Opens file after file, of a volume slice after slice."""
@@ -117,7 +117,7 @@ class Reader:
                 ids = {key: self._pseudonyms(value) for key, value in ids.items()}
         if volumes.is_volume(path, header):
             volume = volumes.open_volume(
-                path, modality=self._network.modality, window=self._network.window
+                path, modality=self._sight.modality, window=self._sight.window
             )
             for index in image_files.every_nth(len(volume), self._every):
                 slice_name = f"{name}#{index:04d}"
@@ -127,10 +127,10 @@ class Reader:
                     yield Opened(slice_name, path, volume=name, error=text_of(str(error)), **ids)
             return
         data = decoding.read_file(path)
-        gray = self._network.read_gray(data)
+        gray = self._sight.read_gray(data)
         if decoding.exif_orientation(data) != 1:
             self.notes["images carry an EXIF orientation, which is not applied"] += 1
-        if decoding.is_16_bit(data) and self._network.hu_offset is None:
+        if decoding.is_16_bit(data) and self._sight.hu_offset is None:
             self.notes["images of 16 bits were stretched over their own range"] += 1
         yield Opened(name, path, gray, decoding.colour_of(data), **ids)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcovid.data.decoding import as_gray, decode_gray, read_file
+from jaxcovid.data.decoding import as_gray, read_file
 from jaxcovid.data.labels import Task
+from jaxcovid.data.sight import Sight
 from jaxcovid.inference.out_of_distribution import FILE as DETECTOR_FILE
 from jaxcovid.inference.out_of_distribution import Detector
+from jaxcovid.inference.training_facts import TrainingFacts
 
 Image = str | Path | bytes | np.ndarray
 NO_HEATMAPS = (
@@ -29,6 +31,8 @@ class Network(abc.ABC):
       window: centre and width in Hounsfield units through which CT is seen.
       hu_offset: what makes Hounsfield units of 16-bit PNG and TIFF; None stretches each over its
         own range.
+      training_facts: which facts beside the disease went with the class in its training; None if
+        they were not kept.
     """
 
     thresholds: Mapping[str, float]
@@ -36,6 +40,7 @@ class Network(abc.ABC):
     detector: Detector | None
     window: tuple[float, float]
     hu_offset: float | None
+    training_facts: TrainingFacts | None = None
 
     @property
     @abc.abstractmethod
@@ -93,14 +98,17 @@ class Network(abc.ABC):
         """Names of the outputs, the positive class first."""
         return self.task.outputs
 
+    @property
+    def sight(self) -> Sight:
+        """How it sees images."""
+        return Sight(self.modality, self.window, self.hu_offset)
+
     def read_gray(self, image: Image) -> np.ndarray:
         """The gray image uint8 [h, w] of a path, encoded bytes or an array; see `probabilities`."""
         if isinstance(image, np.ndarray):
             return as_gray(image)
         data = image if isinstance(image, bytes) else read_file(Path(image))
-        return decode_gray(
-            data, modality=self.modality, window=self.window, hu_offset=self.hu_offset
-        )
+        return self.sight.read_gray(data)
 
     def warnings(self, grays: Sequence[np.ndarray], colours: Sequence[float]) -> list[str]:
         """What is unusual about each of some images; see `warning`."""

@@ -105,7 +105,7 @@ def screen(
         raise ValueError(f"{NO_HEATMAPS}; leave --heatmaps out")
     if heatmaps:
         heatmaps.mkdir(parents=True, exist_ok=True)
-    reader = Reader(network, every=reading.every, pseudonyms=key)
+    reader = Reader(network.sight, every=reading.every, pseudonyms=key)
     with counted_warnings():
         yield from _rows(network, reader.open(files), columns, heatmaps, masks)
         if masks:

@@ -34,6 +34,8 @@ class Header:
         head-feet axis, such as a coronal or sagittal reformat. A tilted gantry (30 degrees at
         most) stays in, as does a file that says nothing of it. Empty for a usable one.
       study: unique identifier of the study, empty if the file has none.
+      height: of a single slice, where along the body's axis it lies, mm towards the head; None if
+        it is not known.
     """
 
     modality: str
@@ -42,6 +44,7 @@ class Header:
     frames: int = 1
     left_out: str = ""
     study: str = ""
+    height: float | None = None
 
 
 # What replaces a PatientID that was taken out.
@@ -72,6 +75,7 @@ def header_of(path: pathlib.Path) -> Header | None:
                     frames=frames,
                     left_out=_left_out(dataset, has_pixels, frames),
                     study=str(dataset.get("StudyInstanceUID") or ""),
+                    height=height_of(dataset),
                 )
         except Exception:  # `read` says what is wrong with it
             return None
@@ -114,6 +118,15 @@ def _normal(dataset: Any) -> np.ndarray | None:
     normal = np.cross(row, column)
     length = np.linalg.norm(normal)
     return normal / length if np.isfinite(length) and length > 0.1 else None
+
+
+def height_of(dataset: Any) -> float | None:
+    """Where along the body's axis a slice or a frame lies, mm towards the head; None if unknown."""
+    try:
+        height = float(dataset.get("ImagePositionPatient")[2])
+    except (TypeError, ValueError, IndexError):
+        return None
+    return height if np.isfinite(height) else None
 
 
 def modality_of(term: str) -> str:
