@@ -196,6 +196,33 @@ def calibration_errors(positive: np.ndarray, probability: np.ndarray) -> Calibra
     )
 
 
+def at_prevalence(probability: np.ndarray, fitted_at: float, prevalence: float) -> np.ndarray:
+    """Calibrated probabilities of the positive class as they are at another prevalence.
+
+    By Bayes' rule the odds are multiplied by the ratio of the prior odds (Saerens, Latinne &
+    Decaestecker 2002, doi 10.1162/089976602753284446). It holds if the images of each class are of
+    the same kind at both prevalences.
+
+    Args:
+      probability: float [...].
+      fitted_at: prevalence in the images that the temperature was fitted on.
+      prevalence: where the image comes from.
+
+    Returns:
+      float64 [...].
+
+    Raises:
+      ValueError: a prevalence that is not between 0 and 1.
+    """
+    for name, value in (("fitted_at", fitted_at), ("prevalence", prevalence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value:g}; a prevalence is above 0 and below 1")
+    probability = np.asarray(probability, np.float64)
+    positive = probability * prevalence / fitted_at
+    negative = (1 - probability) * (1 - prevalence) / (1 - fitted_at)
+    return positive / (positive + negative)
+
+
 def predictive_values(
     sensitivity: float, specificity: float, prevalences: Sequence[float]
 ) -> dict[str, PredictiveValues]:

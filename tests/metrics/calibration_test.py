@@ -100,6 +100,37 @@ def test_a_few_separated_images_do_not_make_it_sure():
     assert (np.diff(mended[order, 0])[np.diff(many[order, 0]) > 0] > 0).all(), "no ranking changes"
 
 
+def test_a_probability_at_another_prevalence_by_hand():
+    # Odds of 4 at prevalence 1/2 are 4/99 * 1 at 1/100: 4 / 103.
+    assert calibration.at_prevalence(np.array(0.8), 0.5, 0.01) == pytest.approx(4 / 103)
+    # Odds 1 at odds 1/3 are 3 at odds 1.
+    moved = calibration.at_prevalence(np.array([[0.0, 0.5, 1.0]], np.float32), 0.25, 0.5)
+    np.testing.assert_allclose(moved, [[0, 0.75, 1]])
+    assert moved.dtype == np.float64
+    some = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(calibration.at_prevalence(some, 0.3, 0.3), some)
+    there = calibration.at_prevalence(some, 0.3, 0.05)
+    np.testing.assert_allclose(calibration.at_prevalence(there, 0.05, 0.3), some)
+
+
+def test_a_moved_probability_is_calibrated_there():
+    """Of a positive class that is drawn at one prevalence and thinned to another."""
+    positive, probability = drawn(200_000)
+    fitted_at = positive.mean()
+    kept = ~positive | (np.random.default_rng(1).random(positive.size) < 0.1)
+    prevalence = positive[kept].mean()
+    moved = calibration.at_prevalence(probability[kept], fitted_at, prevalence)
+    assert calibration.calibration_errors(positive[kept], moved).ece < 0.01
+    assert calibration.calibration_errors(positive[kept], probability[kept]).ece > 0.1
+
+
+@pytest.mark.parametrize("prevalence", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_a_prevalence_is_between_0_and_1(prevalence):
+    for pair in ((0.5, prevalence), (prevalence, 0.5)):
+        with pytest.raises(ValueError, match="above 0 and below 1"):
+            calibration.at_prevalence(np.array(0.5), *pair)
+
+
 def test_predictive_values_by_bayes_rule():
     found = calibration.predictive_values(0.9, 0.8, (0.01, 0.5))
     assert found["0.01"].ppv == pytest.approx(0.009 / (0.009 + 0.198))
