@@ -493,11 +493,11 @@ def mutated_json(draw, contents):
 
 
 def workdir_reader(folder):
-    """Reads each as `run.json`, as the facts of a checkpoint and as the detector's file."""
+    """Reads each as `run.json`, as the facts of a checkpoint or as one of two files of arrays."""
     import jax
 
     from configs import default
-    from jaxcovid.inference import out_of_distribution, predictor
+    from jaxcovid.inference import out_of_distribution, predictor, training_facts
     from jaxcovid.workdir import checkpoint_facts, run
 
     jax.devices()  # what starting JAX takes is no reader's memory
@@ -526,14 +526,21 @@ def workdir_reader(folder):
     texts = [json.dumps(facts_of_run), json.dumps(facts)]
     few = np.ones(3)
     out_of_distribution.Detector(few, few, few, np.eye(3), 1.0, 16.0).save(folder)
-    detectors = [(folder / out_of_distribution.FILE).read_bytes()]
+    labels, counts = np.arange(20) < 10, training_facts.Counts(10, 20)
+    training_facts.TrainingFacts(np.zeros((20, 10)), labels, counts, counts).save(folder)
+    names = out_of_distribution.FILE, training_facts.FILE
+    archives = [(folder / name).read_bytes() for name in names]
     metadata = folder / checkpoint_facts.FOLDER / "3" / "facts" / "metadata"
     metadata.parent.mkdir(parents=True)
 
     def read(data):
         if data[:1] == b"P":
-            (folder / out_of_distribution.FILE).write_bytes(data)
-            out_of_distribution.load_detector(folder)
+            is_detector = b"precision" in data
+            (folder / names[not is_detector]).write_bytes(data)
+            if is_detector:
+                out_of_distribution.load_detector(folder)
+            else:
+                training_facts.load_training_facts(folder)
         elif b'"checksums"' in data:
             metadata.write_bytes(data)
             _ = checkpoint_facts.read_facts(folder, 3).validation
@@ -543,7 +550,7 @@ def workdir_reader(folder):
             predictor.open_network(folder, run.Run.load(folder))
 
     documented = (run.WorkdirError, checkpoint_facts.CheckpointError, ValueError)
-    return st.one_of(mutated_json(texts), mutated_json(texts), mutated(detectors)), read, documented
+    return st.one_of(mutated_json(texts), mutated_json(texts), mutated(archives)), read, documented
 
 
 # Weights of other packages.

@@ -17,7 +17,7 @@ from jaxcovid import predict
 from jaxcovid.data import volumes
 from jaxcovid.data.builders import chestxray14, chexpert, covid_chestxray, covid_ct, tables
 from jaxcovid.data.decoding import ImageError
-from jaxcovid.inference import out_of_distribution
+from jaxcovid.inference import out_of_distribution, training_facts
 from jaxcovid.inference.picture_names import picture_name
 from jaxcovid.workdir.run import WorkdirError
 
@@ -84,6 +84,20 @@ def test_a_detector_of_something_else_than_numbers_is_refused(tmp_path):
         (tmp_path / out_of_distribution.FILE).write_bytes(content)
         with pytest.raises(WorkdirError, match="damaged"):
             out_of_distribution.load_detector(tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_facts_of_a_training_of_something_else_than_numbers_are_refused(tmp_path):
+    path = tmp_path / training_facts.FILE
+    payload = np.array([Payload(tmp_path / "made")], dtype=object)
+    counts = np.array([1, 2])
+    np.savez(path, facts=payload, positive=np.ones(30, bool), training=counts, validation=counts)
+    with pytest.raises(WorkdirError, match=r"training_facts\.npz is damaged: .*Object arrays"):
+        training_facts.load_training_facts(tmp_path)
+    for content in (pickle.dumps(payload), b"", b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(WorkdirError, match="damaged"):
+            training_facts.load_training_facts(tmp_path)
     assert not (tmp_path / "made").exists()
 
 
@@ -175,7 +189,7 @@ def test_no_command_unpickles_a_file_or_tells_a_secret(data_dir, command, tmp_pa
     files = [path for path in run.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"run.json", "out_of_distribution.npz", "metrics.jsonl", "predictions.csv"} <= names
-    assert "report.html" in names
+    assert {"training_facts.npz", "report.html"} <= names
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 

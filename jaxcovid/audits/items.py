@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import imagehash
 import numpy as np
 import tqdm
@@ -16,9 +15,9 @@ from PIL import Image
 
 from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import colour_of, decode_gray
+from jaxcovid.data.picture_facts import border, shrink
 from jaxcovid.data.structures import FEATURES
 
-SIDE_PX = 128  # of the small copies that are compared
 HASH_SIZE = 16  # of the perceptual hash: 256 bits
 
 
@@ -65,7 +64,7 @@ def read_item(split: str, record: Record) -> Item:
     """Reads one image: its copies, hashes and facts."""
     data = record["image"]
     gray = decode_gray(data)
-    small = cv2.resize(gray, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    small = shrink(gray)
     hashed = imagehash.phash(Image.fromarray(gray), hash_size=HASH_SIZE).hash
     kept = {k: v for k, v in record.items() if k not in ("image", *FEATURES.values())}
     return Item(
@@ -81,10 +80,7 @@ def read_item(split: str, record: Record) -> Item:
 def _facts(data: bytes, gray: np.ndarray, small: np.ndarray) -> dict[str, dict[str, float | str]]:
     header = Image.open(io.BytesIO(data))
     width, height = header.size
-    thumbnail = cv2.resize(small, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float64)
     red, green, blue = np.asarray(header.convert("RGB").resize((64, 64)), float).mean((0, 1))
-    ring = np.ones((16, 16), bool)
-    ring[1:-1, 1:-1] = False
     return {
         "format": {"format": header.format or "", "mode": header.mode},
         "size": {
@@ -106,5 +102,5 @@ def _facts(data: bytes, gray: np.ndarray, small: np.ndarray) -> dict[str, dict[s
                 )
             },
         },
-        "border": {f"border {i}": float(v) for i, v in enumerate(thumbnail[ring])},
+        "border": {f"border {i}": float(v) for i, v in enumerate(border(small))},
     }

@@ -14,6 +14,7 @@ import numpy as np
 from jaxcovid.data.labels import Task
 from jaxcovid.inference.network import NO_HEATMAPS, Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
+from jaxcovid.inference.training_facts import TrainingFacts, load_training_facts
 from jaxcovid.weights.export.manifest import PIXELS, Manifest, ManifestError, load_manifest
 
 # An engine gets pixels uint8 [b, h, w] and returns one output of the network.
@@ -34,6 +35,7 @@ class ExportedNetwork(Network):
       window: likewise.
       hu_offset: likewise.
       batch_size: likewise.
+      training_facts: likewise.
     """
 
     manifest: Manifest
@@ -44,6 +46,7 @@ class ExportedNetwork(Network):
     window: tuple[float, float]
     hu_offset: float | None
     batch_size: int = BATCH_SIZE
+    training_facts: TrainingFacts | None = None
 
     @property
     def task(self) -> Task:
@@ -137,6 +140,7 @@ def load(folder: Path, engine: str) -> ExportedNetwork:
         detector=load_detector(folder),
         window=manifest.window,
         hu_offset=manifest.hu_offset,
+        training_facts=load_training_facts(folder),
     )
 
 

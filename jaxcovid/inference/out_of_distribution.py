@@ -8,8 +8,6 @@ know whether an image is of the quality that a diagnosis needs.
 """
 
 import contextlib
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxcovid.runtime import files
+from jaxcovid.data.picture_facts import sharpness, shrink
+from jaxcovid.runtime.number_files import read_arrays, write_arrays
 from jaxcovid.workdir.run import WorkdirError
 
 FILE = "out_of_distribution.npz"
@@ -42,8 +41,7 @@ def features(gray: np.ndarray) -> np.ndarray:
     height, width = gray.shape
     equalised = cv2.resize(cv2.equalizeHist(gray), (16, 16), interpolation=cv2.INTER_AREA) / 255
     values = [gray.mean(), gray.std(), *np.quantile(gray, (0.05, 0.25, 0.5, 0.75, 0.95))]
-    medium = cv2.resize(gray, (128, 128), interpolation=cv2.INTER_AREA)
-    sharpness = np.log1p(cv2.Laplacian(medium, cv2.CV_64F).std())
+    detail = np.log1p(sharpness(shrink(gray)))
     small = cv2.resize(gray, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
     right, down = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
     turns = np.arctan2(down, right) / (2 * np.pi)
@@ -57,7 +55,7 @@ def features(gray: np.ndarray) -> np.ndarray:
     )
     edges /= max(float(np.linalg.norm(edges)), 1e-9)
     return np.concatenate(
-        [equalised.ravel(), np.array(values) / 255, [sharpness, np.log(width / height)], edges]
+        [equalised.ravel(), np.array(values) / 255, [detail, np.log(width / height)], edges]
     )
 
 
@@ -103,9 +101,7 @@ class Detector:
 
     def save(self, workdir: Path) -> None:
         """Writes `FILE`."""
-        content = io.BytesIO()
-        np.savez(content, **vars(self))
-        files.write_atomically(workdir / FILE, content.getvalue())
+        write_arrays(workdir / FILE, vars(self))
 
 
 def find_file(workdir: Path) -> Path | None:
@@ -124,13 +120,7 @@ def load_detector(workdir: Path) -> Detector | None:
     if path is None:
         return None
     try:
-        content = io.BytesIO(path.read_bytes())
-        with zipfile.ZipFile(content) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MOST_BYTES:
-            raise ValueError(f"{unpacked:,} bytes, at most {_MOST_BYTES:,} are accepted")
-        with np.load(content, allow_pickle=False) as archive:  # objects could run code
-            arrays = {name: archive[name] for name in Detector.__dataclass_fields__}
+        arrays = read_arrays(path, Detector.__dataclass_fields__, most_bytes=_MOST_BYTES)
         n = len(arrays["mean"])
         for name, array in arrays.items():
             shape = {"precision": (n, n), "limit": (), "colour_limit": ()}.get(name, (n,))

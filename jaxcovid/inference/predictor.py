@@ -36,6 +36,7 @@ from jaxcovid.inference.network import NO_HEATMAPS, NO_LUNGS, Image, Network
 from jaxcovid.inference.out_of_distribution import Detector, load_detector
 from jaxcovid.inference.predict_source import predict_inputs, predict_source
 from jaxcovid.inference.trained_on import trained_on
+from jaxcovid.inference.training_facts import TrainingFacts, load_training_facts
 from jaxcovid.metrics import calibration
 from jaxcovid.models.segmentation_net import SegmentationNet
 from jaxcovid.runtime.sharding import make_mesh, replicated_sharding
@@ -63,9 +64,7 @@ class Predictor(Network):
       mesh: the devices.
       forward: compiled, see `forward.jit_forward`.
       batch_size: images that go through the network at once; the last batch is padded.
-      detector: knows what training images look like; None if the workdir has none.
-      window: see `Network`.
-      hu_offset: likewise.
+      detector, window, hu_offset, training_facts: see `Network`.
     """
 
     workdir: Path
@@ -83,6 +82,7 @@ class Predictor(Network):
     detector: Detector | None
     window: tuple[float, float]
     hu_offset: float | None
+    training_facts: TrainingFacts | None = None
 
     @property
     def task(self) -> Task:
@@ -180,9 +180,8 @@ class Predictor(Network):
 
     def calibrate(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities float32 [n, outputs] after the temperature: float64."""
-        return calibration.apply_temperature(
-            probabilities, self.temperature, exclusive=self.task.exclusive
-        )
+        exclusive = self.task.exclusive
+        return calibration.apply_temperature(probabilities, self.temperature, exclusive=exclusive)
 
     def heatmaps(self, images: Sequence[Image], *, output: int = 0) -> np.ndarray:
         """See `Network.heatmaps`."""
@@ -297,4 +296,5 @@ def load(workdir: Path, *, step: int | None = None, batch_size: int = 8) -> Pred
         detector=load_detector(workdir),
         window=run.dataset.window,
         hu_offset=run.dataset.hu_offset,
+        training_facts=load_training_facts(workdir),
     )

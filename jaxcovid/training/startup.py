@@ -13,7 +13,7 @@ from absl import logging
 from jaxcovid.data import device_preprocessing, identity, image_cache, pipeline
 from jaxcovid.data.datasets import Dataset
 from jaxcovid.data.joined import JoinedDataset
-from jaxcovid.inference import frozen_parts, out_of_distribution
+from jaxcovid.inference import frozen_parts, out_of_distribution, training_facts
 from jaxcovid.inference.trained_on import carry_initial
 from jaxcovid.models.representation_net import RepresentationNet
 from jaxcovid.runtime import distributed
@@ -60,6 +60,7 @@ def train(experiment: Experiment, dataset: Dataset, workdir: Path) -> Result:
         result = _train_claimed(experiment, workdir, validator, initialise)
         if distributed.is_main() and not result.terminated:
             _fit_detector(experiment, workdir)
+            _save_training_facts(experiment, workdir)
     if distributed.is_main() and result.history and not result.terminated:
         messages.log_best(experiment, result, workdir)
     return result
@@ -123,6 +124,16 @@ def _fit_detector(experiment: Experiment, workdir: Path) -> None:
         detector = out_of_distribution.detector_of_sources(*sources)
         if detector:
             detector.save(workdir)
+
+
+def _save_training_facts(experiment: Experiment, workdir: Path) -> None:
+    """Saves which facts beside the disease go with the class, once, if there is one to look for."""
+    screens = experiment.run.task.screens and experiment.model.classifies
+    if screens and not (workdir / training_facts.FILE).exists():
+        splits = experiment.training, experiment.validation
+        facts = training_facts.facts_of_splits(*((each.source, each.encode) for each in splits))
+        if facts:
+            facts.save(workdir)
 
 
 def _train_claimed(

@@ -12,6 +12,7 @@ import runs
 
 from jaxcovid import predict
 from jaxcovid.inference import engines
+from jaxcovid.inference.training_facts import load_training_facts
 from jaxcovid.weights.export.export import export
 from jaxcovid.weights.export.manifest import ManifestError
 
@@ -72,6 +73,14 @@ def test_it_imports_no_jax(engine, exported, folder):
     rows = list(csv.DictReader(io.StringIO(process.stdout)))
     assert sum(bool(row["probability"]) for row in rows) == 9, process.stderr
     assert "imported: set()" in process.stderr
+
+
+def test_the_facts_of_its_training_come_along(exported, trained):
+    pytest.importorskip("onnxruntime")
+    ours = load_training_facts(trained)
+    theirs = engines.load(exported, "onnxruntime").training_facts
+    assert theirs.prevalence == ours.prevalence
+    np.testing.assert_array_equal(theirs.facts, ours.facts)
 
 
 def test_images_keep_their_order_whatever_their_sizes(exported, folder):

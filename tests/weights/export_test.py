@@ -92,7 +92,7 @@ def test_from_pixels_of_any_size_and_number(kind, network, tmp_path):
     assert manifest.thresholds == network.thresholds
     assert manifest.dataset["digest"] == network.run.dataset.digest
     assert manifest.outputs["heatmap"]["shape"][1:] == list(made["heatmap"].shape[1:])
-    assert "out_of_distribution.npz" in manifest.files
+    assert {"out_of_distribution.npz", "training_facts.npz"} <= set(manifest.files)
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ import jax
 
 import jaxcovid
 from jaxcovid.data.datasets import Dataset
-from jaxcovid.inference import out_of_distribution
+from jaxcovid.inference import out_of_distribution, training_facts
 from jaxcovid.inference import predictor as predictors
 from jaxcovid.inference.predictor import Predictor
 from jaxcovid.models.build import MASKED
@@ -73,6 +73,8 @@ def export(
     writer(program, manifest, folder)
     if detector := out_of_distribution.find_file(workdir):
         shutil.copyfile(detector, folder / out_of_distribution.FILE)
+    if (workdir / training_facts.FILE).is_file():
+        shutil.copyfile(workdir / training_facts.FILE, folder / training_facts.FILE)
     if card := _card(workdir, predictor.step):
         shutil.copyfile(card, folder / card.name)
     manifest.save(folder)
