@@ -110,9 +110,13 @@ def listening(inbox: Inbox, address: Address, *, object_bytes: int) -> Iterator[
         (evt.EVT_C_STORE, _store, [inbox]),
         (evt.EVT_REJECTED, _log_rejected),
     ]
-    server = entity.start_server((address.host, address.port), block=False, evt_handlers=handlers)
-    if server is None:
-        raise OSError(f"cannot listen on {address.host}:{address.port}")
+    place = (address.host, address.port)
+    try:
+        server = entity.start_server(place, block=False, evt_handlers=handlers)
+    except OSError as error:
+        text = f"cannot listen on {address.host}:{address.port} ({error.strerror})"
+        raise OSError(error.errno, f"{text}; choose another --port or --host") from error
+    assert server is not None  # which it is of a server that blocks
     try:
         yield server.server_address[1]
     finally:

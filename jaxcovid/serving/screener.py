@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxcovid.data import dicom, volumes
+from jaxcovid.data.image_error import read_file
 from jaxcovid.data.image_files import text_of
 from jaxcovid.inference.network import Network
 from jaxcovid.inference.screening import Reading, Row, parse_threshold, screen
@@ -178,7 +179,7 @@ class Screener:
                 )
                 return path, volume.gray(int(name.removeprefix(f"{whole}#")))
             if name == whole:
-                return path, self.network.read_gray(path)
+                return path, self.network.sight.read_gray(read_file(path))
         raise ValueError("the most suspicious image is not one of the files")
 
     def _lines(self, whole: Row, worst: Row, warning: str, error: str) -> tuple[str, ...]:

@@ -106,11 +106,12 @@ def test_two_associations_at_once_with_a_series_each(tmp_path):
     assert len({row["series"] for row in rows}) == 2
 
 
-def test_names_that_do_not_match_are_rejected(tmp_path):
+def test_names_that_do_not_match_are_rejected(tmp_path, caplog):
     with node(tmp_path, allowed=("SCANNER",)) as (_, port):
         for names in ({"called": "OTHER"}, {"calling": "STRANGER"}):
             with client(port, **names) as association:
                 assert association.is_rejected
+        assert caplog.text.count("Refused a connection of AE") == 2
         with client(port) as association:
             assert association.is_established
 
@@ -166,6 +167,16 @@ def test_who_sends_without_end_is_cut_off(tmp_path, monkeypatch):
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(1000):
                     pass
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    with node(tmp_path) as (inbox, port):
+        message = f"cannot listen on 127.0.0.1:{port} .*another --port"
+        with (
+            pytest.raises(OSError, match=message),
+            dicom_listener.listening(inbox, Address(port=port), object_bytes=1),
+        ):
+            pass
 
 
 def test_noise_stops_nothing(tmp_path):
