@@ -1,0 +1,269 @@
+"""The web application: what can be asked, and where the answers come from.
+
+page     GET  /                                    and /static/..., /docs
+networks GET  /api/networks
+sessions POST /api/sessions                        an open page; DELETE closes it
+GET  /api/sessions/KEY                    its files and cases, or news of them
+files    POST /api/sessions/KEY/files?name=NAME    the bytes of one file as the body
+cases    GET  /api/sessions/KEY/cases/N            and /table.csv, /report.pdf
+slices   GET  /api/sessions/KEY/cases/N/slices/N/  image.png, heatmap.png, contours.png, ...
+at once  POST /api/screen?name=NAME                one file in, its cases out, nothing kept
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib.resources
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from jaxcovid import __version__
+from jaxcovid.data.image_error import ImageError
+from jaxcovid.serving import case_routes, cases, decoding
+from jaxcovid.serving.access import Access
+from jaxcovid.serving.case_routes import Prevalence, session_of
+from jaxcovid.serving.cases import CaseView
+from jaxcovid.serving.decoding_pool import DecoderPool
+from jaxcovid.serving.limits import LimitError, Limits
+from jaxcovid.serving.served_networks import Networks
+from jaxcovid.serving.sessions import Session, Sessions, SessionView, Upload
+
+_WAIT_S = 25.0  # the longest that a question for news is kept waiting
+_STALLED_S = 30.0  # without a byte of an upload
+_SWEEP_S = 5.0  # between two looks for pages that were left
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkView:
+    """A network, as the page shows it.
+
+    Attributes:
+      name: of its folder.
+      outputs: names of its answers, the positive class first.
+      modality: of the images that it was trained on.
+      trained_on: name of the data set.
+      step: of its checkpoint.
+      scores: of its evaluations, in words.
+      thresholds: by name.
+      has_heatmaps: there are heatmaps.
+      segments: there are contours and a share of the lungs involved.
+      classifies: False of one whose probability is that share.
+      prevalence: share of the positive class in the images that it was calibrated on, if known.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    modality: str
+    trained_on: str
+    step: int
+    scores: tuple[str, ...]
+    thresholds: dict[str, float]
+    has_heatmaps: bool
+    segments: bool
+    classifies: bool
+    prevalence: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A new session: whoever knows its key sees it."""
+
+    session: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Screened:
+    """What came of one file: its cases, and what could not be used."""
+
+    cases: list[CaseView]
+    problems: list[Upload]
+
+
+def make_app(
+    networks: Networks,
+    *,
+    limits: Limits,
+    folder: Path,
+    token: str = "",
+    keep: Path | None = None,
+    log_names: bool = False,
+) -> FastAPI:
+    """The application.
+
+    Args:
+      networks: that screen.
+      limits: what is accepted.
+      folder: for the files of open pages; emptied when they are closed.
+      token: see `access.Access`.
+      keep: gets table and reports of each page when it is closed; None keeps nothing.
+      log_names: write names of files into the log, too.
+    """
+    decoders = DecoderPool(limits)
+    sessions = Sessions(networks, decoders, limits, folder, keep=keep, log_names=log_names)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        sweeper = asyncio.create_task(_sweep(sessions))
+        with contextlib.suppress(ImageError):  # the first client need not wait for imports
+            await decoders.run(decoding.encode, np.zeros((1, 1), np.uint8))
+        yield
+        sweeper.cancel()
+        await sessions.close_all()
+        decoders.close()
+        networks.close()
+
+    app = FastAPI(
+        title="jaxcovid",
+        version=__version__,
+        description="Screens chest images. For research only: no diagnosis.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    app.add_middleware(Access, token=token)
+    app.add_exception_handler(LimitError, _too_much)
+    app.add_exception_handler(ImageError, _unusable)
+    _add_page(app)
+    _add_sessions(app, sessions)
+    case_routes.add(app, sessions, decoders)
+    return app
+
+
+async def _sweep(sessions: Sessions) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        await sessions.close_idle()
+
+
+async def _too_much(request: Request, error: Exception) -> Response:
+    del request
+    return JSONResponse({"detail": str(error)}, 413)
+
+
+async def _unusable(request: Request, error: Exception) -> Response:
+    del request
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+def _add_page(app: FastAPI) -> None:
+    static = Path(str(importlib.resources.files("jaxcovid.serving") / "static"))
+    swagger = Path(str(importlib.resources.files("fastapi_offline") / "static"))
+    app.mount("/static", StaticFiles(directory=static))
+    app.mount("/swagger", StaticFiles(directory=swagger))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse((static / "index.html").read_text(encoding="utf-8"))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse((static / "docs.html").read_text(encoding="utf-8"))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Says that the server answers."""
+        return {"status": "ok", "version": __version__}
+
+
+def _add_sessions(app: FastAPI, sessions: Sessions) -> None:
+    served = sessions.networks.served
+
+    @app.get("/api/networks")
+    async def networks() -> list[NetworkView]:
+        """The networks that screen."""
+        return [
+            NetworkView(
+                name=each.name,
+                outputs=each.network.outputs,
+                modality=each.network.modality,
+                trained_on=each.trained_on,
+                step=each.step,
+                scores=each.scores,
+                thresholds=dict(each.network.thresholds) if each.network.task.screens else {},
+                has_heatmaps=each.network.has_gradcam,
+                segments=each.network.segments,
+                classifies=each.classifies,
+                prevalence=facts.prevalence if (facts := each.network.training_facts) else None,
+            )
+            for each in served
+        ]
+
+    @app.post("/api/sessions")
+    async def open_session() -> Opened:
+        """Opens a session, which is closed when nobody has asked for it for a while."""
+        return Opened(sessions.open().key)
+
+    @app.get("/api/sessions/{key}")
+    async def session(
+        key: str, after: int = -1, wait: Annotated[float, Query(ge=0, le=_WAIT_S)] = 0
+    ) -> SessionView:
+        """Its files and cases, at once if its version is above `after`, else when it is."""
+        found = session_of(sessions, key)
+        await found.news(after, wait)
+        return sessions.view(found)
+
+    @app.delete("/api/sessions/{key}", status_code=204)
+    async def close_session(key: str) -> None:
+        """Closes it and removes all that was sent."""
+        await sessions.close(session_of(sessions, key))
+
+    @app.post("/api/sessions/{key}/files", status_code=202)
+    async def send_file(key: str, request: Request, name: str = "") -> Upload:
+        """Takes one file, the body of the request: a picture, DICOM, NIfTI, .npy or a zip file."""
+        found = session_of(sessions, key)
+        upload = sessions.new_upload(found, name)
+        await _receive(sessions, found, upload, request)
+        return upload
+
+    @app.post("/api/screen")
+    async def screen(request: Request, name: str = "", prevalence: Prevalence = None) -> Screened:
+        """Screens one file, the body of the request, and keeps nothing."""
+        found = sessions.open()
+        try:
+            await _receive(sessions, found, sessions.new_upload(found, name), request)
+            while not all(upload.settled for upload in found.uploads):
+                found.heard = asyncio.get_running_loop().time()
+                await found.news(found.version, _WAIT_S)
+            return Screened(
+                [cases.view(each, served, prevalence=prevalence) for each in found.cases.values()],
+                sessions.view(found).problems,
+            )
+        finally:
+            await sessions.close(found)
+
+
+async def _receive(sessions: Sessions, session: Session, upload: Upload, request: Request) -> None:
+    """Writes the body of a request to a file and starts to work on it."""
+    limit = sessions.limits.upload_bytes
+    folder = session.folder / str(upload.number)
+    folder.mkdir()
+    path, size = folder / decoding.file_name(upload.name), 0
+    stream = request.stream()
+    try:
+        with path.open("wb") as file:
+            while True:
+                piece = await asyncio.wait_for(anext(stream, None), _STALLED_S)
+                if piece is None:
+                    break
+                size += len(piece)
+                if size > limit:
+                    raise LimitError(f"a file of more than {limit:,} bytes")
+                sessions.reserve(session, len(piece))
+                file.write(piece)
+    except BaseException as error:
+        upload.state, upload.error = "failed", str(error) or "it did not arrive"
+        path.unlink(missing_ok=True)
+        session.bytes -= size
+        session.changed()
+        if isinstance(error, TimeoutError):
+            raise HTTPException(408, "the file stopped arriving") from error
+        raise
+    sessions.start(session, upload, path)

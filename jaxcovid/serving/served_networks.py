@@ -1,0 +1,169 @@
+"""The networks behind the page: slices of all clients go through them together, in batches."""
+
+import asyncio
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcovid.data.sight import Sight
+from jaxcovid.inference.network import Network
+from jaxcovid.metrics.involvement import Areas, measure_slice
+from jaxcovid.serving.decoding import Pixels, Slice
+
+
+@dataclass(frozen=True)
+class Served:
+    """A network and what a person reads of it.
+
+    Attributes:
+      name: of its folder.
+      network: what answers.
+      trained_on: name of the data set.
+      step: of its checkpoint.
+      scores: headline scores of its evaluations, as lines of text; empty if it has none.
+    """
+
+    name: str
+    network: Network
+    trained_on: str
+    step: int
+    scores: tuple[str, ...] = ()
+
+    @property
+    def classifies(self) -> bool:
+        """False of a network that only segments: its probability is the share of lungs involved."""
+        return getattr(self.network, "classifies", True)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of a slice.
+
+    Attributes:
+      probabilities: calibrated, of each output.
+      warning: why it should not be screened; empty if nothing is unusual.
+      areas: of its masks; None of a network without a decoder.
+      masks: file of the masks, packed bits of [h, w, 2]; None likewise.
+    """
+
+    probabilities: tuple[float, ...]
+    warning: str
+    areas: Areas | None = None
+    masks: Path | None = None
+
+
+class Networks:
+    """Networks of one modality, whose slices wait in one queue.
+
+    Attributes:
+      served: the networks.
+      sights: how they see images, each once.
+    """
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        """Prepares to screen.
+
+        Args:
+          served: at least one.
+
+        Raises:
+          ValueError: they are of several modalities, or several have the same name.
+        """
+        modalities = {each.network.modality for each in served}
+        if len(modalities) > 1:
+            raise ValueError(
+                f"networks of {' and '.join(sorted(modalities))} cannot be compared on one image; "
+                "serve them apart"
+            )
+        names = [each.name for each in served]
+        if len(set(names)) < len(names):
+            raise ValueError(f"several networks are called {', '.join(names)}; rename a folder")
+        self.served = tuple(served)
+        self.sights: tuple[Sight, ...] = tuple(
+            dict.fromkeys(each.network.sight for each in self.served)
+        )
+        self.batch_size = max(each.network.batch_size for each in self.served)
+        self._waiting: collections.deque[tuple[Slice, asyncio.Future[Any]]] = collections.deque()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "networks")
+        self._task: asyncio.Task[None] | None = None
+
+    def view(self, index: int, slice_: Slice) -> Pixels:
+        """The pixels of a slice as a network sees them."""
+        return slice_.views[self.sights.index(self.served[index].network.sight)]
+
+    async def answer(self, slice_: Slice) -> tuple[Answer, ...]:
+        """What each network says of a slice without an error."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((slice_, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._screen_waiting())
+        return await future
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns that uses a network, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def _screen_waiting(self) -> None:
+        while self._waiting:
+            count = min(self.batch_size, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            batch = [(slice_, future) for slice_, future in batch if not future.done()]
+            if not batch:
+                continue
+            try:
+                answers = await self.run(self._screen, [slice_ for slice_, _ in batch])
+            except Exception as error:  # its client hears of it, the others go on
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():  # its session was closed
+                    future.set_result(answer)
+
+    def _screen(self, slices: Sequence[Slice]) -> list[tuple[Answer, ...]]:
+        """The answers of all networks for slices, in the thread of the networks."""
+        of_networks = [self._screen_with(index, slices) for index in range(len(self.served))]
+        return list(zip(*of_networks, strict=True))
+
+    def _screen_with(self, index: int, slices: Sequence[Slice]) -> list[Answer]:
+        network = self.served[index].network
+        views = [self.view(index, slice_) for slice_ in slices]
+        grays = [view.read() for view in views]
+        probabilities = network.probabilities(grays)
+        warnings = network.warnings(grays, [slice_.colour for slice_ in slices])
+        answers = [
+            Answer(tuple(map(float, row)), warning)
+            for row, warning in zip(probabilities, warnings, strict=True)
+        ]
+        if not network.segments:
+            return answers
+        masks = network.segment(grays)
+        return [
+            dataclasses.replace(answer, **_keep_masks(index, view, mask))
+            for answer, view, mask in zip(answers, views, masks, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _keep_masks(index: int, view: Pixels, probabilities: np.ndarray) -> dict[str, Any]:
+    """Writes masks beside the pixels that they are of; the fields `areas` and `masks`."""
+    masks = probabilities >= 0.5
+    file = view.file.with_name(f"masks_{index}_{view.start}")
+    file.write_bytes(np.packbits(masks).tobytes())
+    return {"areas": measure_slice(masks[..., 0], masks[..., 1]), "masks": file}
+
+
+def read_masks(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The masks bool [h, w, 2] of a slice of that shape; see `Answer.masks`."""
+    bits = np.fromfile(file, np.uint8)
+    return np.unpackbits(bits, count=2 * shape[0] * shape[1]).reshape(*shape, 2).astype(bool)

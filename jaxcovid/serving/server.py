@@ -1,0 +1,203 @@
+"""Loads networks, and serves them at an address until it is interrupted."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+from absl import logging
+
+from jaxcovid.runtime.files import read_json
+from jaxcovid.serving.access import LOOPBACK
+from jaxcovid.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from jaxcovid.serving.served_networks import Networks, Served
+
+TOKEN = "JAXCOVID_TOKEN"
+_LEAST_TOKEN = 16  # characters
+_NEEDED = ("fastapi", "uvicorn", "pebble", "fastapi_offline")
+_PREFIX = "jaxcovid-serve-"
+_REQUESTS = 500  # answered at once; more are told to come back
+_GOODBYE_S = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the page is.
+
+    Attributes:
+      host: address to listen on.
+      port: TCP; 0 takes a free one.
+      certificate: of TLS, or None.
+      key: of the certificate, or None.
+    """
+
+    host: str
+    port: int
+    certificate: str | None = None
+    key: str | None = None
+
+    def token(self) -> str:
+        """What every request must have; empty where only this machine is served.
+
+        That of the environment, else a new one where others can reach the address.
+
+        Raises:
+          ValueError: that of the environment is too short.
+        """
+        given = os.environ.get(TOKEN, "")
+        if given and len(given) < _LEAST_TOKEN:
+            raise ValueError(
+                f"{TOKEN} has {len(given)} characters; give {_LEAST_TOKEN} or more, such as of "
+                "openssl rand -hex 16"
+            )
+        if given or self.host in LOOPBACK:
+            return given
+        return secrets.token_urlsafe(24)
+
+
+def check_installed() -> None:
+    """Raises a ValueError if a library that only the page needs is missing."""
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"the page needs {', '.join(missing)}: pip install 'jaxcovid[serve]'")
+
+
+def load(folders: Sequence[Path], engine: str) -> "Networks":
+    """Loads networks and shows each a first image, so that no user waits for a compiler.
+
+    Args:
+      folders: workdirs for the engine jax, for others folders of exported networks.
+      engine: what computes; see `inference.engines`.
+
+    Raises:
+      ValueError: one of them cannot be served, or they cannot be served together.
+    """
+    from jaxcovid.serving.served_networks import Networks
+
+    networks = Networks([_load(folder, engine) for folder in folders])
+    first = np.zeros((64, 64), np.uint8)
+    for each in networks.served:
+        each.network.probabilities([first])
+        if each.network.has_gradcam:
+            each.network.heatmaps([first])
+        if each.network.segments:
+            each.network.segment([first])
+    return networks
+
+
+def _load(folder: Path, engine: str) -> "Served":
+    from jaxcovid.serving.served_networks import Served
+
+    name, scores = folder.resolve().name, _scores(folder)
+    if engine != "jax":
+        from jaxcovid.inference import engines
+
+        exported = engines.load(folder, engine)
+        manifest = exported.manifest
+        return Served(name, exported, manifest.dataset["name"], manifest.step, scores)
+    from jaxcovid.data.volume_source import check_single_images
+    from jaxcovid.inference import predictor
+
+    network = predictor.load(folder)
+    check_single_images(network.run.volume_slices)
+    return Served(name, network, network.run.dataset.name, network.step, scores)
+
+
+def _scores(folder: Path) -> tuple[str, ...]:
+    """What evaluations say of the network in a folder, a line for each."""
+    root, lines = folder / "evaluation", []
+    for path in sorted(root.rglob("metrics.json")):
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
+            metrics = read_json(path)
+            auc, place = metrics["auc"], path.parent.relative_to(root).as_posix()
+            lines.append(
+                f"AUC {auc['value']:.3f} (95 % interval {auc['low']:.3f} to {auc['high']:.3f}) on "
+                f"{place}, {metrics['n']} images"
+            )
+    return tuple(lines)
+
+
+def serve(
+    networks: "Networks",
+    place: Place,
+    *,
+    limits: Limits,
+    keep: Path | None = None,
+    log_names: bool = False,
+) -> None:
+    """Serves until it is interrupted.
+
+    Args:
+      networks: that screen.
+      place: where.
+      limits: what is accepted.
+      keep: gets table and reports of each page when it is closed; None keeps nothing.
+      log_names: write names of files into the log, too.
+
+    Raises:
+      OSError: the address is taken, or the certificate cannot be read.
+    """
+    import uvicorn
+
+    from jaxcovid.serving.app import make_app
+
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+    token = place.token()
+    with _scratch() as folder:
+        app = make_app(
+            networks, limits=limits, folder=folder, token=token, keep=keep, log_names=log_names
+        )
+        config = uvicorn.Config(
+            app,
+            host=place.host,
+            port=place.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=_REQUESTS,
+            timeout_graceful_shutdown=_GOODBYE_S,
+            ssl_certfile=place.certificate,
+            ssl_keyfile=place.key,
+        )
+        config.load()  # refuses a bad certificate before it listens
+        listening = config.bind_socket()
+        scheme, port = ("https" if place.certificate else "http"), listening.getsockname()[1]
+        name = f"[{place.host}]" if ":" in place.host else place.host
+        secret = f"#token={token}" if token else ""
+        print(f"The page is at {scheme}://{name}:{port}/{secret}", flush=True)
+        if token and not place.certificate and place.host not in LOOPBACK:
+            logging.warning(
+                "Without --certificate images and the token travel where others can read them."
+            )
+        names = [each.name for each in networks.served]
+        logging.info("%s", json.dumps({"event": "serving", "networks": names}))
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for the files of open pages, removed in the end; those of killed servers, too."""
+    root = Path(tempfile.gettempdir())
+    for old in root.glob(f"{_PREFIX}*"):
+        found = re.fullmatch(rf"{_PREFIX}(\d+)-\w+", old.name)
+        if found and not old.is_symlink() and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(old, ignore_errors=True)  # those of other users stay
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
