@@ -175,6 +175,7 @@ def serve(
         )
         config.load()  # refuses a bad certificate before it listens
         listening = config.bind_socket()
+        listening.listen()  # who comes before the first answer waits for it
         scheme, port = ("https" if place.certificate else "http"), listening.getsockname()[1]
         name = f"[{place.host}]" if ":" in place.host else place.host
         secret = f"#token={token}" if token else ""
