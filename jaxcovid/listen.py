@@ -111,13 +111,14 @@ def main(args: argparse.Namespace) -> None:
     """Serves as the command line says."""
     with user_errors():
         cli.start() if args.engine == "jax" else cli.open_log()
-        from jaxcovid.serving import dicom_listener, listening
+        from jaxcovid.serving import dicom_listener
         from jaxcovid.serving.dicom_sender import Peer
+
+        dicom_listener.check_installed()
+        from jaxcovid.serving import listening  # which imports what that has checked
 
         titles = dicom_listener.parse_titles(args.allow)
         address = dicom_listener.Address(args.ae_title, args.host, args.port, titles)
-        if not args.once:
-            dicom_listener.check_installed()  # before a network is loaded
         service = listening.Service(
             results=as_path(args.results),
             address=None if args.once else address,

@@ -61,9 +61,11 @@ class Address:
 
 
 def check_installed() -> None:
-    """Raises a ValueError if the library that speaks DICOM is missing."""
-    if importlib.util.find_spec("pynetdicom") is None:
-        raise ValueError("listening for DICOM needs pynetdicom: pip install 'jaxcovid[listen]'")
+    """Raises a ValueError if the library that speaks DICOM, or that of processes, is missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("pynetdicom", "pebble")):
+        raise ValueError(
+            "listening for DICOM needs pynetdicom and pebble: pip install 'jaxcovid[listen]'"
+        )
 
 
 def check_ae_title(title: str) -> None:

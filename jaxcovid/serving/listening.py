@@ -1,6 +1,7 @@
 """The service behind `jaxcovid.listen`: takes, screens and sends until it is stopped."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 import warnings
@@ -11,8 +12,11 @@ from absl import logging
 
 from jaxcovid.serving import dicom_listener
 from jaxcovid.serving.answers import Answers
+from jaxcovid.serving.decoding_pool import DecoderPool
 from jaxcovid.serving.dicom_inbox import Inbox, Limits
 from jaxcovid.serving.dicom_sender import Peer, Sender
+from jaxcovid.serving.guarded_reading import guard
+from jaxcovid.serving.limits import Limits as DecoderLimits
 from jaxcovid.serving.screener import Screener
 from jaxcovid.serving.watched_folder import WatchedFolder
 from jaxcovid.workdir.lock import lock
@@ -62,6 +66,9 @@ def run(screener: Screener, service: Service) -> None:
             raise ValueError(
                 f"{service.results} is in use by another jaxcovid.listen; give another --results"
             ) from error
+        pool = DecoderPool(DecoderLimits(decoders=1))
+        stack.callback(pool.close)
+        screener = dataclasses.replace(screener, network=guard(screener.network, pool))
         answers = Answers(service.results, screener, send=service.peer is not None)
         inbox = Inbox(
             service.results,
