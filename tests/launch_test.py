@@ -110,8 +110,9 @@ def test_a_preempted_pod_saves_and_starts_again():
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
 
 
-def test_images_name_no_registry_and_the_dockerfile_finds_its_files():
-    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+@pytest.mark.parametrize("name", ["Dockerfile", "serve.Dockerfile"])
+def test_images_name_no_registry_and_dockerfiles_find_their_files(name):
+    lines = (LAUNCH / name).read_text().splitlines()
     bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
     containers = job()["spec"]["template"]["spec"]["containers"]
     images = [container["image"] for container in containers]
@@ -120,9 +121,18 @@ def test_images_name_no_registry_and_the_dockerfile_finds_its_files():
         assert re.fullmatch(r"[a-z0-9-]+:[a-z0-9.-]+", image)
     for line in lines:
         if line.startswith("COPY "):
-            assert list(REPOSITORY.glob(line.split()[1])), line
+            for source in line.split()[1:-1]:
+                assert list(REPOSITORY.glob(source)), line
     users = [line for line in lines if line.startswith("USER ")]
     assert users == ["USER 1000:1000"]
+
+
+def test_dockerfiles_have_no_known_fault():
+    hadolint = shutil.which("hadolint")
+    if not hadolint:
+        pytest.skip("hadolint is not installed")
+    process = runs.run([hadolint, *map(str, LAUNCH.glob("*Dockerfile"))])
+    assert process.returncode == 0, process.stdout
 
 
 @pytest.mark.parametrize(("name", "extra"), [("cuda", "cuda13"), ("tpu", "tpu")])

@@ -267,7 +267,7 @@ def _meaning(
         prevalence=at,
         probability=probability,
         text=(
-            f"Where {100 * at:.3g} of 100 images show {name}, of 100 with this answer "
+            f"Where {100 * at:.2g} of 100 images show {name}, of 100 with this answer "
             f"{100 * probability:.0f} do. Calibrated on validation images of {served.trained_on}, "
             f"{100 * facts.prevalence:.0f} % of which show it; elsewhere it may mean more or less."
         ),
