@@ -14,8 +14,6 @@ more. For research only: no diagnosis.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import app
 
@@ -23,50 +21,10 @@ from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
-if TYPE_CHECKING:
-    from jaxcovid.serving.screener import Screener
-
-_ENGINES = ("jax", "onnxruntime", "openvino")
-
-
-def load(folder: Path, engine: str, threshold: str) -> "Screener":
-    """Loads a network.
-
-    Args:
-      folder: a workdir for the engine jax, for others the folder of an exported network.
-      engine: what computes; see `inference.engines`.
-      threshold: see `inference.screening.screen`.
-
-    Raises:
-      ValueError: there is no such network, or it takes several slices at once.
-    """
-    from jaxcovid.serving.screener import Screener
-
-    name = folder.resolve().name
-    if engine != "jax":
-        from jaxcovid.inference import engines
-
-        return Screener(engines.load(folder, engine), name, threshold)
-    from jaxcovid.data.volume_source import check_single_images
-    from jaxcovid.inference import predictor
-
-    network = predictor.load(folder)
-    check_single_images(network.run.volume_slices)
-    return Screener(network, f"{name}, step {network.step}", threshold)
-
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("listen", __doc__)
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", metavar="DIR", help="of a training run")
-    network.add_argument(
-        "--model", metavar="DIR", help="that jaxcovid.export --format=onnx wrote; needs no JAX"
-    )
-    parser.add_argument(
-        "--engine",
-        choices=_ENGINES,
-        help="what computes: jax for --workdir; for --model onnxruntime (default) or openvino",
-    )
+    cli.add_network_options(parser)
     parser.add_argument(
         "--threshold", default="youden", help="as that of jaxcovid.predict (default: youden)"
     )
@@ -98,10 +56,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--once", action="store_true", help="answer what is there and end, without listening"
     )
     args = parser.parse_args(argv[1:])
-    args.engine = args.engine or ("jax" if args.workdir else "onnxruntime")
-    if (args.engine == "jax") == bool(args.model):
-        needed = "--workdir of a training run" if args.model else "--model of an export"
-        parser.error(f"--engine={args.engine} needs the {needed}")
+    cli.choose_engine(parser, args)
     if not args.quiet_s >= 0:
         parser.error(f"--quiet_s={args.quiet_s} must be 0 or more")
     return args
@@ -111,8 +66,10 @@ def main(args: argparse.Namespace) -> None:
     """Serves as the command line says."""
     with user_errors():
         cli.start() if args.engine == "jax" else cli.open_log()
+        from jaxcovid.inference.load import load_network
         from jaxcovid.serving import dicom_listener
         from jaxcovid.serving.dicom_sender import Peer
+        from jaxcovid.serving.screener import Screener
 
         dicom_listener.check_installed()
         from jaxcovid.serving import listening  # which imports what that has checked
@@ -127,9 +84,11 @@ def main(args: argparse.Namespace) -> None:
             quiet_s=args.quiet_s,
             keep_sources=args.keep_sources,
         )
-        listening.run(
-            load(as_path(args.workdir or args.model), args.engine, args.threshold), service
-        )
+        folder = as_path(args.workdir or args.model)
+        network, name = load_network(folder, args.engine), folder.resolve().name
+        if args.engine == "jax":
+            name += f", step {network.step}"
+        listening.run(Screener(network, name, args.threshold), service)
 
 
 if __name__ == "__main__":

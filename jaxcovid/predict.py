@@ -18,19 +18,13 @@ import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import app, logging
 
 from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
-
-if TYPE_CHECKING:
-    from jaxcovid.inference.network import Network
-
-
-_ENGINES = ("jax", "onnxruntime", "openvino")
 
 
 def run(
@@ -56,38 +50,23 @@ def run(
       segment: see `screen`.
       **reading: see `Reading`.
     """
+    from jaxcovid.inference.load import load_network
     from jaxcovid.inference.screening import Reading, screen
 
-    def load() -> "Network":
-        if engine == "jax":
-            from jaxcovid.data.volume_source import check_single_images
-            from jaxcovid.inference import predictor
-
-            network = predictor.load(folder, step=step)
-            check_single_images(network.run.volume_slices)
-            return network
-        from jaxcovid.inference import engines
-
-        return engines.load(folder, engine)
-
     return screen(
-        load, paths, Reading(**reading), threshold=threshold, heatmaps=heatmaps, segment=segment
+        lambda: load_network(folder, engine, step=step),
+        paths,
+        Reading(**reading),
+        threshold=threshold,
+        heatmaps=heatmaps,
+        segment=segment,
     )
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", metavar="DIR", help="of a training run")
-    network.add_argument(
-        "--model", metavar="DIR", help="that jaxcovid.export --format=onnx wrote; needs no JAX"
-    )
-    parser.add_argument(
-        "--engine",
-        choices=_ENGINES,
-        help="what computes: jax for --workdir; for --model onnxruntime (default) or openvino",
-    )
+    cli.add_network_options(parser)
     parser.add_argument(
         "--threshold",
         default="youden",
@@ -113,10 +92,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     cli.add_reading_options(parser, window="that of the training", every=1)
     args = parser.parse_args(argv[1:])
-    args.engine = args.engine or ("jax" if args.workdir else "onnxruntime")
-    if (args.engine == "jax") == bool(args.model):
-        needed = "--workdir of a training run" if args.model else "--model of an export"
-        parser.error(f"--engine={args.engine} needs the {needed}")
+    cli.choose_engine(parser, args)
     if args.model and args.step is not None:
         parser.error("--step is of a --workdir; an exported network has one step")
     return args

@@ -21,22 +21,12 @@ from jaxcovid.runtime import cli
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
-_ENGINES = ("jax", "onnxruntime", "openvino")
 _MIB = 2**20
 
 
 def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("serve", __doc__)
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", metavar="A[,B]", help="of training runs, to compare several")
-    network.add_argument(
-        "--model", metavar="A[,B]", help="that jaxcovid.export --format=onnx wrote; needs no JAX"
-    )
-    parser.add_argument(
-        "--engine",
-        choices=_ENGINES,
-        help="what computes: jax for --workdir; for --model onnxruntime (default) or openvino",
-    )
+    cli.add_network_options(parser, metavar="DIR[,DIR]")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
     )
@@ -61,10 +51,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="a page that nothing was heard of for so many seconds is closed (default: 90)",
     )
     args = parser.parse_args(argv[1:])
-    args.engine = args.engine or ("jax" if args.workdir else "onnxruntime")
-    if (args.engine == "jax") == bool(args.model):
-        needed = "--workdir of a training run" if args.model else "--model of an export"
-        parser.error(f"--engine={args.engine} needs the {needed}")
+    cli.choose_engine(parser, args)
     if args.upload_mb < 1 or not args.idle_s >= 1:
         parser.error("--upload_mb and --idle_s must be 1 or more")
     if bool(args.certificate) != bool(args.key):
@@ -82,13 +69,15 @@ def main(args: argparse.Namespace) -> None:
         server.check_installed()  # before a network is loaded
         place = server.Place(args.host, args.port, args.certificate, args.key)
         folders = [as_path(name) for name in (args.workdir or args.model).split(",")]
-        server.serve(
-            server.load(folders, args.engine),
-            place,
-            limits=Limits(upload_bytes=args.upload_mb * _MIB, idle_s=args.idle_s),
-            keep=as_path(args.keep) if args.keep else None,
-            log_names=args.log_names,
-        )
+        with place.listen() as listening:  # before a network is loaded, too
+            server.serve(
+                server.load(folders, args.engine),
+                place,
+                listening,
+                limits=Limits(upload_bytes=args.upload_mb * _MIB, idle_s=args.idle_s),
+                keep=as_path(args.keep) if args.keep else None,
+                log_names=args.log_names,
+            )
 
 
 if __name__ == "__main__":

@@ -133,6 +133,36 @@ def add_reading_options(
     )
 
 
+ENGINES = ("jax", "onnxruntime", "openvino")
+
+
+def add_network_options(parser: argparse.ArgumentParser, *, metavar: str = "DIR") -> None:
+    """Adds the options that name a trained network and what computes it; see `choose_engine`.
+
+    Args:
+      parser: gets `--workdir`, `--model` and `--engine`.
+      metavar: of the folders, in the help.
+    """
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", metavar=metavar, help="of a training run")
+    network.add_argument(
+        "--model", metavar=metavar, help="that jaxcovid.export --format=onnx wrote; needs no JAX"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what computes: jax for --workdir; for --model onnxruntime (default) or openvino",
+    )
+
+
+def choose_engine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Sets the default of `--engine`; ends with the usage if it does not fit the network."""
+    args.engine = args.engine or ("jax" if args.workdir else "onnxruntime")
+    if (args.engine == "jax") == bool(args.model):
+        needed = "--workdir of a training run" if args.model else "--model of an export"
+        parser.error(f"--engine={args.engine} needs the {needed}")
+
+
 def open_log() -> logging.Handler:
     """Opens the log on stderr: all that a command without JAX needs."""
     handler = logging.StreamHandler(sys.stderr)

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,20 @@ class Place:
             return given
         return secrets.token_urlsafe(24)
 
+    def listen(self) -> socket.socket:
+        """Takes the address; who comes before the first answer waits for it.
+
+        Raises:
+          OSError: it is taken, or not of this machine.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            return socket.create_server((self.host, self.port), family=family, backlog=_REQUESTS)
+        except (OSError, OverflowError) as error:
+            raise OSError(
+                f"cannot listen at {self.host}, port {self.port} ({error}); give another --port"
+            ) from error
+
 
 def check_installed() -> None:
     """Raises a ValueError if a library that only the page needs is missing."""
@@ -97,21 +112,15 @@ def load(folders: Sequence[Path], engine: str) -> "Networks":
 
 
 def _load(folder: Path, engine: str) -> "Served":
+    from jaxcovid.inference.engines import ExportedNetwork
+    from jaxcovid.inference.load import load_network
     from jaxcovid.serving.served_networks import Served
 
-    name, scores = folder.resolve().name, _scores(folder)
-    if engine != "jax":
-        from jaxcovid.inference import engines
-
-        exported = engines.load(folder, engine)
-        manifest = exported.manifest
-        return Served(name, exported, manifest.dataset["name"], manifest.step, scores)
-    from jaxcovid.data.volume_source import check_single_images
-    from jaxcovid.inference import predictor
-
-    network = predictor.load(folder)
-    check_single_images(network.run.volume_slices)
-    return Served(name, network, network.run.dataset.name, network.step, scores)
+    network, name = load_network(folder, engine), folder.resolve().name
+    if isinstance(network, ExportedNetwork):
+        manifest = network.manifest
+        return Served(name, network, manifest.dataset["name"], manifest.step, _scores(folder))
+    return Served(name, network, network.run.dataset.name, network.step, _scores(folder))
 
 
 def _scores(folder: Path) -> tuple[str, ...]:
@@ -131,6 +140,7 @@ def _scores(folder: Path) -> tuple[str, ...]:
 def serve(
     networks: "Networks",
     place: Place,
+    listening: socket.socket,
     *,
     limits: Limits,
     keep: Path | None = None,
@@ -141,12 +151,13 @@ def serve(
     Args:
       networks: that screen.
       place: where.
+      listening: what its `listen` gave.
       limits: what is accepted.
       keep: gets table and reports of each page when it is closed; None keeps nothing.
       log_names: write names of files into the log, too.
 
     Raises:
-      OSError: the address is taken, or the certificate cannot be read.
+      OSError: the certificate cannot be read.
     """
     import uvicorn
 
@@ -173,9 +184,7 @@ def serve(
             ssl_certfile=place.certificate,
             ssl_keyfile=place.key,
         )
-        config.load()  # refuses a bad certificate before it listens
-        listening = config.bind_socket()
-        listening.listen()  # who comes before the first answer waits for it
+        config.load()  # refuses a bad certificate
         scheme, port = ("https" if place.certificate else "http"), listening.getsockname()[1]
         name = f"[{place.host}]" if ":" in place.host else place.host
         secret = f"#token={token}" if token else ""

@@ -65,7 +65,9 @@ def main(names, port, options):
             keep = pathlib.Path(value)
         else:
             limits = dataclasses.replace(limits, **{name: type(getattr(limits, name))(value)})
-    server.serve(Networks(served), server.Place("127.0.0.1", int(port)), limits=limits, keep=keep)
+    place = server.Place("127.0.0.1", int(port))
+    with place.listen() as listening:
+        server.serve(Networks(served), place, listening, limits=limits, keep=keep)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""The command: what it says of bad options, and that it serves a workdir."""
+
+import os
+import re
+import signal
+import socket
+import sys
+
+import pages
+import pytest
+
+from jaxcovid.serving import server
+
+for needed in ("fastapi", "pebble", "uvicorn", "fastapi_offline"):
+    pytest.importorskip(needed)
+
+
+def test_help(command):
+    said = command("serve", "--help").stdout
+    for option in ("--workdir", "--model", "--certificate", "--keep", "research only"):
+        assert option in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "one of the arguments --workdir --model is required"),
+        (["--workdir=a", "--engine=openvino"], "--engine=openvino needs the --model"),
+        (["--workdir=a", "--key=b"], "--certificate and --key go together"),
+        (["--workdir=a", "--upload_mb=0"], "must be 1 or more"),
+        (["--workdir=no_such_folder"], "no_such_folder is not a workdir: it does not exist"),
+        (["--model=no_such_folder"], "no_such_folder holds no manifest.json"),
+    ],
+)
+def test_bad_options_are_explained(command, options, says):
+    process = command("serve", *options, check=False)
+    assert process.returncode
+    assert says in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_token_that_can_be_guessed_is_refused(monkeypatch):
+    monkeypatch.setenv(server.TOKEN, "short")
+    with pytest.raises(ValueError, match="5 characters"):
+        server.Place("0.0.0.0", 0).token()
+    monkeypatch.delenv(server.TOKEN)
+    assert server.Place("127.0.0.1", 0).token() == ""
+    first, second = (server.Place("0.0.0.0", 0).token() for _ in range(2))
+    assert len(first) >= 32
+    assert first != second
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(server, "_NEEDED", ("fastapi", "no_such_library"))
+    with pytest.raises(ValueError, match=r"no_such_library: pip install 'jaxcovid\[serve\]'"):
+        server.check_installed()
+
+
+def test_a_workdir_is_served_until_it_is_interrupted(trained, command):
+    words = [sys.executable, "-m", "jaxcovid.serve", f"--workdir={trained}", "--port=0"]
+    process, address = pages.start(words=words)
+    client = pages.client(address)
+    (network,) = client.networks()
+    assert network["trained_on"] == "folder/blobs"
+    assert network["prevalence"] is not None
+    (case,) = client.screen(pages.picture())["cases"]
+    (finding,) = case["findings"]
+    assert finding["meaning"]["probability"] == pytest.approx(finding["probabilities"]["COVID-19"])
+    port = re.search(r":(\d+)/", address)[1]
+    taken = command("serve", f"--workdir={trained}", f"--port={port}", check=False)
+    assert taken.returncode == 1
+    assert "Traceback" not in taken.stderr
+    assert port in taken.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (0, 130)
+    with socket.socket() as probe, pytest.raises(OSError, match="refused"):
+        probe.connect(("127.0.0.1", int(port)))
+    assert not os.path.exists(f"/tmp/{server._PREFIX}{process.pid}")  # noqa: PTH110
