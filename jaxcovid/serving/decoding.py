@@ -192,9 +192,20 @@ def show(source: Path, number: int | None, sight: Sight) -> bytes:
     return encode(gray)
 
 
+_shown: set[Path] = set()  # files of which `_volume` may hold what it unpacked
+
+
 @functools.lru_cache(maxsize=2)
 def _volume(path: Path, modality: str) -> volumes.Volume:
+    _shown.add(path)
     return volumes.open_volume(path, modality=modality)
+
+
+def forget_removed() -> None:
+    """Lets go of volumes whose page was closed."""
+    if not all(path.exists() for path in _shown):
+        _volume.cache_clear()
+        _shown.clear()
 
 
 def encode(picture: np.ndarray) -> bytes:
@@ -224,6 +235,7 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
     """
     unpacked: list[tuple[str, Path]] = []
     left = most_bytes
+    folder.mkdir()
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -235,7 +247,7 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
                 if entry.flag_bits & 1:
                     raise ImageError("an encrypted zip file; unpack it first")
                 target = folder / str(len(unpacked)) / file_name(parts[-1])
-                target.parent.mkdir(parents=True)
+                target.parent.mkdir()
                 with archive.open(entry) as packed, target.open("wb") as file:
                     while piece := packed.read(_PIECE):
                         left -= len(piece)

@@ -8,7 +8,6 @@ import numpy as np
 import pages
 import pytest
 
-pytest.importorskip("pebble")
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.data.sight import Sight
 from jaxcovid.serving import decoding
