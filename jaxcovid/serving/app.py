@@ -11,6 +11,7 @@ at once  POST /api/screen?name=NAME                one file in, its cases out, n
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.resources
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query, Request
+from absl import logging
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -31,12 +33,16 @@ from jaxcovid.serving.case_routes import Prevalence, session_of
 from jaxcovid.serving.cases import CaseView
 from jaxcovid.serving.decoding_pool import DecoderPool
 from jaxcovid.serving.limits import LimitError, Limits
+from jaxcovid.serving.receiving import CLOSED, is_full, receive, while_asked
 from jaxcovid.serving.served_networks import Networks
-from jaxcovid.serving.sessions import Session, Sessions, SessionView, Upload
+from jaxcovid.serving.session import SessionView, Upload
+from jaxcovid.serving.sessions import Sessions
 
 _WAIT_S = 25.0  # the longest that a question for news is kept waiting
-_STALLED_S = 30.0  # without a byte of an upload
+_PAINTERS = 2  # threads: as many pictures are drawn at a time, whose arrays may be large
 _SWEEP_S = 5.0  # between two looks for pages that were left
+
+Wait = Annotated[float, Query(ge=0, le=_WAIT_S, allow_inf_nan=False)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +112,21 @@ def make_app(
     """
     decoders = DecoderPool(limits)
     sessions = Sessions(networks, decoders, limits, folder, keep=keep, log_names=log_names)
+    painters = concurrent.futures.ThreadPoolExecutor(_PAINTERS, "painters")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         sweeper = asyncio.create_task(_sweep(sessions))
         with contextlib.suppress(ImageError):  # the first client need not wait for imports
-            await decoders.run(decoding.encode, np.zeros((1, 1), np.uint8))
+            blank = np.zeros((1, 1), np.uint8)
+            each = [decoders.run(decoding.encode, blank) for _ in range(limits.decoders)]
+            await asyncio.gather(*each)
         yield
         sweeper.cancel()
         await sessions.close_all()
         decoders.close()
+        painters.shutdown()
         networks.close()
 
     app = FastAPI(
@@ -127,20 +137,25 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        redirect_slashes=False,
     )
     app.add_middleware(Access, token=token)
     app.add_exception_handler(LimitError, _too_much)
     app.add_exception_handler(ImageError, _unusable)
+    app.add_exception_handler(OSError, lambda *of: _no_file(sessions, *of))
     _add_page(app)
     _add_sessions(app, sessions)
-    case_routes.add(app, sessions, decoders)
+    case_routes.add(app, sessions, decoders, painters)
     return app
 
 
 async def _sweep(sessions: Sessions) -> None:
     while True:
         await asyncio.sleep(_SWEEP_S)
-        await sessions.close_idle()
+        try:
+            await sessions.close_idle()
+        except Exception:
+            logging.exception("A page could not be closed")
 
 
 async def _too_much(request: Request, error: Exception) -> Response:
@@ -151,6 +166,16 @@ async def _too_much(request: Request, error: Exception) -> Response:
 async def _unusable(request: Request, error: Exception) -> Response:
     del request
     return JSONResponse({"detail": str(error)}, 422)
+
+
+async def _no_file(sessions: Sessions, request: Request, error: Exception) -> Response:
+    """Of a page that was closed while it was answered, or of a full disk."""
+    key = request.path_params.get("key", "")
+    if isinstance(error, FileNotFoundError) and not sessions.is_open(key):
+        return JSONResponse({"detail": CLOSED}, 404)
+    if isinstance(error, OSError) and is_full(error):
+        return JSONResponse({"detail": "the disk is full; try again later"}, 413)
+    raise error
 
 
 def _add_page(app: FastAPI) -> None:
@@ -202,13 +227,11 @@ def _add_sessions(app: FastAPI, sessions: Sessions) -> None:
         return Opened(sessions.open().key)
 
     @app.get("/api/sessions/{key}")
-    async def session(
-        key: str, after: int = -1, wait: Annotated[float, Query(ge=0, le=_WAIT_S)] = 0
-    ) -> SessionView:
+    async def session(key: str, request: Request, after: int = -1, wait: Wait = 0) -> SessionView:
         """Its files and cases, at once if its version is above `after`, else when it is."""
         found = session_of(sessions, key)
-        await found.news(after, wait)
-        return sessions.view(found)
+        await while_asked(request, found.news(after, wait))
+        return sessions.view(session_of(sessions, key))
 
     @app.delete("/api/sessions/{key}", status_code=204)
     async def close_session(key: str) -> None:
@@ -218,52 +241,18 @@ def _add_sessions(app: FastAPI, sessions: Sessions) -> None:
     @app.post("/api/sessions/{key}/files", status_code=202)
     async def send_file(key: str, request: Request, name: str = "") -> Upload:
         """Takes one file, the body of the request: a picture, DICOM, NIfTI, .npy or a zip file."""
-        found = session_of(sessions, key)
-        upload = sessions.new_upload(found, name)
-        await _receive(sessions, found, upload, request)
-        return upload
+        return await receive(sessions, session_of(sessions, key), name, request)
 
     @app.post("/api/screen")
     async def screen(request: Request, name: str = "", prevalence: Prevalence = None) -> Screened:
         """Screens one file, the body of the request, and keeps nothing."""
         found = sessions.open()
         try:
-            await _receive(sessions, found, sessions.new_upload(found, name), request)
-            while not all(upload.settled for upload in found.uploads):
-                found.heard = asyncio.get_running_loop().time()
-                await found.news(found.version, _WAIT_S)
+            await receive(sessions, found, name, request)
+            await while_asked(request, found.settled())
             return Screened(
                 [cases.view(each, served, prevalence=prevalence) for each in found.cases.values()],
                 sessions.view(found).problems,
             )
         finally:
             await sessions.close(found)
-
-
-async def _receive(sessions: Sessions, session: Session, upload: Upload, request: Request) -> None:
-    """Writes the body of a request to a file and starts to work on it."""
-    limit = sessions.limits.upload_bytes
-    folder = session.folder / str(upload.number)
-    folder.mkdir()
-    path, size = folder / decoding.file_name(upload.name), 0
-    stream = request.stream()
-    try:
-        with path.open("wb") as file:
-            while True:
-                piece = await asyncio.wait_for(anext(stream, None), _STALLED_S)
-                if piece is None:
-                    break
-                size += len(piece)
-                if size > limit:
-                    raise LimitError(f"a file of more than {limit:,} bytes")
-                sessions.reserve(session, len(piece))
-                file.write(piece)
-    except BaseException as error:
-        upload.state, upload.error = "failed", str(error) or "it did not arrive"
-        path.unlink(missing_ok=True)
-        session.bytes -= size
-        session.changed()
-        if isinstance(error, TimeoutError):
-            raise HTTPException(408, "the file stopped arriving") from error
-        raise
-    sessions.start(session, upload, path)

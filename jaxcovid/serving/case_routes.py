@@ -1,8 +1,11 @@
 """What can be asked about a case and its slices; see `app`."""
 
 import asyncio
+import concurrent.futures
 import dataclasses
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query
@@ -12,18 +15,36 @@ from jaxcovid.data.image_error import ImageError
 from jaxcovid.inference.training_facts import Neighbours
 from jaxcovid.serving import case_report, cases, decoding, pictures
 from jaxcovid.serving.cases import Case, CaseView, Entry
-from jaxcovid.serving.decoding import HOUNSFIELD
+from jaxcovid.serving.decoding import HOUNSFIELD, Pixels, Slice
 from jaxcovid.serving.decoding_pool import DecoderPool
-from jaxcovid.serving.served_networks import read_masks
-from jaxcovid.serving.sessions import Session, Sessions
+from jaxcovid.serving.receiving import CLOSED
+from jaxcovid.serving.served_networks import Networks, read_masks
+from jaxcovid.serving.session import Session
+from jaxcovid.serving.sessions import Sessions
 
-Prevalence = Annotated[float | None, Query(gt=0, lt=1)]
+_FARTHEST = 1e6  # Hounsfield units or gray levels, beyond all that there are
+
+Prevalence = Annotated[float | None, Query(gt=0, lt=1, allow_inf_nan=False)]
+Centre = Annotated[float | None, Query(ge=-_FARTHEST, le=_FARTHEST, allow_inf_nan=False)]
+Width = Annotated[float | None, Query(gt=0, le=_FARTHEST, allow_inf_nan=False)]
 
 
-def add(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None:
-    """Adds the routes of cases and slices to an application."""
+def add(
+    app: FastAPI,
+    sessions: Sessions,
+    decoders: DecoderPool,
+    painters: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    """Adds the routes of cases and slices to an application.
+
+    Args:
+      app: the application.
+      sessions: that have them.
+      decoders: read volumes again, for another window.
+      painters: draw pictures.
+    """
     _add_cases(app, sessions)
-    _add_slices(app, sessions, decoders)
+    _add_slices(app, sessions, decoders, painters)
 
 
 def session_of(sessions: Sessions, key: str) -> Session:
@@ -31,7 +52,7 @@ def session_of(sessions: Sessions, key: str) -> Session:
     try:
         return sessions.get(key)
     except KeyError:
-        raise HTTPException(404, "this page was closed; open it again") from None
+        raise HTTPException(404, CLOSED) from None
 
 
 def _case(sessions: Sessions, key: str, number: int) -> Case:
@@ -73,9 +94,17 @@ def _entry(sessions: Sessions, key: str, number: int, slice_number: int) -> tupl
     return case, entry
 
 
-def _add_slices(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None:
+def _add_slices(
+    app: FastAPI,
+    sessions: Sessions,
+    decoders: DecoderPool,
+    painters: concurrent.futures.ThreadPoolExecutor,
+) -> None:
     networks = sessions.networks
     path = "/api/sessions/{key}/cases/{number}/slices/{slice_number}"
+
+    async def paint(function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(painters, function, *arguments)
 
     def check_network(network: int) -> None:
         if not 0 <= network < len(networks.served):
@@ -83,24 +112,16 @@ def _add_slices(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None
 
     @app.get(path + "/image.png")
     async def image(
-        key: str,
-        number: int,
-        slice_number: int,
-        centre: float | None = None,
-        width: Annotated[float | None, Query(gt=0)] = None,
+        key: str, number: int, slice_number: int, centre: Centre = None, width: Width = None
     ) -> Response:
         """The slice, through a window of Hounsfield units or of gray levels if one is given."""
         case, entry = _entry(sessions, key, number, slice_number)
-        if centre is None or width is None:
-            content = decoding.encode(networks.view(0, entry.slice).read())
-        elif case.unit == HOUNSFIELD:
-            sight = dataclasses.replace(networks.sights[0], window=(centre, width))
+        window = None if centre is None or width is None else (centre, width)
+        if window and case.unit == HOUNSFIELD:
+            sight = dataclasses.replace(networks.sights[0], window=window)
             source = entry.slice
-            content = await decoders.run(decoding.show, source.source, source.number, sight)
-        else:
-            gray = networks.view(0, entry.slice).read()
-            content = decoding.encode(decoding.through_gray_window(gray, (centre, width)))
-        return _png(content)
+            return _png(await decoders.run(decoding.show, source.source, source.number, sight))
+        return _png(await paint(_gray, networks.view(0, entry.slice), window))
 
     @app.get(path + "/heatmap.png")
     async def heatmap(
@@ -112,12 +133,9 @@ def _add_slices(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None
         which = networks.served[network].network
         if not which.has_gradcam or not 0 <= output < len(which.outputs):
             raise HTTPException(404, "this network has no such heatmap")
-        view = networks.view(network, entry.slice)
-        kept = view.file.with_name(f"heatmap_{network}_{output}_{view.start}.png")
-        if not kept.exists():
-            cams = await networks.run(lambda: which.heatmaps([view.read()], output=output))
-            kept.write_bytes(pictures.heatmap_layer(cams[0], view.shape))
-        return _png(kept.read_bytes())
+        found = await networks.run(_heatmap, networks, network, entry.slice, output)
+        shape = networks.view(network, entry.slice).shape
+        return _png(await paint(pictures.heatmap_layer, found, shape))
 
     @app.get(path + "/contours.png")
     async def contours(key: str, number: int, slice_number: int, network: int = 0) -> Response:
@@ -127,15 +145,14 @@ def _add_slices(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None
         if not entry.answers or entry.answers[network].masks is None:
             raise HTTPException(404, "there are no contours of this slice")
         shape = networks.view(network, entry.slice).shape
-        return _png(pictures.contour_layer(read_masks(entry.answers[network].masks, shape)))
+        return _png(await paint(_contours, entry.answers[network].masks, shape))
 
     @app.get(path + "/overlay.png")
     async def overlay(key: str, number: int, slice_number: int, network: int = 0) -> Response:
         """The slice with heatmap and contours in one picture."""
         check_network(network)
         _, entry = _entry(sessions, key, number, slice_number)
-        picture = await networks.run(case_report.picture, entry, networks, network)
-        return _png(decoding.encode(np.ascontiguousarray(picture[..., ::-1])))
+        return _png(await networks.run(_overlay, entry, networks, network))
 
     @app.get(path + "/facts")
     async def facts(key: str, number: int, slice_number: int, network: int = 0) -> list[Neighbours]:
@@ -145,9 +162,36 @@ def _add_slices(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None
         known = networks.served[network].network.training_facts
         if known is None:
             return []
-        gray = networks.view(network, entry.slice).read()
+        view, colour = networks.view(network, entry.slice), entry.slice.colour
         size = entry.slice.source.stat().st_size if case.kind == cases.PICTURE else None
-        return await asyncio.to_thread(known.neighbours, gray, entry.slice.colour, size)
+        return await paint(lambda: known.neighbours(view.read(), colour, size))
+
+
+def _gray(view: Pixels, window: tuple[float, float] | None) -> bytes:
+    gray = view.read()
+    return decoding.encode(decoding.through_gray_window(gray, window) if window else gray)
+
+
+def _heatmap(networks: Networks, network: int, slice_: Slice, output: int) -> np.ndarray:
+    """The heatmap of a slice, computed once.
+
+    Called in the thread of the networks: there the files of a closed page are removed, too.
+    """
+    view = networks.view(network, slice_)
+    kept = view.file.with_name(f"heatmap_{network}_{output}_{view.start}.npy")
+    if not kept.exists():
+        (found,) = networks.served[network].network.heatmaps([view.read()], output=output)
+        np.save(kept, found)
+    return np.load(kept)
+
+
+def _contours(masks: Path, shape: tuple[int, int]) -> bytes:
+    return pictures.contour_layer(read_masks(masks, shape))
+
+
+def _overlay(entry: Entry, networks: Networks, network: int) -> bytes:
+    picture = case_report.picture(entry, networks, network)
+    return decoding.encode(np.ascontiguousarray(picture[..., ::-1]))
 
 
 def _png(content: bytes) -> Response:

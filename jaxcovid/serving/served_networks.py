@@ -4,6 +4,7 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from jaxcovid.data.sight import Sight
 from jaxcovid.inference.network import Network
 from jaxcovid.metrics.involvement import Areas, measure_slice
 from jaxcovid.serving.decoding import Pixels, Slice
+
+_BATCH_PIXELS = 64_000_000  # as many as the largest picture has
 
 
 @dataclass(frozen=True)
@@ -111,32 +114,48 @@ class Networks:
 
     async def _screen_waiting(self) -> None:
         while self._waiting:
-            count = min(self.batch_size, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(count)]
-            batch = [(slice_, future) for slice_, future in batch if not future.done()]
-            if not batch:
-                continue
-            try:
-                answers = await self.run(self._screen, [slice_ for slice_, _ in batch])
-            except Exception as error:  # its client hears of it, the others go on
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
+            batch = self._next_batch()
+            answers = await self.run(self._screen, [slice_ for slice_, _ in batch])
             for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():  # its session was closed
+                if future.done():  # its session was closed
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
                     future.set_result(answer)
 
-    def _screen(self, slices: Sequence[Slice]) -> list[tuple[Answer, ...]]:
-        """The answers of all networks for slices, in the thread of the networks."""
-        of_networks = [self._screen_with(index, slices) for index in range(len(self.served))]
-        return list(zip(*of_networks, strict=True))
+    def _next_batch(self) -> list[tuple[Slice, asyncio.Future[Any]]]:
+        """What goes through the networks next, few pictures if they are large."""
+        batch: list[tuple[Slice, asyncio.Future[Any]]] = []
+        pixels = 0
+        while self._waiting and len(batch) < self.batch_size:
+            slice_, future = self._waiting[0]
+            pixels += math.prod(slice_.views[0].shape)
+            if batch and pixels > _BATCH_PIXELS:
+                break
+            self._waiting.popleft()
+            if not future.done():
+                batch.append((slice_, future))
+        return batch
+
+    def _screen(self, slices: Sequence[Slice]) -> list[tuple[Answer, ...] | Exception]:
+        """The answers of all networks for slices, or why there are none, in their thread."""
+        try:
+            of_networks = [self._screen_with(index, slices) for index in range(len(self.served))]
+            return list(zip(*of_networks, strict=True))
+        except Exception as error:
+            if len(slices) < 2:
+                return [error]
+        # One of them cannot be screened: the others can.
+        return [answer for each in slices for answer in self._screen([each])]
 
     def _screen_with(self, index: int, slices: Sequence[Slice]) -> list[Answer]:
         network = self.served[index].network
         views = [self.view(index, slice_) for slice_ in slices]
         grays = [view.read() for view in views]
         probabilities = network.probabilities(grays)
+        if not np.isfinite(probabilities).all():
+            raise ValueError(f"{self.served[index].name} answers with what is no number")
         warnings = network.warnings(grays, [slice_.colour for slice_ in slices])
         answers = [
             Answer(tuple(map(float, row)), warning)

@@ -1,122 +1,39 @@
-"""What an open page has: its files, its cases, and the work on them.
+"""What open pages have, and the work on it.
 
 All of it lives in the event loop, so nothing is locked; decoding and networks work elsewhere. A
 session is closed by its page, or when nothing was heard of it for a while; its files go with it.
 """
 
 import asyncio
+import dataclasses
 import json
 import secrets
 import shutil
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from absl import logging
 
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.serving import case_report, decoding
-from jaxcovid.serving.cases import PICTURE, SERIES, VOLUME, Case, CaseSummary, Entry, summarise
-from jaxcovid.serving.decoding import Decoded
+from jaxcovid.serving.cases import Entry, summarise
 from jaxcovid.serving.decoding_pool import DecoderPool
-from jaxcovid.serving.limits import LimitError, Limits
+from jaxcovid.serving.limits import MIB, LimitError, Limits
 from jaxcovid.serving.served_networks import Networks
-
-WAITING, DECODING, SCREENING, DONE, FAILED, LEFT_OUT = (
-    "waiting",
-    "decoding",
-    "screening",
-    "done",
-    "failed",
-    "left out",
+from jaxcovid.serving.session import (
+    DECODING,
+    DONE,
+    FAILED,
+    LEFT_OUT,
+    SCREENING,
+    Session,
+    SessionView,
+    Upload,
 )
-_AT_ONCE = 4  # files of a session that are worked on at a time, so that others get their turn
+
 _LONGEST_NAME = 200
-
-
-@dataclass
-class Upload:
-    """A file that was sent.
-
-    Attributes:
-      number: by which it is told from others.
-      name: as its sender calls it, shown and never opened.
-      state: `WAITING` to `LEFT_OUT`.
-      error: why it failed or was left out.
-      case: number of the case that it is in; None before it is decoded, of zip files and failures.
-    """
-
-    number: int
-    name: str
-    state: str = WAITING
-    error: str = ""
-    case: int | None = None
-
-    @property
-    def settled(self) -> bool:
-        """True if nothing more will happen to it."""
-        return self.state in (DONE, FAILED, LEFT_OUT)
-
-
-@dataclass(frozen=True)
-class SessionView:
-    """What a page shows at first sight.
-
-    Attributes:
-      version: grows with every change.
-      files: how many are in each state.
-      problems: files that failed or were left out.
-      uploads: number of a file -> number of its case, of files that are in one.
-      cases: in the order in which they came.
-    """
-
-    version: int
-    files: dict[str, int]
-    problems: list[Upload]
-    uploads: dict[int, int]
-    cases: list[CaseSummary]
-
-
-@dataclass
-class Session:
-    """An open page.
-
-    Attributes:
-      key: whoever knows it sees the session.
-      folder: with its files.
-      uploads: files that were sent.
-      cases: by number.
-      bytes: that it keeps.
-      version: grows with every change.
-      heard: when it was last asked for, in seconds of a monotonic clock.
-    """
-
-    key: str
-    folder: Path
-    uploads: list[Upload] = field(default_factory=list)
-    cases: dict[int, Case] = field(default_factory=dict)
-    bytes: int = 0
-    version: int = 0
-    heard: float = field(default_factory=time.monotonic)
-    series: dict[str, Case] = field(default_factory=dict)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
-    changes: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def changed(self) -> None:
-        """Wakes all who wait for news."""
-        self.version += 1
-        self.changes.set()
-        self.changes = asyncio.Event()
-
-    async def news(self, after: int, wait_s: float) -> None:
-        """Waits until the version is above `after`, at most so many seconds."""
-        deadline = time.monotonic() + wait_s
-        while self.version <= after and (left := deadline - time.monotonic()) > 0:
-            try:
-                await asyncio.wait_for(self.changes.wait(), left)
-            except TimeoutError:
-                return
+_LONGEST_ERROR = 500
+_SPARE_BYTES = 256 * MIB  # of the disk, for others
 
 
 class Sessions:
@@ -180,9 +97,15 @@ class Sessions:
         session.heard = time.monotonic()
         return session
 
+    def is_open(self, key: str) -> bool:
+        """False if there is no such session, or it was closed."""
+        return key in self._open
+
     async def close(self, session: Session) -> None:
         """Ends its work and removes its files."""
-        self._open.pop(session.key, None)
+        if self._open.pop(session.key, None) is None:
+            return  # another has closed it
+        session.closed = True
         for task in session.tasks:
             task.cancel()
         session.changed()
@@ -191,36 +114,41 @@ class Sessions:
             cases = list(session.cases.values())
             try:
                 await self.networks.run(case_report.keep, cases, self.networks, self._keep)
-            except OSError:
+            except Exception:  # the files go in any case
                 logging.exception("What a page had could not be kept")
-        await asyncio.to_thread(shutil.rmtree, session.folder, True)
+        # Where the networks work, behind what they still do with its files.
+        await self.networks.run(shutil.rmtree, session.folder, True)
 
     async def close_idle(self) -> None:
         """Closes those that nobody has asked for."""
-        limit = time.monotonic() - self.limits.idle_s
-        for session in [each for each in self._open.values() if each.heard < limit]:
-            await self.close(session)
+        for session in list(self._open.values()):
+            if session.is_idle(self.limits.idle_s):
+                await self.close(session)
 
     async def close_all(self) -> None:
         """Closes all."""
         for session in list(self._open.values()):
             await self.close(session)
 
-    def reserve(self, session: Session, size: int) -> None:
-        """Counts bytes before they are kept.
+    def reserve(self, session: Session, upload: Upload, size: int) -> None:
+        """Counts bytes of a file before they are kept.
 
         Raises:
           LimitError: they are too many for the session or for all together.
         """
-        total = sum(each.bytes for each in self._open.values()) + size
         if session.bytes + size > self.limits.session_bytes:
             raise LimitError(
                 f"the files of this page would have more than {self.limits.session_bytes:,} bytes; "
                 "open it again, or send fewer"
             )
-        if total > self.limits.total_bytes or size > decoding.free_bytes(self._folder):
+        if size > self._room():
             raise LimitError("there is no room for more files now; try again later")
-        session.bytes += size
+        session.keep(upload, size)
+
+    def _room(self) -> int:
+        """Bytes that may be kept in addition to those of all sessions."""
+        left = self.limits.total_bytes - sum(each.bytes for each in self._open.values())
+        return max(0, min(left, decoding.free_bytes(self._folder) - _SPARE_BYTES))
 
     def new_upload(self, session: Session, name: str) -> Upload:
         """A file that is about to be sent.
@@ -233,8 +161,8 @@ class Sessions:
                 f"{len(session.uploads):,} files were sent, as many as are accepted at once; "
                 "open the page again for more"
             )
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-        upload = Upload(len(session.uploads), shown[:_LONGEST_NAME] or "without a name")
+        shown = _printable(name)[:_LONGEST_NAME] or "without a name"
+        upload = Upload(len(session.uploads), shown)
         session.uploads.append(upload)
         session.changed()
         return upload
@@ -258,10 +186,13 @@ class Sessions:
                 else:
                     await self._screen(session, upload, path)
         except (ImageError, LimitError) as error:
-            upload.state, upload.error = FAILED, str(error)
+            fail(upload, str(error))
         except Exception as error:  # whatever a file does, the page goes on
             logging.exception("A file could not be screened")
-            upload.state, upload.error = FAILED, f"it could not be screened: {error!r}"[:300]
+            fail(upload, _unexpected(error))
+        if upload.state in (FAILED, LEFT_OUT):
+            shutil.rmtree(path.parent, ignore_errors=True)
+            session.give_back(upload)
         session.changed()
         line = {"event": "file", "state": upload.state, "s": round(time.monotonic() - begun, 3)}
         if self._log_names:
@@ -274,11 +205,16 @@ class Sessions:
             path,
             path.with_name("unpacked"),
             most_files=self.limits.session_files - len(session.uploads),
-            most_bytes=self.limits.session_bytes - session.bytes,
+            most_bytes=min(self.limits.session_bytes - session.bytes, self._room()),
         )
-        self.reserve(session, sum(file.stat().st_size for _, file in entries))
-        for name, file in entries:
-            self.start(session, self.new_upload(session, name), file, packed=True)
+        sizes = [file.stat().st_size for _, file in entries]
+        self.reserve(session, upload, sum(sizes))
+        path.unlink()
+        session.give_back(upload)  # it is gone, and each of its files counts by itself
+        for (name, file), size in zip(entries, sizes, strict=True):
+            each = self.new_upload(session, name)
+            session.keep(each, size)
+            self.start(session, each, file, packed=True)
         upload.state = DONE
 
     async def _screen(self, session: Session, upload: Upload, path: Path) -> None:
@@ -286,8 +222,9 @@ class Sessions:
         if decoded.left_out:
             upload.state, upload.error = LEFT_OUT, decoded.left_out
             return
-        self.reserve(session, sum(file.stat().st_size for file in path.parent.glob("gray_*")))
-        case = _case_for(session, decoded, upload)
+        written = [*path.parent.glob("gray_*")]
+        self.reserve(session, upload, sum(file.stat().st_size for file in written))
+        case = session.case_for(decoded, upload)
         entries = [
             Entry(len(case.entries) + i, upload.name, slice_)
             for i, slice_ in enumerate(decoded.slices)
@@ -300,11 +237,18 @@ class Sessions:
         for start in range(0, len(entries), size):
             await asyncio.gather(*map(self._answer, entries[start : start + size]))
             session.changed()
+        if not decoded.volume and entries[0].slice.error:
+            raise ImageError(entries[0].slice.error)
         upload.state = DONE
 
     async def _answer(self, entry: Entry) -> None:
-        if not entry.slice.error:
+        if entry.slice.error:
+            return
+        try:
             entry.answers = await self.networks.answer(entry.slice)
+        except Exception as error:  # the other slices go on
+            logging.exception("A slice could not be screened")
+            entry.slice = dataclasses.replace(entry.slice, error=_unexpected(error))
 
     def view(self, session: Session) -> SessionView:
         """What its page shows at first sight."""
@@ -318,18 +262,15 @@ class Sessions:
         )
 
 
-def _case_for(session: Session, decoded: Decoded, upload: Upload) -> Case:
-    """The case that a file belongs to: that of its series, or a new one."""
-    if decoded.volume:
-        kind = VOLUME
-    elif decoded.series:
-        kind = SERIES
-        if known := session.series.get(f"{decoded.patient}\0{decoded.series}"):
-            return known
-    else:
-        kind = PICTURE
-    case = Case(len(session.cases), kind, upload.name, decoded.unit)
-    session.cases[case.number] = case
-    if kind == SERIES:
-        session.series[f"{decoded.patient}\0{decoded.series}"] = case
-    return case
+def fail(upload: Upload, error: str) -> None:
+    """Says why a file cannot be used."""
+    upload.state, upload.error = FAILED, _printable(error)[:_LONGEST_ERROR]
+
+
+def _unexpected(error: Exception) -> str:
+    return f"it could not be screened: {error!r}"[:_LONGEST_ERROR]
+
+
+def _printable(text: str) -> str:
+    """A text of a stranger without what controls a terminal, or turns what follows around."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
