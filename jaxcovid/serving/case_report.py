@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import secrets
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _INVOLVED = {
 }
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins one
 _A4 = (8.27, 11.69)  # inches
+_METADATA = {"Title": "jaxcovid, research only"}
 
 
 def table(cases: Sequence[Case], served: Sequence[Served]) -> str:
@@ -130,7 +132,8 @@ def pdf(case: Case, networks: Networks, prevalence: float | None) -> bytes:
     from matplotlib.figure import Figure
 
     content = io.BytesIO()
-    with PdfPages(content, metadata={"Title": "jaxcovid, research only"}) as pages:
+    with warnings.catch_warnings(), PdfPages(content, metadata=_METADATA) as pages:
+        warnings.simplefilter("ignore")  # letters of a name that the font lacks go into no log
         for index, served in enumerate(networks.served):
             figure = Figure(figsize=_A4)
             _draw_page(

@@ -4,31 +4,27 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import secrets
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 from absl import logging
 
 from jaxcovid.runtime.files import read_json
 from jaxcovid.serving.access import LOOPBACK
 from jaxcovid.serving.limits import Limits
+from jaxcovid.serving.scratch import scratch
 
 if TYPE_CHECKING:
     from jaxcovid.serving.served_networks import Networks, Served
 
 TOKEN = "JAXCOVID_TOKEN"
 _LEAST_TOKEN = 16  # characters
-_NEEDED = ("fastapi", "uvicorn", "pebble", "fastapi_offline")
-_PREFIX = "jaxcovid-serve-"
+_NEEDED = ("fastapi", "uvicorn", "fastapi_offline")
 _REQUESTS = 500  # answered at once; more are told to come back
 _GOODBYE_S = 5
 
@@ -162,11 +158,13 @@ def serve(
     import uvicorn
 
     from jaxcovid.serving.app import make_app
+    from jaxcovid.serving.connections import ImpatientProtocol
 
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
     token = place.token()
-    with _scratch() as folder:
+    os.environ.pop(TOKEN, None)  # the processes that decode need not know it
+    with scratch() as folder:
         app = make_app(
             networks, limits=limits, folder=folder, token=token, keep=keep, log_names=log_names
         )
@@ -179,6 +177,8 @@ def serve(
             server_header=False,
             date_header=False,
             proxy_headers=False,
+            http=ImpatientProtocol,
+            ws="none",
             limit_concurrency=_REQUESTS,
             timeout_graceful_shutdown=_GOODBYE_S,
             ssl_certfile=place.certificate,
@@ -196,18 +196,3 @@ def serve(
         names = [each.name for each in networks.served]
         logging.info("%s", json.dumps({"event": "serving", "networks": names}))
         uvicorn.Server(config).run(sockets=[listening])
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for the files of open pages, removed in the end; those of killed servers, too."""
-    root = Path(tempfile.gettempdir())
-    for old in root.glob(f"{_PREFIX}*"):
-        found = re.fullmatch(rf"{_PREFIX}(\d+)-\w+", old.name)
-        if found and not old.is_symlink() and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(old, ignore_errors=True)  # those of other users stay
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,6 @@ import pages
 import pytest
 
 pytest.importorskip("fastapi")
-pytest.importorskip("pebble")
 from dicom_series import series
 from fastapi.testclient import TestClient
 from page_server import Bright

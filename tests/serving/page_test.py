@@ -14,7 +14,7 @@ from jaxcovid.weights.export.export import export
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if not CHROMIUM:
     pytest.skip("there is no chromium", allow_module_level=True)
-for needed in ("fastapi", "pebble", "uvicorn"):
+for needed in ("fastapi", "uvicorn"):
     pytest.importorskip(needed)
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")

@@ -1,0 +1,49 @@
+"""Connections of strangers, closed if they only take a place."""
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_WAIT_S = 20.0  # for a request, and for a client that reads nothing of its answer
+
+
+class ImpatientProtocol(H11Protocol):
+    """HTTP/1.1 with a limit of time for a request's head and for reading an answer.
+
+    Uvicorn itself has one between two requests alone: a few hundred clients that send nothing, or a
+    byte now and then, would keep all others out. Bodies have a limit of their own, see `receiving`.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+    _unread = 0  # bytes of an answer
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        if self._timer:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """See `H11Protocol`."""
+        self._watch()
+        super().on_response_complete()
+
+    def _watch(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._unread = self.transport.get_write_buffer_size()
+        self._timer = self.loop.call_later(_WAIT_S, self._check)
+
+    def _check(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # it is being answered, after which its time starts anew
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread < self._unread:
+            self._watch()  # it reads, if slowly
+        else:
+            self.transport.abort()
