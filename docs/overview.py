@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.data.structures import STRUCTURES
 from jaxcovid.inference import predictor
 from jaxcovid.inference.overlay import overlay

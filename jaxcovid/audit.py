@@ -47,7 +47,7 @@ def run(
       OSError: the data set is not prepared, or the report cannot be written.
     """
     from jaxcovid.audits.audit import FILE, audit_dataset
-    from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data.opening import open_dataset
     from jaxcovid.report import audit_page
 
     dataset = open_dataset(name, data_dir)

@@ -52,7 +52,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def _dataset(args: argparse.Namespace) -> "Dataset":
     """The data set of the training."""
-    from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data.opening import open_dataset
     from jaxcovid.workdir.run import Run
 
     return open_dataset(Run.load(as_path(args.workdir)).dataset.name, args.data_dir)

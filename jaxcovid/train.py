@@ -55,7 +55,7 @@ def run(
       TrainingError: the loss is not finite.
     """
     from jaxcovid.audits.copies import leave_out_copies
-    from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data.opening import open_dataset
     from jaxcovid.training import experiment, startup
 
     # Everything that can be refused is refused before anything is written.

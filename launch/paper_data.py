@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxcovid.data.datasets import Dataset, find_version, open_dataset
+from jaxcovid.data.datasets import Dataset, find_version
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.report.data_card import Survey, survey
 from launch.paper_methods import DATA, Method
 

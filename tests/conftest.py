@@ -119,7 +119,7 @@ def real_data(tmp_path_factory):
 
 def open_real(name, directory):
     """A data set of `real_data`; skips the test without it."""
-    from jaxcovid.data.datasets import open_dataset
+    from jaxcovid.data.opening import open_dataset
 
     try:
         return open_dataset(name, directory)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from runs import STEPS, WORKERS, arguments, end_at, finish, read_losses, same_run
 
-from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.inference import predictor
 from jaxcovid.workdir import checkpoint_facts
 

@@ -34,7 +34,7 @@ from runs import (
     wait_until_held,
 )
 
-from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.workdir import checkpoint_facts, heartbeat
 
 pytestmark = pytest.mark.long

@@ -16,24 +16,12 @@ from etils import epath
 
 from jaxcovid.data import identity
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.data.structures import FEATURES, STRUCTURES
+from jaxcovid.data.structures import FEATURES
 from jaxcovid.runtime.files import expand_home, home
 
 DIGEST_FILE = "digest.json"
 SEPARATOR = "+"  # between the names of data sets that are opened as one
-_STORED = (
-    "digest",
-    "modality",
-    "window",
-    "hu_offset",
-    "prepared_from",
-    "published_images",
-    "class_counts",
-    "finding_counts",
-    "patient_counts",
-    "crossing_patients",
-)
-_OLD_NAMES = {"mask": FEATURES["lesion"]}  # of features in data sets that were prepared before
+OLD_NAMES = {"mask": FEATURES["lesion"]}  # of features in data sets that were prepared before
 
 Record = Mapping[str, Any]  # see `Source`
 
@@ -78,7 +66,7 @@ class Source(Sequence[Record]):
                 f"record {index} of {self!r} cannot be read ({error}); prepare the data set anew"
             ) from error
         return {
-            _OLD_NAMES.get(name, name): value if name in self._bytes else _plain(value)
+            OLD_NAMES.get(name, name): value if name in self._bytes else _plain(value)
             for name, value in record.items()
         }
 
@@ -166,75 +154,6 @@ def default_data_dir() -> epath.Path:
         return epath.Path(home() / "tensorflow_datasets")
     except ValueError as error:
         raise ValueError(f"{error}, or say where data sets are kept: --data_dir=DIR") from error
-
-
-def open_dataset(name: str, data_dir: epath.PathLike | None = None) -> Dataset:
-    """Opens a prepared data set, the highest version that is there, or several as one.
-
-    Args:
-        name: "covid_ct/gray320"; without a config ("covid_ct") its default one is meant. Several
-            are joined by "+", see `joined.join`.
-        data_dir: Where data sets are kept; `default_data_dir()` if None.
-
-    Raises:
-        FileNotFoundError: If it was not prepared (to its end); says the command that does it.
-        ValueError: If it was prepared by an older version, or if those of several do not fit
-            together.
-    """
-    data_dir = epath.Path(expand_home(os.fspath(data_dir or default_data_dir())))
-    members = [_open_one(member, data_dir) for member in name.split(SEPARATOR)]
-    if len(members) == 1:
-        return members[0]
-    from jaxcovid.data.joined import join  # it is made of what is defined here
-
-    return join(members, data_dir)
-
-
-def _open_one(name: str, data_dir: epath.Path) -> Dataset:
-    """Opens one prepared data set, see `open_dataset`."""
-    import tensorflow_datasets as tfds
-
-    directory = find_version(name, data_dir)
-    if directory is None:
-        raise FileNotFoundError(
-            f"data set {name!r} is not prepared in {data_dir}; run\n"
-            f"  {prepare_command(name, data_dir)}"
-        )
-    info = tfds.builder_from_directory(directory).info
-    try:
-        stored = json.loads((directory / DIGEST_FILE).read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{directory / DIGEST_FILE} is damaged ({error}); prepare the data set anew:\n"
-            f"  {prepare_command(name, data_dir)} --overwrite"
-        ) from error
-    if absent := [key for key in _STORED if key not in stored]:
-        raise ValueError(
-            f"{directory} was prepared by an older version (no {', '.join(absent)}); prepare it "
-            f"anew:\n  {prepare_command(name, data_dir)} --overwrite"
-        )
-    several = "findings" in info.features
-    features = {_OLD_NAMES.get(name, name) for name in info.features}
-    return Dataset(
-        name=info.full_name.removesuffix(f"/{info.version}"),
-        directory=directory,
-        class_names=() if several else tuple(info.features["label"].names),
-        finding_names=tuple(sorted(info.features["findings"])) if several else (),
-        masks=tuple(name for name in STRUCTURES if FEATURES[name] in features),
-        digest=stored["digest"],
-        citation=info.citation,
-        description=info.description,
-        split_sizes={split: info.splits[split].num_examples for split in info.splits},
-        modality=stored["modality"],
-        window=tuple(stored["window"]),
-        hu_offset=stored["hu_offset"],
-        prepared_from=stored["prepared_from"],
-        class_counts=stored["class_counts"],
-        finding_counts=stored["finding_counts"],
-        published_images=stored["published_images"],
-        patient_counts=stored["patient_counts"],
-        crossing_patients=stored["crossing_patients"],
-    )
 
 
 def find_version(name: str, data_dir: epath.PathLike) -> epath.Path | None:

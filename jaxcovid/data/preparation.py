@@ -19,6 +19,7 @@ from etils import epath
 from jaxcovid.data import datasets
 from jaxcovid.data.dicom import counted_warnings
 from jaxcovid.data.digest import write_digest
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.data.pseudonyms import Pseudonyms
 from jaxcovid.runtime import files
 
@@ -88,18 +89,18 @@ def build(
     prepared_from = _noted(given)
     finished = datasets.find_version(name, data_dir)
     if finished is not None and not overwrite:
-        dataset = datasets.open_dataset(name, data_dir)
+        dataset = open_dataset(name, data_dir)
         _check_options(dataset, prepared_from)
         return dataset
     _check_writable(data_dir)
     if others := given.get("other_pneumonia"):
-        given["other_pneumonia"] = [datasets.open_dataset(other, data_dir) for other in others]
+        given["other_pneumonia"] = [open_dataset(other, data_dir) for other in others]
     configs = builder_class.builder_configs
     if config and configs and config not in configs:
         raise ValueError(f"{base} has no config {config!r}; it has {', '.join(configs)}")
     with counted_warnings(), _kept_until_replaced(finished):
         _write(builder_class, prepared_from, config=config or None, data_dir=data_dir, **given)
-    return datasets.open_dataset(name, data_dir)
+    return open_dataset(name, data_dir)
 
 
 def _given(options: Options) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.joined import member_names
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.data.volume_source import by_volumes
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.evaluation.selection import Selection

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcovid.data.datasets import Dataset, Record, open_dataset
+from jaxcovid.data.datasets import Dataset, Record
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.identity import Overlap
 from jaxcovid.data.labels import shuffled
 from jaxcovid.data.lung_focus import FocusedSource
 from jaxcovid.data.masks import decode_mask
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.data.structures import FEATURES
 from jaxcovid.data.volume_source import by_volumes
 from jaxcovid.evaluation.held_out import check_fits, check_held_out, labelled

@@ -12,7 +12,7 @@ from configs import default
 from jaxcovid import audit, prepare
 from jaxcovid.audits import copies
 from jaxcovid.audits.copies import leave_out_copies
-from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.training.experiment import make_experiment
 
 NAME = "folder/a+folder/b"

@@ -12,7 +12,7 @@ import pytest
 from covid_ct_tree import make_tree
 
 from jaxcovid import prepare
-from jaxcovid.data import datasets, masks
+from jaxcovid.data import masks
 from jaxcovid.data.builders import (
     chest_xray_pneumonia,
     chestxray14,
@@ -20,6 +20,7 @@ from jaxcovid.data.builders import (
     covid_chestxray,
     ct_cov19,
 )
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.report import data_card
 
 DATA = pathlib.Path(os.environ.get("JAXCOVID_DATA", "")) if "JAXCOVID_DATA" in os.environ else None
@@ -336,7 +337,7 @@ def real_films(tmp_path_factory):
 def test_real_covid_chestxray_by_patient(real_films):
     with pytest.raises(FileNotFoundError, match=r"7 of 538 .*case_71_figura1.png"):
         covid_chestxray.read_rows(real("covid-chestxray-dataset"))
-    dataset = datasets.open_dataset("covid_chestxray", real_films)
+    dataset = open_dataset("covid_chestxray", real_films)
     assert sum(dataset.split_sizes.values()) == 529  # two are partly transparent
     assert dataset.split_sizes["test"] == pytest.approx(0.3 * 529, abs=10)
     masks = 0
@@ -355,7 +356,7 @@ def test_real_covid_chestxray_by_patient(real_films):
 
 def test_real_cards_tell_what_the_data_sets_hold(real_films):
     def card(name):
-        return data_card.write_card(datasets.open_dataset(name, real_films)).read_text()
+        return data_card.write_card(open_dataset(name, real_films)).read_text()
 
     page = card("covid_chestxray")
     assert "AP Supine" in page
@@ -367,7 +368,7 @@ def test_real_cards_tell_what_the_data_sets_hold(real_films):
 
 
 def test_real_covid_chestxray_as_in_the_paper(real_films):
-    dataset = datasets.open_dataset("covid_chestxray/paper", real_films)
+    dataset = open_dataset("covid_chestxray/paper", real_films)
     test = list(dataset.source("test"))
     added = [r for r in test if r["id"].startswith(("chest_xray_pneumonia/", "chestxray14/"))]
     assert len(added) <= 100
@@ -376,17 +377,17 @@ def test_real_covid_chestxray_as_in_the_paper(real_films):
     assert len(test) - len(added) == pytest.approx(0.3 * 529, abs=2)
     # Nothing of it is what parts 1 and 2 train on.
     for name in ("chest_xray_pneumonia", "chestxray14"):
-        other = datasets.open_dataset(name, real_films)
+        other = open_dataset(name, real_films)
         seen = {r["image"] for split in ("train", "validation") for r in other.source(split)}
         assert not seen & {r["image"] for r in added}
 
 
 def test_real_chestxray14_and_children(real_films):
-    adults = datasets.open_dataset("chestxray14", real_films)
+    adults = open_dataset("chestxray14", real_films)
     counts = [split["Pneumonia"] for split in adults.class_counts.values()]
     assert sum(counts) == 289
     assert sum(adults.patient_counts.values()) == 624
-    children = datasets.open_dataset("chest_xray_pneumonia", real_films)
+    children = open_dataset("chest_xray_pneumonia", real_films)
     assert children.class_counts["test"] == {"pneumonia": 31, "normal": 20}
     assert sum(children.split_sizes.values()) == 240
 

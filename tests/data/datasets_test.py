@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from jaxcovid import prepare
 from jaxcovid.data import datasets, digest, masks
+from jaxcovid.data.opening import open_dataset
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -50,7 +51,7 @@ def places(tmp_path_factory):
 
 @pytest.fixture
 def dataset(places):
-    return datasets.open_dataset("folder/mine", places[1])
+    return open_dataset("folder/mine", places[1])
 
 
 def all_records(dataset):
@@ -108,9 +109,9 @@ def test_sources_go_to_spawned_workers(dataset):
 
 def test_neither_import_nor_reading_loads_tensorflow(places):
     code = (
-        "import sys; from jaxcovid import prepare; from jaxcovid.data import datasets\n"
+        "import sys; from jaxcovid import prepare; from jaxcovid.data.opening import open_dataset\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
-        f"dataset = datasets.open_dataset('folder/mine', {str(places[1])!r})\n"
+        f"dataset = open_dataset('folder/mine', {str(places[1])!r})\n"
         "dataset.source('train')[0]\n"
         "assert 'tensorflow' not in sys.modules"
     )
@@ -127,7 +128,7 @@ def test_a_data_set_that_is_not_there_names_the_command(tmp_path):
     }.items():
         command = f"python -m jaxcovid.prepare {command} --data_dir={tmp_path}"
         with pytest.raises(FileNotFoundError) as info:
-            datasets.open_dataset(name, tmp_path)
+            open_dataset(name, tmp_path)
         assert str(info.value).endswith(command)
 
 
@@ -147,14 +148,14 @@ def test_a_damaged_digest_names_the_command(places, tmp_path):
     dataset = prepare.build("folder/a", tmp_path, source=str(places[0]))
     (dataset.directory / datasets.DIGEST_FILE).write_text("{")
     with pytest.raises(ValueError, match=r"damaged .*\n  python -m jaxcovid.prepare .*--overwrite"):
-        datasets.open_dataset("folder/a", tmp_path)
+        open_dataset("folder/a", tmp_path)
     again = prepare.build("folder/a", tmp_path, source=str(places[0]), overwrite=True)
     assert again.digest == dataset.digest
 
 
 def test_the_default_data_dir_follows_the_environment(monkeypatch, places):
     monkeypatch.setenv("TFDS_DATA_DIR", str(places[1]))
-    assert datasets.open_dataset("folder/mine").split_sizes["train"]
+    assert open_dataset("folder/mine").split_sizes["train"]
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert str(datasets.default_data_dir()) == str(pathlib.Path.home() / "tensorflow_datasets")
 
@@ -236,7 +237,7 @@ def test_prepare_reports_and_does_it_once(places, tmp_path):
     arguments = ("folder", "--name=mine", f"--source={places[0]}", f"--data_dir={tmp_path}")
     first = run_prepare(*arguments)
     assert first.returncode == 0, first.stderr
-    dataset = datasets.open_dataset("folder/mine", tmp_path)
+    dataset = open_dataset("folder/mine", tmp_path)
     counts = dataset.class_counts["test"]
     for text in (
         "Preparing folder/mine on this host's",
@@ -325,7 +326,7 @@ def test_a_run_killed_half_way_leaves_nothing_finished(tmp_path):
 
     assert any(killed_half_way() for _ in range(20))
     with pytest.raises(FileNotFoundError, match=r"jaxcovid\.prepare folder --name=a"):
-        datasets.open_dataset("folder/a", data_dir)
+        open_dataset("folder/a", data_dir)
     assert prepare.build("folder/a", data_dir, source=str(tmp_path / "images")).digest
 
 
@@ -333,7 +334,7 @@ def test_a_data_set_without_its_digest_is_prepared_anew(places, tmp_path):
     first = prepare.build("folder/a", tmp_path, source=str(places[0]))
     (first.directory / datasets.DIGEST_FILE).unlink()
     with pytest.raises(FileNotFoundError):
-        datasets.open_dataset("folder/a", tmp_path)
+        open_dataset("folder/a", tmp_path)
     leftover = first.directory / "leftover"
     leftover.touch()
     again = prepare.build("folder/a", tmp_path, source=str(places[0]))
@@ -367,7 +368,7 @@ def test_the_mask_of_an_old_data_set_is_that_of_its_lesion(tmp_path):
     builder = Old(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     digest.write_digest(builder.data_dir)
-    dataset = datasets.open_dataset("old", tmp_path)
+    dataset = open_dataset("old", tmp_path)
     assert dataset.masks == ("lesion",)
     (record,) = dataset.source("train")
     assert "mask" not in record

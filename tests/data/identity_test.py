@@ -10,7 +10,7 @@ from xray_trees import make_covid_chestxray
 
 from jaxcovid import prepare
 from jaxcovid.data import identity
-from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.opening import open_dataset
 
 RECORD = {"id": "a.png", "patient": "p", "image": b"a", "series": ""}
 

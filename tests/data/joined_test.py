@@ -6,8 +6,8 @@ import pytest
 from source_trees import prepare_source
 
 from jaxcovid.data import image_cache
-from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.joined import join, member_names
+from jaxcovid.data.opening import open_dataset
 
 NAME = "folder/a+folder/b"
 

@@ -12,10 +12,10 @@ import runs
 import two_processes
 
 from jaxcovid import evaluate, predict
-from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.decoding import decode_gray
 from jaxcovid.data.lung_focus import LungFocus
 from jaxcovid.data.masks import decode_masks
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference import frozen_parts, lung_finder, predictor
 from jaxcovid.inference.network import NO_LUNGS

@@ -10,8 +10,8 @@ import runs
 from source_trees import prepare_source
 
 from configs import default
-from jaxcovid.data.datasets import open_dataset
 from jaxcovid.data.labels import UNKNOWN
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.training import mixture, splits
 from jaxcovid.training.experiment import make_experiment
 from jaxcovid.training.mixture import Mixture

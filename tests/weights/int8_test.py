@@ -6,7 +6,7 @@ import importlib
 import numpy as np
 import pytest
 
-from jaxcovid.data.datasets import open_dataset
+from jaxcovid.data.opening import open_dataset
 from jaxcovid.inference import engines
 from jaxcovid.weights.export.export import export
 from jaxcovid.weights.export.manifest import load_manifest

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcovid.models.fused.dense_block import LayerWeights
-from jaxcovid.models.fused.dense_block_accelerator import MapGradient, SavedLayer
 from jaxcovid.models.fused.execution import Execution
 from jaxcovid.models.fused.gpu import convolution, product, sums
+from jaxcovid.models.fused.map_gradient import MapGradient, SavedLayer
 from jaxcovid.models.fused.normalization import (
     NormSums,
     moments_backward,
