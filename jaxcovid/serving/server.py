@@ -5,7 +5,9 @@ import importlib.util
 import json
 import os
 import secrets
+import signal
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,4 +197,5 @@ def serve(
             )
         names = [each.name for each in networks.served]
         logging.info("%s", json.dumps({"event": "serving", "networks": names}))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that what is below here ends too
         uvicorn.Server(config).run(sockets=[listening])

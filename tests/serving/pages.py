@@ -9,13 +9,17 @@ import threading
 import cv2
 import nibabel
 import numpy as np
+import psutil
 import runs
 
 from jaxcovid.serving.client import Client
 
 
 def start(names="one", *options, words=None, env=None):
-    """Starts a server; returns its process and its address, token included."""
+    """Starts a server; returns its process and its address, token included.
+
+    What it says is in `said` of the process, line by line.
+    """
     child = pathlib.Path(__file__).with_name("page_server.py")
     words = words or [sys.executable, str(child), names, "0", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -24,9 +28,20 @@ def start(names="one", *options, words=None, env=None):
     for line in process.stdout:
         said.append(line)
         if found := re.match(r"The page is at (\S+)", line):
-            threading.Thread(target=process.stdout.read, daemon=True).start()  # it never blocks
+            # It never blocks for want of a reader.
+            threading.Thread(target=said.extend, args=(process.stdout,), daemon=True).start()
+            process.said = said
             return process, found[1]
     raise AssertionError("".join(said))
+
+
+def decoders(process):
+    """The processes of a server that decode."""
+    return [
+        each
+        for each in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(each.cmdline())
+    ]
 
 
 def client(address, **options):
@@ -42,10 +57,10 @@ def picture(level=120, side=64, seed=0):
     return cv2.imencode(".png", gray)[1].tobytes()
 
 
-def volume(path, slices=12, side=64, brightest=7):
+def volume(path, slices=12, side=64, brightest=7, seed=0):
     """A NIfTI volume in Hounsfield units, one slice of which is brighter than the others."""
     values = np.full((side, side, slices), -900, np.int16)
-    values += np.random.default_rng(0).integers(0, 200, values.shape).astype(np.int16)
+    values += np.random.default_rng(seed).integers(0, 200, values.shape).astype(np.int16)
     values[..., brightest] += 700
     nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1, 2, 1])), path)
     return path
