@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jaxcovid.evaluation.published import published_scores
 from jaxcovid.evaluation.saved_results import SavedResult, auc_difference, score_of
 from jaxcovid.inference import predictor
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.report.curves import roc_figure
 from jaxcovid.report.pages import render_page
 from launch import paper_data

@@ -18,7 +18,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs.unseen_source import STEPS
 from jaxcovid.evaluation.saved_results import SavedResult, auc_difference, score_of
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 
 _HEADER = ("left out", "variant", "AUC", "95 % interval", "beyond the one before")
 

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.evaluation.scored import ScoredSplit
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.source_telling import source_telling
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxcovid.data.identity import Overlap
 from jaxcovid.evaluation import json_form
 from jaxcovid.evaluation.segmentation_result import Segmentation
-from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import Calibration
 from jaxcovid.metrics.findings import FindingScores
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.screening import InvolvementScores, ScreeningScores, UnitScores
 from jaxcovid.metrics.subgroups import Subgroup

@@ -12,7 +12,7 @@ from jaxcovid.evaluation.deletion import RANDOM, deletion_areas
 from jaxcovid.evaluation.result import Explanation, ExplanationScores, Saliency
 from jaxcovid.evaluation.scored import ScoredSplit
 from jaxcovid.inference.predictor import Predictor
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.ratios import Scale, mean_interval
 from jaxcovid.metrics.thresholds import main_name
 

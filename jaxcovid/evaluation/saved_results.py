@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcovid.evaluation.comparison import check_same_images
 from jaxcovid.metrics import bootstrap
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.predictions import Predictions
 
 

@@ -18,7 +18,7 @@ from jaxcovid.evaluation.segmentation_result import (
     Segmentation,
 )
 from jaxcovid.metrics import bootstrap
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.involvement import Areas, Involvement, involvement, measure_slice, pool, stack
 from jaxcovid.metrics.ratios import mean_interval
 from jaxcovid.metrics.segmentation import MaskComparison

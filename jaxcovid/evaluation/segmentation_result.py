@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.involvement import GRADES, Involvement
 from jaxcovid.metrics.segmentation import SegmentationScores
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxcovid.metrics import bootstrap
-from jaxcovid.metrics.bootstrap import IntervalMethod, Score
+from jaxcovid.metrics.interval import IntervalMethod, Score
 from jaxcovid.metrics.predictions import Predictions
 
 

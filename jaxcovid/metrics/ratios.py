@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from jaxcovid.metrics import bootstrap
-from jaxcovid.metrics.bootstrap import LEVEL, Score
+from jaxcovid.metrics.interval import LEVEL, Score
 
 METHOD = (
     "95 % interval: standard error from a bootstrap over {groups}; logit scale for shares, log "

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxcovid.metrics import bootstrap
-from jaxcovid.metrics.bootstrap import IntervalMethod, Score
 from jaxcovid.metrics.calibration import PredictiveValues, predictive_values
 from jaxcovid.metrics.classes import Averages, ClassScores, average_classes, class_report
+from jaxcovid.metrics.interval import IntervalMethod, Score
 from jaxcovid.metrics.predictions import Predictions, per_patient
 from jaxcovid.metrics.scores import RATIOS, Confusion, average_precision, confusion
 from jaxcovid.metrics.thresholds import main_name

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxcovid.metrics.bootstrap import IntervalMethod, Score
+from jaxcovid.metrics.interval import IntervalMethod, Score
 from jaxcovid.metrics.mask_geometry import components, hausdorff_95
 from jaxcovid.metrics.ratios import METHOD, Scale, mean_interval, ratio_interval
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxcovid.metrics import bootstrap
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 
 FOLDS = 5
 _LEAST_PATIENTS = 2 * FOLDS  # of a source and class

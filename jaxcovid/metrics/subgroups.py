@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxcovid.metrics.bootstrap import Score
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.screening import unit_scores
 

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import ReliabilityBin
+from jaxcovid.metrics.interval import Score
 from jaxcovid.report.png import DARK, as_png
 
 # Okabe & Ito's colours, distinct with every common colour vision deficiency.

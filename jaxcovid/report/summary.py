@@ -7,8 +7,8 @@ from scipy.stats import t
 
 from jaxcovid.evaluation.result import EvaluationResult
 from jaxcovid.evaluation.segmentation_result import Segmentation
-from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.findings import FindingScores
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.screening import UnitScores
 
 _OF_INVOLVEMENT = "AUC of the share of the lungs involved"

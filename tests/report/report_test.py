@@ -19,9 +19,9 @@ from jaxcovid.evaluation.segmentation_result import (
     Segmentation,
 )
 from jaxcovid.inference.overlay import overlay
-from jaxcovid.metrics.bootstrap import Score
 from jaxcovid.metrics.calibration import Calibration, CalibrationErrors, ReliabilityBin
 from jaxcovid.metrics.findings import evaluate_findings
+from jaxcovid.metrics.interval import Score
 from jaxcovid.metrics.involvement import involvement, measure_slice, stack
 from jaxcovid.metrics.predictions import Predictions
 from jaxcovid.metrics.scores import RATIOS, auc
