@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import pathlib
+import tempfile
 import time
 
 import numpy as np
@@ -64,3 +66,69 @@ def test_a_network_sees_what_predict_shows_it(tmp_path):
 @pytest.mark.parametrize("name", ["scan.nii.gz", "a/b.NII", "x.npy", "../../etc/passwd", "", "é"])
 def test_nothing_of_a_senders_name_is_used_but_what_a_volume_is_known_by(name):
     assert decoding.file_name(name) in ("file", "file.nii.gz", "file.nii", "file.npy")
+
+
+def something_else():
+    return os.system
+
+
+def test_nothing_is_unpickled_but_answers():
+    async def check():
+        pool = DecoderPool(Limits(decoders=1))
+        try:
+            with pytest.raises(ImageError, match="answered is none"):
+                await pool.run(something_else)
+            assert await pool.run(os.getpid)
+        finally:
+            pool.close()
+
+    asyncio.run(check())
+
+
+def test_a_file_that_nobody_waits_for_is_left_alone_when_its_task_ends(tmp_path):
+    async def check():
+        pool = DecoderPool(Limits(decoders=1))
+        try:
+            pid = await pool.run(os.getpid)
+            for seconds, kept in ((0.5, True), (60, False)):
+                task = asyncio.create_task(pool.run(time.sleep, seconds))
+                waiting = asyncio.create_task(pool.run(time.sleep, 60))
+                await asyncio.sleep(0.1)
+                begun = time.monotonic()
+                for each in (waiting, task):
+                    each.cancel()
+                await asyncio.wait({task, waiting})
+                assert task.cancelled()
+                assert waiting.cancelled()
+                assert time.monotonic() - begun < 10
+                assert (await pool.run(os.getpid) == pid) == kept
+        finally:
+            pool.close()
+
+    asyncio.run(check())
+
+
+def test_an_unpacked_volume_is_let_go_of_with_its_page(tmp_path):
+    path = pages.volume(tmp_path / "scan.nii.gz")
+
+    def holds(pid):
+        """Whether a process has mapped a file without a name."""
+        lines = pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()
+        return any("(deleted)" in line and tempfile.gettempdir() in line for line in lines)
+
+    async def check():
+        pool = DecoderPool(Limits(decoders=1))
+        try:
+            pid = await pool.run(os.getpid)
+            await pool.run(decoding.show, path, 3, Sight("CT"))
+            assert holds(pid)
+            path.unlink()
+            deadline = time.monotonic() + 30
+            while holds(pid):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            assert await pool.run(os.getpid) == pid
+        finally:
+            pool.close()
+
+    asyncio.run(check())
