@@ -134,7 +134,7 @@ def decode(path: Path, sights: Sequence[Sight], limits: Limits) -> Decoded:
         seen = _save(reader.open([path]), target, limits)
         notes |= {note for note, count in reader.notes.items() if count}
         slices = seen if index == 0 else [_both(*each) for each in zip(slices, seen, strict=True)]
-    if not volume and slices[0].error:
+    if slices[0].number is None and slices[0].error:  # of a file, not of a slice in it
         raise ImageError(slices[0].error)
     hounsfield = header.modality == "CT" if header else volume
     return Decoded(
