@@ -173,8 +173,8 @@ class CaseView:
 
 def summarise(case: Case, served: Sequence[Served]) -> CaseSummary:
     """The case in a list."""
-    findings = [find(case, index, each) for index, each in enumerate(served)]
-    first = [next(iter(each.probabilities.values()), None) for each in findings]
+    means = [_mean(case.answered(), index) for index in range(len(served))]
+    decided = [_decide(each, mean)[1] for each, mean in zip(served, means, strict=True)]
     return CaseSummary(
         number=case.number,
         kind=case.kind,
@@ -182,8 +182,8 @@ def summarise(case: Case, served: Sequence[Served]) -> CaseSummary:
         slices=len(case.entries),
         finished=sum(entry.finished for entry in case.entries),
         failed=sum(bool(entry.slice.error) for entry in case.entries),
-        probabilities=first,
-        decisions=[each.decision for each in findings],
+        probabilities=[float(mean[0]) if mean.size else None for mean in means],
+        decisions=decided,
     )
 
 
@@ -211,13 +211,8 @@ def find(case: Case, index: int, served: Served, *, prevalence: float | None = N
     """What a network says of a case; see `view`."""
     ordered, answered = case.ordered(), case.answered()
     answers = [entry.answers[index] for entry in answered]
-    task, means = served.network.task, np.array([answer.probabilities for answer in answers])
-    mean = means.mean(0) if answers else np.array([])
-    threshold, decision = None, ""
-    if task.screens:
-        threshold = served.network.thresholds[main_name(served.network.thresholds)]
-        if answers:
-            decision = ("" if mean[0] >= threshold else "not ") + task.outputs[0]
+    mean = _mean(answered, index)
+    threshold, decision = _decide(served, mean)
     areas = [answer.areas for answer in answers if answer.areas is not None]
     whole = None
     if areas:
@@ -225,7 +220,7 @@ def find(case: Case, index: int, served: Served, *, prevalence: float | None = N
     warned = [_DISTANCE.sub("", answer.warning) for answer in answers if answer.warning]
     return Finding(
         network=served.name,
-        probabilities=dict(zip(task.outputs, mean.tolist(), strict=False)),
+        probabilities=dict(zip(served.network.task.outputs, mean.tolist(), strict=False)),
         decision=decision,
         threshold=threshold,
         meaning=_meaning(case, served, mean, prevalence),
@@ -236,6 +231,23 @@ def find(case: Case, index: int, served: Served, *, prevalence: float | None = N
         involvement={**figures(whole), "share": f"{involvement(whole).share:.6f}"} if whole else {},
         warnings=dict(collections.Counter(warned)),
     )
+
+
+def _mean(answered: Sequence[Entry], index: int) -> np.ndarray:
+    """A network's probabilities of all outputs, the mean over slices; empty without any."""
+    probabilities = [entry.answers[index].probabilities for entry in answered]
+    return np.mean(probabilities, 0) if probabilities else np.array([])
+
+
+def _decide(served: Served, mean: np.ndarray) -> tuple[float | None, str]:
+    """The threshold and the decision in words; None and empty of a network for findings."""
+    task, thresholds = served.network.task, served.network.thresholds
+    if not task.screens:
+        return None, ""
+    threshold = thresholds[main_name(thresholds)]
+    if not mean.size:
+        return threshold, ""
+    return threshold, ("" if mean[0] >= threshold else "not ") + task.outputs[0]
 
 
 def _most_suspicious(answered: Sequence[Entry], index: int) -> int | None:

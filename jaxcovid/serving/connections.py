@@ -1,7 +1,10 @@
-"""Connections of strangers, closed if they only take a place."""
+"""Connections of strangers, closed if they only take a place, and a server that says it is up."""
 
 import asyncio
+import socket
+from collections.abc import Callable
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _WAIT_S = 20.0  # for a request, and for a client that reads nothing of its answer
@@ -47,3 +50,23 @@ class ImpatientProtocol(H11Protocol):
             self._watch()  # it reads, if slowly
         else:
             self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Calls a function as soon as it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        """Prepares to serve.
+
+        Args:
+          config: of Uvicorn.
+          ready: is called once.
+        """
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._ready()

@@ -1,6 +1,7 @@
 """Loads networks, and serves them at an address until it is interrupted."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -159,8 +160,8 @@ def serve(
     """
     import uvicorn
 
+    from jaxcovid.serving import connections
     from jaxcovid.serving.app import make_app
-    from jaxcovid.serving.connections import ImpatientProtocol
 
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,7 @@ def serve(
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            http=ImpatientProtocol,
+            http=connections.ImpatientProtocol,
             ws="none",
             limit_concurrency=_REQUESTS,
             timeout_graceful_shutdown=_GOODBYE_S,
@@ -187,15 +188,20 @@ def serve(
             ssl_keyfile=place.key,
         )
         config.load()  # refuses a bad certificate
-        scheme, port = ("https" if place.certificate else "http"), listening.getsockname()[1]
-        name = f"[{place.host}]" if ":" in place.host else place.host
-        secret = f"#token={token}" if token else ""
-        print(f"The page is at {scheme}://{name}:{port}/{secret}", flush=True)
-        if token and not place.certificate and place.host not in LOOPBACK:
-            logging.warning(
-                "Without --certificate images and the token travel where others can read them."
-            )
-        names = [each.name for each in networks.served]
-        logging.info("%s", json.dumps({"event": "serving", "networks": names}))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that what is below here ends too
-        uvicorn.Server(config).run(sockets=[listening])
+        names = [each.name for each in networks.served]
+        ready = functools.partial(_announce, place, listening.getsockname()[1], token, names)
+        connections.Server(config, ready).run(sockets=[listening])
+
+
+def _announce(place: Place, port: int, token: str, names: Sequence[str]) -> None:
+    """Prints the address, token included, where the user and nobody else reads it."""
+    scheme = "https" if place.certificate else "http"
+    name = f"[{place.host}]" if ":" in place.host else place.host
+    secret = f"#token={token}" if token else ""
+    print(f"The page is at {scheme}://{name}:{port}/{secret}", flush=True)
+    if token and not place.certificate and place.host not in LOOPBACK:
+        logging.warning(
+            "Without --certificate images and the token travel where others can read them."
+        )
+    logging.info("%s", json.dumps({"event": "serving", "networks": [*names]}))

@@ -18,6 +18,7 @@ WAITING, DECODING, SCREENING, DONE, FAILED, LEFT_OUT = (
     "failed",
     "left out",
 )
+_COLLECT_S = 2e-4  # for each case
 _AT_ONCE = 4  # files of a session that are worked on at a time, so that others get their turn
 
 
@@ -129,6 +130,8 @@ class Session:
                     await asyncio.wait_for(self.changes.wait(), left)
                 except TimeoutError:
                     return
+                # What follows at once is told together: news of many cases take their time.
+                await asyncio.sleep(min(_COLLECT_S * len(self.cases), left))
 
     async def settled(self) -> None:
         """Waits until nothing more will happen to its files, or it is closed."""

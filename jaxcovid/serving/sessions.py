@@ -117,7 +117,9 @@ class Sessions:
             except Exception:  # the files go in any case
                 logging.exception("What a page had could not be kept")
         # Where the networks work, behind what they still do with its files.
-        await self.networks.run(shutil.rmtree, session.folder, True)
+        closed = session.folder.with_name(f"{session.folder.name}-closed")
+        await self.networks.run(session.folder.rename, closed)
+        await asyncio.to_thread(shutil.rmtree, closed, True)
 
     async def close_idle(self) -> None:
         """Closes those that nobody has asked for."""

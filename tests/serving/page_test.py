@@ -127,6 +127,22 @@ def test_pictures_are_screened_and_bad_ones_named(browser, tmp_path):
     assert page.problems == []
 
 
+def test_names_are_texts(browser, tmp_path):
+    """Whatever a file is called, the page shows its letters."""
+    _, address = pages.start()
+    page, name = visit(browser, address), "<img src=x onerror=alert(1)>$x$\u202e.png"
+    for each, content in ((name, pages.picture()), (f"bad{name}", b"no image")):
+        (tmp_path / each).write_bytes(content)
+        upload(page, tmp_path / each)
+    wait_for_cases(page, 1)
+    shown = name.replace("\u202e", "\ufffd")
+    expect(page.locator("#cases .name")).to_have_text(shown)
+    expect(page.locator("#case-title")).to_have_text(shown)
+    expect(page.locator("#problems li b")).to_have_text(f"bad{shown}")
+    assert page.locator("img[src=x]").count() == 0
+    assert page.problems == []
+
+
 def test_a_volume_is_scrolled_and_jumps_to_the_most_suspicious_slice(browser, tmp_path):
     _, address = pages.start()
     page, folder = visit(browser, address), files(tmp_path)

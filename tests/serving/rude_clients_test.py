@@ -291,3 +291,26 @@ def test_web_sockets_and_huge_heads_are_refused(hasty):
         with socket.create_connection(hasty, timeout=30) as connection:
             connection.sendall(head(hasty, "/static/page.js", more)[:70000])
             assert connection.recv(100).split()[1] == status
+
+
+def test_the_client_sends_images_of_this_machine_through_no_proxy(hasty, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    client = pages.client(f"http://{hasty[0]}:{hasty[1]}/")
+    assert client.screen(pages.picture(), name="a.png")["cases"]
+
+
+def test_news_of_many_cases_come_together(client, session):
+    """One picture is told at once; of many each question for news gets several."""
+    packed = zipped(**{f"{number}.png": pages.picture(seed=number) for number in range(10)})
+    client.post(f"{session}/files", params={"name": "all.zip"}, content=packed)
+    version, told = -1, 0
+    while True:
+        view = client.get(session, params={"after": version, "wait": 20}).json()
+        assert view["version"] > version
+        version, told = view["version"], told + 1
+        if view["files"].get("done") == 11:
+            break
+    assert told < version

@@ -56,9 +56,9 @@ def test_a_missing_library_is_named(monkeypatch):
         server.check_installed()
 
 
-def test_a_workdir_is_served_until_it_is_interrupted(trained, command):
+def test_a_workdir_is_served_until_it_is_interrupted(trained, command, tmp_path):
     words = [sys.executable, "-m", "jaxcovid.serve", f"--workdir={trained}", "--port=0"]
-    process, address = pages.start(words=words)
+    process, address = pages.start(words=words, env={**os.environ, "TMPDIR": str(tmp_path)})
     client = pages.client(address)
     (network,) = client.networks()
     assert network["trained_on"] == "folder/blobs"
@@ -75,4 +75,4 @@ def test_a_workdir_is_served_until_it_is_interrupted(trained, command):
     assert process.wait(60) in (0, 130)
     with socket.socket() as probe, pytest.raises(OSError, match="refused"):
         probe.connect(("127.0.0.1", int(port)))
-    assert not os.path.exists(f"/tmp/{server._PREFIX}{process.pid}")  # noqa: PTH110
+    assert not list(tmp_path.iterdir())
