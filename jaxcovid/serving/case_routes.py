@@ -22,6 +22,7 @@ from jaxcovid.serving.served_networks import Networks, read_masks
 from jaxcovid.serving.session import Session
 from jaxcovid.serving.sessions import Sessions
 
+_SLICE = "/api/sessions/{key}/cases/{number}/slices/{slice_number}"
 _FARTHEST = 1e6  # Hounsfield units or gray levels, beyond all that there are
 
 Prevalence = Annotated[float | None, Query(gt=0, lt=1, allow_inf_nan=False)]
@@ -45,6 +46,7 @@ def add(
     """
     _add_cases(app, sessions)
     _add_slices(app, sessions, decoders, painters)
+    _add_layers(app, sessions, painters)
 
 
 def session_of(sessions: Sessions, key: str) -> Session:
@@ -100,15 +102,7 @@ def _add_slices(
     decoders: DecoderPool,
     painters: concurrent.futures.ThreadPoolExecutor,
 ) -> None:
-    networks = sessions.networks
-    path = "/api/sessions/{key}/cases/{number}/slices/{slice_number}"
-
-    async def paint(function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(painters, function, *arguments)
-
-    def check_network(network: int) -> None:
-        if not 0 <= network < len(networks.served):
-            raise HTTPException(404, f"there is no network {network}")
+    networks, path = sessions.networks, _SLICE
 
     @app.get(path + "/image.png")
     async def image(
@@ -121,50 +115,67 @@ def _add_slices(
             sight = dataclasses.replace(networks.sights[0], window=window)
             source = entry.slice
             return _png(await decoders.run(decoding.show, source.source, source.number, sight))
-        return _png(await paint(_gray, networks.view(0, entry.slice), window))
-
-    @app.get(path + "/heatmap.png")
-    async def heatmap(
-        key: str, number: int, slice_number: int, network: int = 0, output: int = 0
-    ) -> Response:
-        """Where a network looks (Grad-CAM), to be laid over the slice."""
-        check_network(network)
-        _, entry = _entry(sessions, key, number, slice_number)
-        which = networks.served[network].network
-        if not which.has_gradcam or not 0 <= output < len(which.outputs):
-            raise HTTPException(404, "this network has no such heatmap")
-        found = await networks.run(_heatmap, networks, network, entry.slice, output)
-        shape = networks.view(network, entry.slice).shape
-        return _png(await paint(pictures.heatmap_layer, found, shape))
-
-    @app.get(path + "/contours.png")
-    async def contours(key: str, number: int, slice_number: int, network: int = 0) -> Response:
-        """Outlines of lungs and lesion, to be laid over the slice."""
-        check_network(network)
-        _, entry = _entry(sessions, key, number, slice_number)
-        if not entry.answers or entry.answers[network].masks is None:
-            raise HTTPException(404, "there are no contours of this slice")
-        shape = networks.view(network, entry.slice).shape
-        return _png(await paint(_contours, entry.answers[network].masks, shape))
-
-    @app.get(path + "/overlay.png")
-    async def overlay(key: str, number: int, slice_number: int, network: int = 0) -> Response:
-        """The slice with heatmap and contours in one picture."""
-        check_network(network)
-        _, entry = _entry(sessions, key, number, slice_number)
-        return _png(await networks.run(_overlay, entry, networks, network))
+        return _png(await _paint(painters, _gray, networks.view(0, entry.slice), window))
 
     @app.get(path + "/facts")
     async def facts(key: str, number: int, slice_number: int, network: int = 0) -> list[Neighbours]:
         """Facts beside the disease in which training images like this one went with a class."""
-        check_network(network)
+        _check_network(networks, network)
         case, entry = _entry(sessions, key, number, slice_number)
         known = networks.served[network].network.training_facts
         if known is None:
             return []
         view, colour = networks.view(network, entry.slice), entry.slice.colour
         size = entry.slice.source.stat().st_size if case.kind == cases.PICTURE else None
-        return await paint(lambda: known.neighbours(view.read(), colour, size))
+        return await _paint(painters, lambda: known.neighbours(view.read(), colour, size))
+
+
+def _add_layers(
+    app: FastAPI, sessions: Sessions, painters: concurrent.futures.ThreadPoolExecutor
+) -> None:
+    networks, path = sessions.networks, _SLICE
+
+    @app.get(path + "/heatmap.png")
+    async def heatmap(
+        key: str, number: int, slice_number: int, network: int = 0, output: int = 0
+    ) -> Response:
+        """Where a network looks (Grad-CAM), to be laid over the slice."""
+        _check_network(networks, network)
+        _, entry = _entry(sessions, key, number, slice_number)
+        which = networks.served[network].network
+        if not which.has_gradcam or not 0 <= output < len(which.outputs):
+            raise HTTPException(404, "this network has no such heatmap")
+        found = await networks.run(_heatmap, networks, network, entry.slice, output)
+        shape = networks.view(network, entry.slice).shape
+        return _png(await _paint(painters, pictures.heatmap_layer, found, shape))
+
+    @app.get(path + "/contours.png")
+    async def contours(key: str, number: int, slice_number: int, network: int = 0) -> Response:
+        """Outlines of lungs and lesion, to be laid over the slice."""
+        _check_network(networks, network)
+        _, entry = _entry(sessions, key, number, slice_number)
+        if not entry.answers or entry.answers[network].masks is None:
+            raise HTTPException(404, "there are no contours of this slice")
+        shape = networks.view(network, entry.slice).shape
+        return _png(await _paint(painters, _contours, entry.answers[network].masks, shape))
+
+    @app.get(path + "/overlay.png")
+    async def overlay(key: str, number: int, slice_number: int, network: int = 0) -> Response:
+        """The slice with heatmap and contours in one picture."""
+        _check_network(networks, network)
+        _, entry = _entry(sessions, key, number, slice_number)
+        return _png(await networks.run(_overlay, entry, networks, network))
+
+
+def _check_network(networks: Networks, network: int) -> None:
+    if not 0 <= network < len(networks.served):
+        raise HTTPException(404, f"there is no network {network}")
+
+
+async def _paint(
+    painters: concurrent.futures.ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any
+) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(painters, function, *arguments)
 
 
 def _gray(view: Pixels, window: tuple[float, float] | None) -> bytes:
