@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.resources
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
@@ -118,10 +119,7 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         sweeper = asyncio.create_task(_sweep(sessions))
-        with contextlib.suppress(ImageError):  # the first client need not wait for imports
-            blank = np.zeros((1, 1), np.uint8)
-            each = [decoders.run(decoding.encode, blank) for _ in range(limits.decoders)]
-            await asyncio.gather(*each)
+        await _warm_up(decoders, networks, limits, folder / "first")
         yield
         sweeper.cancel()
         await sessions.close_all()
@@ -147,6 +145,20 @@ def make_app(
     _add_sessions(app, sessions)
     case_routes.add(app, sessions, decoders, painters)
     return app
+
+
+async def _warm_up(decoders: DecoderPool, networks: Networks, limits: Limits, folder: Path) -> None:
+    """Screens a first picture, decoded by each process: no client waits for what that imports."""
+    folder.mkdir()
+    path = folder / decoding.file_name("")
+    path.write_bytes(decoding.encode(np.zeros((64, 64), np.uint8)))
+    each = [
+        decoders.run(decoding.decode, path, networks.sights, limits) for _ in range(limits.decoders)
+    ]
+    with contextlib.suppress(Exception):  # a client will hear of it
+        decoded = await asyncio.gather(*each)
+        await networks.answer(decoded[0].slices[0])
+    shutil.rmtree(folder)
 
 
 async def _sweep(sessions: Sessions) -> None:
