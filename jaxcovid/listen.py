@@ -67,16 +67,16 @@ def main(args: argparse.Namespace) -> None:
     with user_errors():
         cli.start() if args.engine == "jax" else cli.open_log()
         from jaxcovid.inference.load import load_network
-        from jaxcovid.serving import dicom_listener
-        from jaxcovid.serving.dicom_sender import Peer
-        from jaxcovid.serving.screener import Screener
+        from jaxcovid.listening import listener
+        from jaxcovid.listening.screener import Screener
+        from jaxcovid.listening.sender import Peer
 
-        dicom_listener.check_installed()
-        from jaxcovid.serving import listening  # which imports what that has checked
+        listener.check_installed()
+        from jaxcovid.listening import service as node  # which imports what that has checked
 
-        titles = dicom_listener.parse_titles(args.allow)
-        address = dicom_listener.Address(args.ae_title, args.host, args.port, titles)
-        service = listening.Service(
+        titles = listener.parse_titles(args.allow)
+        address = listener.Address(args.ae_title, args.host, args.port, titles)
+        service = node.Service(
             results=as_path(args.results),
             address=None if args.once else address,
             peer=Peer.parse(args.send_to) if args.send_to else None,
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
         network, name = load_network(folder, args.engine), folder.resolve().name
         if args.engine == "jax":
             name += f", step {network.step}"
-        listening.run(Screener(network, name, args.threshold), service)
+        node.run(Screener(network, name, args.threshold), service)
 
 
 if __name__ == "__main__":

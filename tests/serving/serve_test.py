@@ -11,7 +11,7 @@ import pytest
 
 from jaxcovid.serving import server
 
-for needed in ("fastapi", "pebble", "uvicorn", "fastapi_offline"):
+for needed in ("fastapi", "uvicorn", "fastapi_offline"):
     pytest.importorskip(needed)
 
 

@@ -25,10 +25,10 @@ import cv2
 
 from jaxcovid.data import dicom
 from jaxcovid.data.png import encode_png
+from jaxcovid.listening import secondary_capture
+from jaxcovid.listening.results_table import ResultsTable
+from jaxcovid.listening.screener import Screened, Screener
 from jaxcovid.runtime.files import read_json, write_atomically
-from jaxcovid.serving import secondary_capture
-from jaxcovid.serving.results_table import ResultsTable
-from jaxcovid.serving.screener import Screened, Screener
 
 FOLDER = "answers"
 UNSENT = "unsent"

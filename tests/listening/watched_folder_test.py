@@ -12,9 +12,9 @@ import pydicom
 import pytest
 from dicom_series import PATIENT, Bright, assert_valid, ct_slice, open_answers, read_rows, series
 
-from jaxcovid.serving import listening
-from jaxcovid.serving.screener import Screener
-from jaxcovid.serving.watched_folder import WatchedFolder
+from jaxcovid.listening import service
+from jaxcovid.listening.screener import Screener
+from jaxcovid.listening.watched_folder import WatchedFolder
 
 pytest.importorskip("highdicom")
 
@@ -157,8 +157,8 @@ def test_once_answers_what_is_there_and_ends(tmp_path):
     folder, _ = watch(tmp_path)
     shutil.rmtree(tmp_path / "results")
     write(folder, "a.dcm", ct_slice("a"))
-    service = listening.Service(tmp_path / "results", watch=folder, quiet_s=0.1)
-    listening.run(Screener(Bright(), "bright"), service)
+    node = service.Service(tmp_path / "results", watch=folder, quiet_s=0.1)
+    service.run(Screener(Bright(), "bright"), node)
     assert len(read_rows(tmp_path / "results")) == 1
 
 

@@ -16,7 +16,7 @@ from pkgutil import resolve_name
 
 from dicom_series import open_answers, receive, series
 
-from jaxcovid.serving.dicom_inbox import Inbox
+from jaxcovid.listening.inbox import Inbox
 
 
 def kill_after(name, number):

@@ -28,11 +28,11 @@ from dicom_series import (
 )
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from jaxcovid.serving import dicom_listener, listening
-from jaxcovid.serving.dicom_inbox import Inbox, Limits
-from jaxcovid.serving.dicom_listener import Address
-from jaxcovid.serving.dicom_sender import Peer, Sender
-from jaxcovid.serving.screener import Screener
+from jaxcovid.listening import listener, service
+from jaxcovid.listening.inbox import Inbox, Limits
+from jaxcovid.listening.listener import Address
+from jaxcovid.listening.screener import Screener
+from jaxcovid.listening.sender import Peer, Sender
 
 pynetdicom = pytest.importorskip("pynetdicom")
 pytest.importorskip("highdicom")
@@ -47,7 +47,7 @@ def node(results, *, allowed=(), limits=None, **options):
     inbox = Inbox(results, open_answers(results, **options), quiet_s=0, limits=limits)
     address = Address(port=0, allowed=allowed)
     object_bytes = (limits or Limits()).object_bytes
-    with dicom_listener.listening(inbox, address, object_bytes=object_bytes) as port:
+    with listener.listening(inbox, address, object_bytes=object_bytes) as port:
         yield inbox, port
 
 
@@ -149,7 +149,7 @@ def test_refused_objects_get_the_right_status_and_the_next_one_is_taken(tmp_path
 
 
 def test_who_sends_without_end_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_listener, "_SLACK_BYTES", 100_000)
+    monkeypatch.setattr(listener, "_SLACK_BYTES", 100_000)
     limits = Limits(object_bytes=100_000)
     with node(tmp_path, limits=limits) as (_, port):
         with client(port) as association:
@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_named(tmp_path):
         message = f"cannot listen on 127.0.0.1:{port} .*another --port"
         with (
             pytest.raises(OSError, match=message),
-            dicom_listener.listening(inbox, Address(port=port), object_bytes=1),
+            listener.listening(inbox, Address(port=port), object_bytes=1),
         ):
             pass
 
@@ -240,14 +240,14 @@ def test_without_a_listener_all_is_answered_and_sent(tmp_path, monkeypatch):
     data = ct_slice("a")
     meta = pydicom.dcmread(io.BytesIO(data)).file_meta
     inbox.receive(data, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID)
-    monkeypatch.setattr(listening, "_PAUSE_S", 0)
+    monkeypatch.setattr(service, "_PAUSE_S", 0)
     screener = Screener(Bright(), "bright")
     with archive() as (got, port):
         peer = Peer("PACS", "127.0.0.1", port)
-        listening.run(screener, listening.Service(tmp_path, peer=peer, quiet_s=0))
+        service.run(screener, service.Service(tmp_path, peer=peer, quiet_s=0))
         assert len(got) == 2
     with pytest.raises(ValueError, match="threshold 'no_such' is not one of"):
-        listening.run(Screener(Bright(), "bright", "no_such"), listening.Service(tmp_path))
+        service.run(Screener(Bright(), "bright", "no_such"), service.Service(tmp_path))
 
 
 def test_a_sender_in_a_thread_sends_what_comes(tmp_path):
@@ -273,9 +273,9 @@ def test_a_sender_in_a_thread_sends_what_comes(tmp_path):
 
 
 def test_without_pynetdicom_the_message_names_the_extra(monkeypatch):
-    monkeypatch.setattr(dicom_listener.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(listener.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'jaxcovid\[listen\]'"):
-        dicom_listener.check_installed()
+        listener.check_installed()
 
 
 # The command.

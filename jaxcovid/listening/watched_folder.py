@@ -19,10 +19,10 @@ from absl import logging
 from jaxcovid.data import dicom
 from jaxcovid.data.dicom import is_dicom
 from jaxcovid.data.nifti import is_nifti
+from jaxcovid.listening.answers import Answers
+from jaxcovid.listening.inbox import FULL, RETRY_S
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.runtime.user_errors import is_for_user
-from jaxcovid.serving.answers import Answers
-from jaxcovid.serving.dicom_inbox import FULL, RETRY_S
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 

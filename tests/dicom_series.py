@@ -17,8 +17,8 @@ from pydicom.uid import CTImageStorage, generate_uid
 from jaxcovid.data.hounsfield import LUNG_WINDOW
 from jaxcovid.data.labels import Task
 from jaxcovid.inference.network import Network
-from jaxcovid.serving.answers import Answers
-from jaxcovid.serving.screener import Screener
+from jaxcovid.listening.answers import Answers
+from jaxcovid.listening.screener import Screener
 
 SHAPE = (24, 32)
 NAME, PATIENT = "Canary^Jane", "canary-4711"

@@ -7,9 +7,9 @@ import pytest
 from dicom_series import Bright, ct_slice, open_answers, read_rows, receive, series
 
 from jaxcovid.data.image_error import ImageError
-from jaxcovid.serving import guarded_reading
+from jaxcovid.listening import guarded_reading
+from jaxcovid.listening.inbox import Inbox
 from jaxcovid.serving.decoding_pool import DecoderPool
-from jaxcovid.serving.dicom_inbox import Inbox
 from jaxcovid.serving.limits import Limits
 
 pytest.importorskip("highdicom")

@@ -8,8 +8,8 @@ from typing import Any
 
 from absl import logging
 
-from jaxcovid.serving.answers import FOLDER, UNSENT, Answers
-from jaxcovid.serving.dicom_listener import check_ae_title, check_installed, quiet
+from jaxcovid.listening.answers import FOLDER, UNSENT, Answers
+from jaxcovid.listening.listener import check_ae_title, check_installed, quiet
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 600.0
 _TIMEOUT_S = 30

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from absl import logging
 
-from jaxcovid.serving import dicom_listener
-from jaxcovid.serving.answers import Answers
+from jaxcovid.listening import listener
+from jaxcovid.listening.answers import Answers
+from jaxcovid.listening.guarded_reading import guard
+from jaxcovid.listening.inbox import Inbox, Limits
+from jaxcovid.listening.screener import Screener
+from jaxcovid.listening.sender import Peer, Sender
+from jaxcovid.listening.watched_folder import WatchedFolder
 from jaxcovid.serving.decoding_pool import DecoderPool
-from jaxcovid.serving.dicom_inbox import Inbox, Limits
-from jaxcovid.serving.dicom_sender import Peer, Sender
-from jaxcovid.serving.guarded_reading import guard
 from jaxcovid.serving.limits import Limits as DecoderLimits
-from jaxcovid.serving.screener import Screener
-from jaxcovid.serving.watched_folder import WatchedFolder
 from jaxcovid.workdir.lock import lock
 from jaxcovid.workdir.run import WorkdirError
 
@@ -41,7 +41,7 @@ class Service:
     """
 
     results: Path
-    address: dicom_listener.Address | None = None
+    address: listener.Address | None = None
     peer: Peer | None = None
     watch: Path | None = None
     quiet_s: float = 5
@@ -90,9 +90,7 @@ def run(screener: Screener, service: Service) -> None:
             _work_once(inbox, watched, sender)
             return
         port = stack.enter_context(
-            dicom_listener.listening(
-                inbox, service.address, object_bytes=service.limits.object_bytes
-            )
+            listener.listening(inbox, service.address, object_bytes=service.limits.object_bytes)
         )
         logging.info("Listening as %s on %s:%d; research only", name, service.address.host, port)
         if sender:

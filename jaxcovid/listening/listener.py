@@ -14,7 +14,7 @@ from typing import Any
 from absl import logging
 
 from jaxcovid.data.dicom.compression import BY_LIBJPEG, PLUGINS
-from jaxcovid.serving.dicom_inbox import OUT_OF_RESOURCES, Inbox, RefusedError
+from jaxcovid.listening.inbox import OUT_OF_RESOURCES, Inbox, RefusedError
 
 _VERIFICATION = "1.2.840.10008.1.1"
 # CT, Enhanced CT, Computed Radiography, Digital X-Ray for presentation.
@@ -61,11 +61,9 @@ class Address:
 
 
 def check_installed() -> None:
-    """Raises a ValueError if the library that speaks DICOM, or that of processes, is missing."""
-    if any(importlib.util.find_spec(name) is None for name in ("pynetdicom", "pebble")):
-        raise ValueError(
-            "listening for DICOM needs pynetdicom and pebble: pip install 'jaxcovid[listen]'"
-        )
+    """Raises a ValueError if the library that speaks DICOM is missing."""
+    if importlib.util.find_spec("pynetdicom") is None:
+        raise ValueError("listening for DICOM needs pynetdicom: pip install 'jaxcovid[listen]'")
 
 
 def check_ae_title(title: str) -> None:

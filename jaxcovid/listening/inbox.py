@@ -25,9 +25,9 @@ from absl import logging
 from jaxcovid.data import dicom
 from jaxcovid.data.dicom.elements import name_of
 from jaxcovid.data.image_error import MAX_BYTES, ImageError
+from jaxcovid.listening.answers import Answers
 from jaxcovid.runtime.files import write_atomically
 from jaxcovid.runtime.user_errors import is_for_user
-from jaxcovid.serving.answers import Answers
 
 # Of C-STORE, PS3.4, table B.2-1.
 OUT_OF_RESOURCES = 0xA700

@@ -29,8 +29,8 @@ from dicom_series import (
 )
 
 from jaxcovid.data import dicom
-from jaxcovid.serving.dicom_inbox import Inbox, Limits, RefusedError
-from jaxcovid.serving.results_table import COLUMNS, ResultsTable
+from jaxcovid.listening.inbox import Inbox, Limits, RefusedError
+from jaxcovid.listening.results_table import COLUMNS, ResultsTable
 
 highdicom = pytest.importorskip("highdicom")
 CHILD = pathlib.Path(__file__).with_name("inbox_child.py")
@@ -197,15 +197,15 @@ def test_a_full_disk_is_out_of_resources_and_answers_wait(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxcovid.serving.dicom_inbox.write_atomically", full)
-        patch.setattr("jaxcovid.serving.answers.write_atomically", full)
+        patch.setattr("jaxcovid.listening.inbox.write_atomically", full)
+        patch.setattr("jaxcovid.listening.answers.write_atomically", full)
         with pytest.raises(RefusedError, match="disk") as refused:
             receive(inbox, ct_slice("a", 1))
         assert refused.value.status == 0xA700
         assert inbox.screen_due() == 0
     assert inbox.waiting == 1
     assert not left_in(tmp_path, "failed", "answers")
-    monkeypatch.setattr("jaxcovid.serving.dicom_inbox.RETRY_S", 0)
+    monkeypatch.setattr("jaxcovid.listening.inbox.RETRY_S", 0)
     inbox._retry.clear()
     assert inbox.screen_due() == 1
     answer_of(tmp_path)
@@ -340,11 +340,11 @@ def test_a_table_that_was_cut_short_is_mended(tmp_path):
 
 # Where a program is killed: after what call, at which time of it.
 STEPS = {
-    "received": ("jaxcovid.serving.dicom_inbox.write_atomically", 2),
+    "received": ("jaxcovid.listening.inbox.write_atomically", 2),
     "moved": ("pathlib.Path.rename", 1),
-    "screened": ("jaxcovid.serving.secondary_capture.draw", 1),
+    "screened": ("jaxcovid.listening.secondary_capture.draw", 1),
     "written": ("pathlib.Path.rename", 2),
-    "in the table": ("jaxcovid.serving.results_table.ResultsTable.append", 1),
+    "in the table": ("jaxcovid.listening.results_table.ResultsTable.append", 1),
     "hidden": ("pathlib.Path.rename", 3),
     "half removed": ("os.unlink", 1),
 }
