@@ -43,6 +43,11 @@ class RunSummary:
     config: Mapping[str, Any]
     commands: Sequence[str]
 
+    @property
+    def examples(self) -> str:
+        """What has one answer each: "images", or "volumes" of a network of several slices."""
+        return "volumes" if self.config["volume"]["slices"] else "images"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationScores:

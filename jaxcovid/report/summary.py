@@ -18,8 +18,8 @@ def summarize(result: EvaluationResult) -> str:
     """What was evaluated, then a score a line."""
     unit = result.per_image
     lines = [
-        f"{result.split} on {result.run.dataset}, {unit.n} images of {unit.n_patients} patients, "
-        f"checkpoint {result.run.step}"
+        f"{result.split} on {result.run.dataset}, {unit.n} {result.run.examples} of "
+        f"{unit.n_patients} patients, checkpoint {result.run.step}"
         + (f", {result.classifier} on its features:" if result.classifier else ":")
     ]
     lines += [f"  {name:<16} {_with_interval(score)}" for name, score in _scores(result)]

@@ -40,7 +40,12 @@ RUN = results.RunSummary(
     trained_on="phantom",
     step=40,
     version="0.1.0",
-    config={"model": {"head": "flatten"}, "learning_rate": 1e-5, "loss": float("nan")},
+    config={
+        "model": {"head": "flatten"},
+        "volume": {"slices": 0},
+        "learning_rate": 1e-5,
+        "loss": float("nan"),
+    },
     commands=["python -m jaxcovid.evaluate --workdir=runs/a --split=test"],
 )
 IMAGE = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
@@ -339,7 +344,7 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path):
 
 def test_a_run_without_json_form_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"\{1\} is a set"):
-        write(tmp_path, run=dataclasses.replace(RUN, config={"loss": {1}}))
+        write(tmp_path, run=dataclasses.replace(RUN, config={**RUN.config, "loss": {1}}))
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():

@@ -6,6 +6,7 @@ import runs
 from jaxcovid import evaluate
 from jaxcovid.evaluation.selection import Selection
 from jaxcovid.inference import predictor
+from jaxcovid.report.summary import summarize
 from jaxcovid.weights.export.export import export
 
 pytestmark = pytest.mark.long
@@ -32,6 +33,7 @@ def test_it_is_evaluated_by_volume(workdir, phantom):
     selection = Selection(split="test", data_dir=phantom)
     (result,) = evaluate.run([workdir], selection)
     assert result.per_image.n == result.per_image.n_patients == 38
+    assert summarize(result).startswith("test on phantom, 38 volumes of 38 patients")
     assert result.saliency is None
     refitted = evaluate.run_refitted(workdir, "prototypes", selection)
     assert refitted.per_image.n == 38
