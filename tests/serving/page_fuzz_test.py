@@ -128,7 +128,7 @@ def test_a_few_files(kind, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", READERS)
 def test_thousands_of_files(kind, tmp_path):
-    feed(kind, 2000, tmp_path)
+    feed(kind, 1000, tmp_path)
 
 
 # Requests.
@@ -212,7 +212,7 @@ def test_a_few_requests(tmp_path):
 
 @pytest.mark.long
 def test_thousands_of_requests(tmp_path):
-    ask_all(5000, tmp_path)
+    ask_all(2500, tmp_path)
 
 
 def test_nothing_outside_of_the_page_is_read(tmp_path):
