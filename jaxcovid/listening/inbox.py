@@ -205,8 +205,10 @@ class Inbox:
                 # After a start the sender of half a series gets the time to go on.
                 if now - self._last.setdefault(folder.name, now) < self._quiet_s:
                     continue
-                self._last.pop(folder.name)
                 working = self._working / folder.name
+                if working.exists():  # an earlier batch, which waits for the disk
+                    continue
+                self._last.pop(folder.name)
                 folder.rename(working)
                 return working
         return None

@@ -211,6 +211,24 @@ def test_a_full_disk_is_out_of_resources_and_answers_wait(tmp_path, monkeypatch)
     answer_of(tmp_path)
 
 
+def test_a_later_batch_waits_for_the_one_that_the_disk_stopped(tmp_path, monkeypatch):
+    inbox = open_inbox(tmp_path)
+    receive(inbox, *series("a"))
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxcovid.listening.answers.write_atomically", full)
+        assert inbox.screen_due() == 0
+    receive(inbox, ct_slice("a", 7), ct_slice("b"))
+    assert inbox.screen_due() == 1
+    assert inbox.waiting == 2
+    inbox._retry.clear()
+    assert inbox.screen_due() == 2
+    assert [row["images"] for row in read_rows(tmp_path)] == ["1", "3", "1"]
+
+
 NO_IMAGES = {
     "no DICOM": (b"\0" * 4000, "1", "1"),
     "cut short": (ct_slice("a")[:-100], *uids(ct_slice("a"))),
