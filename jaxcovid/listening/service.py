@@ -54,7 +54,8 @@ def run(screener: Screener, service: Service) -> None:
 
     Raises:
       ValueError: an option that does not fit, a library that is missing, results that belong to
-        another program, or answers that could not be sent (without an address).
+        another program; without an address, answers that could not be sent and watched files
+        that cannot be read.
       OSError: a folder or a port that cannot be used.
     """
     screener.check()
@@ -110,7 +111,11 @@ def _start_sending(sender: Sender, answers: Answers, stack: contextlib.ExitStack
 
 
 def _work_once(inbox: Inbox, watched: WatchedFolder | None, sender: Sender | None) -> None:
-    """Answers what is there, sends it, and returns."""
+    """Answers what is there, sends it, and returns.
+
+    Raises:
+      ValueError: answers could not be sent, or watched files cannot be read.
+    """
     while True:
         inbox.screen_due()
         if watched:
@@ -118,8 +123,15 @@ def _work_once(inbox: Inbox, watched: WatchedFolder | None, sender: Sender | Non
         if not inbox.waiting and not (watched and watched.waiting):
             break
         time.sleep(_POLL_S)
-    if sender is None:
-        return
+    if sender:
+        _send_all(sender)
+    if watched and watched.unreadable:
+        raise ValueError(
+            f"{watched.unreadable} watched files cannot be read; all others are answered"
+        )
+
+
+def _send_all(sender: Sender) -> None:
     for number in range(_TRIES):
         if not (left := sender.send()):
             return

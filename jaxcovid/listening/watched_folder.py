@@ -58,6 +58,7 @@ class WatchedFolder:
         self._done = _read_state(self._state)
         self._since: dict[File, float] = {}  # when it was first seen so, time.monotonic
         self._groups: dict[File, str | None] = {}  # see `_group_of`
+        self._unread: list[File] = []  # which could not be opened at the last look
         self._retry_at = 0.0  # after the disk was full, time.monotonic
 
     def screen_due(self) -> int:
@@ -69,8 +70,12 @@ class WatchedFolder:
         for file in files:
             if self._groups[file] == "":
                 self._groups[file] = _group_of(file)
-            if (group := self._groups[file]) is not None:
+            if group := self._groups[file]:
                 groups[group].append(file)
+        unread = [file for file in files if self._groups[file] == ""]
+        if unread and unread != self._unread:
+            logging.warning("%d watched files cannot be read; they are tried again", len(unread))
+        self._unread = unread
         count = 0
         for _, members in sorted(groups.items()):
             if now < self._retry_at or self._done.issuperset(members):
@@ -88,10 +93,13 @@ class WatchedFolder:
 
     @property
     def waiting(self) -> int:
-        """How many files have no answer yet, as far as the last look saw."""
-        return sum(
-            group is not None and file not in self._done for file, group in self._groups.items()
-        )
+        """How many files have no answer yet, as far as the last look saw; see `unreadable`."""
+        return sum(bool(group) and file not in self._done for file, group in self._groups.items())
+
+    @property
+    def unreadable(self) -> int:
+        """How many files wait because the last look could not open them."""
+        return len(self._unread)
 
     def _answer(self, files: list[File]) -> None:
         """Answers the files of a group, and notes that they are done.

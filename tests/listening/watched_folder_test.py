@@ -1,7 +1,9 @@
 """A folder of somebody else: each image answered once, nothing in it changed."""
 
+import errno
 import io
 import os
+import pathlib
 import shutil
 import time
 
@@ -123,6 +125,45 @@ def test_what_cannot_be_screened_is_noted_once(tmp_path):
     # Mended it is another file.
     write(folder, "broken.dcm", ct_slice("a"))
     assert again.screen_due() == 1
+
+
+@pytest.fixture
+def lock_files(monkeypatch):
+    """Makes the files of these names unreadable, for root as well; returns the names."""
+    names, really = set(), pathlib.Path.open
+
+    def opened(path, *arguments, **options):
+        if path.name in names:
+            raise OSError(errno.EIO, "Input/output error")
+        return really(path, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "open", opened)
+    return names
+
+
+def test_files_that_cannot_be_read_are_tried_again(tmp_path, lock_files, caplog):
+    folder, watched = watch(tmp_path)
+    for name in "abc":
+        write(folder, f"{name}.dcm", ct_slice(name))
+    lock_files |= {"a.dcm", "b.dcm"}
+    assert [watched.screen_due() for _ in range(3)] == [1, 0, 0]
+    assert (watched.waiting, watched.unreadable) == (0, 2)
+    assert caplog.text.count("2 watched files cannot be read") == 1
+    assert not list((tmp_path / "results/failed").iterdir())
+    lock_files.clear()
+    assert watched.screen_due() == 2
+    assert len(read_rows(tmp_path / "results")) == 3
+
+
+def test_once_ends_with_the_number_of_files_that_cannot_be_read(tmp_path, lock_files):
+    folder = tmp_path / "incoming"
+    for name in "abc":
+        write(folder, f"{name}.dcm", ct_slice(name))
+    lock_files |= {"a.dcm", "b.dcm"}
+    node = service.Service(tmp_path / "results", watch=folder, quiet_s=0.1)
+    with pytest.raises(ValueError, match="2 watched files cannot be read; all others"):
+        service.run(Screener(Bright(), "bright"), node)
+    assert len(read_rows(tmp_path / "results")) == 1
 
 
 @pytest.mark.parametrize("lost", ["state", "row", "part of the state"])
