@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from absl import app
 
-from jaxcovid.runtime import cli
+from jaxcovid.runtime import cli, log_lines
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
@@ -65,7 +65,8 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Serves as the command line says."""
     with user_errors():
-        cli.start() if args.engine == "jax" else cli.open_log()
+        form = log_lines.plain(log_lines.DATE_AND_TIME)
+        cli.start(form=form) if args.engine == "jax" else cli.open_log(form)
         from jaxcovid.inference.load import load_network
         from jaxcovid.listening import listener
         from jaxcovid.listening.screener import Screener
@@ -85,9 +86,8 @@ def main(args: argparse.Namespace) -> None:
             keep_sources=args.keep_sources,
         )
         folder = as_path(args.workdir or args.model)
-        network, name = load_network(folder, args.engine), folder.resolve().name
-        if args.engine == "jax":
-            name += f", step {network.step}"
+        network = load_network(folder, args.engine)
+        name = f"{folder.resolve().name}, step {network.step}"  # of an export, too
         node.run(Screener(network, name, args.threshold), service)
 
 

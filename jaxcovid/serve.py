@@ -13,11 +13,12 @@ diagnosis.
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from absl import app
 
-from jaxcovid.runtime import cli
+from jaxcovid.runtime import cli, log_lines
 from jaxcovid.runtime.files import as_path
 from jaxcovid.runtime.user_errors import user_errors
 
@@ -62,7 +63,9 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
     with user_errors():
-        cli.start() if args.engine == "jax" else cli.open_log()
+        form = log_lines.JsonLines()
+        cli.start(form=form) if args.engine == "jax" else cli.open_log(form)
+        logging.captureWarnings(True)  # those of libraries are lines of the log, too
         from jaxcovid.serving import server
         from jaxcovid.serving.limits import Limits
 

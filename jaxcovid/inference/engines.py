@@ -59,6 +59,11 @@ class ExportedNetwork(Network):
         return self.manifest.modality
 
     @property
+    def step(self) -> int:
+        """Of the checkpoint that was exported."""
+        return self.manifest.step
+
+    @property
     def has_gradcam(self) -> bool:
         """See `Network`."""
         return "heatmap" in self.manifest.outputs

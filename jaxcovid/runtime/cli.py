@@ -16,6 +16,7 @@ from pathlib import Path
 import absl.logging
 from absl.flags import argparse_flags
 
+from jaxcovid.runtime import log_lines
 from jaxcovid.runtime.files import as_path, expand_home, home
 from jaxcovid.runtime.user_errors import PACKAGE
 
@@ -163,11 +164,15 @@ def choose_engine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--engine={args.engine} needs the {needed}")
 
 
-def open_log() -> logging.Handler:
-    """Opens the log on stderr: all that a command without JAX needs."""
+def open_log(form: logging.Formatter | None = None) -> logging.Handler:
+    """Opens the log on stderr: all that a command without JAX needs.
+
+    Args:
+      form: of its lines; None has the time of day in front of text.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(is_logged)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(form or log_lines.plain())
     logging.getLogger().handlers = [handler]
     absl.logging.set_verbosity(max(absl.logging.get_verbosity(), absl.logging.INFO))
     return handler
@@ -177,12 +182,14 @@ def start(
     coordinator_address: str | None = None,
     num_processes: int | None = 1,
     process_id: int | None = None,
+    *,
+    form: logging.Formatter | None = None,
 ) -> None:
     """Opens the log on stderr, joins the other processes, sets JAX's compilation cache.
 
-    Args and errors: see `distributed.start`; by default this is the only process.
+    Args and errors: see `distributed.start` and `open_log`; by default this is the only process.
     """
-    handler = open_log()
+    handler = open_log(form)
     import jax
 
     from jaxcovid.runtime import distributed
@@ -190,8 +197,8 @@ def start(
 
     silence_libtpu()
     distributed.start(coordinator_address, num_processes, process_id)
-    which = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {which}%(message)s", "%H:%M:%S"))
+    if jax.process_count() > 1:
+        handler.setFormatter(log_lines.plain(prefix=f"[{jax.process_index()}] "))
     # JAX gives its configuration the attributes at run time.
     cache_folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if not cache_folder and (folder := _cache_folder()):

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import io
 import multiprocessing
+import os
 import pickle
 import queue
 import threading
@@ -213,6 +214,8 @@ def _out_of_memory(limits: Limits) -> str:
 def _serve(pipe: Connection, limits: Limits) -> None:
     """What a process does: function after function, until its pipe is closed."""
     decoding.limit_process(limits)
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 2)  # libraries say there what a file says
     with contextlib.suppress(EOFError, OSError):
         pipe.send_bytes(b"ready")
         while True:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 
+import cv2
+import numpy as np
 import pydicom
 import pytest
 import runs
@@ -33,6 +36,7 @@ from jaxcovid.listening.inbox import Inbox, Limits
 from jaxcovid.listening.listener import Address
 from jaxcovid.listening.screener import Screener
 from jaxcovid.listening.sender import Peer, Sender
+from jaxcovid.weights.export.export import export
 
 pynetdicom = pytest.importorskip("pynetdicom")
 pytest.importorskip("highdicom")
@@ -304,6 +308,21 @@ def test_bad_input_is_one_clear_message(arguments, message, command, tmp_path):
     assert process.returncode != 0
     assert message in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_answers_of_an_export_name_its_checkpoint(trained, command, tmp_path):
+    """So that a series that comes again after a new export gets a new answer."""
+    pytest.importorskip("onnxruntime")
+    exported = export(trained, "onnx", output=tmp_path / "exported")
+    watched, results = tmp_path / "watched", tmp_path / "results"
+    watched.mkdir()
+    cv2.imwrite(str(watched / "a.png"), np.random.default_rng(0).integers(0, 256, (64, 64)))
+    words = (f"--watch={watched}", f"--results={results}", "--quiet_s=0", "--once")
+    process = command("listen", f"--model={exported}", *words)
+    step = json.loads((exported / "manifest.json").read_text())["step"]
+    assert read_rows(results)[0]["network"] == f"exported, step {step}"
+    for line in process.stderr.splitlines():
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line), "the log has dates"
 
 
 def start(results, *more):

@@ -1,5 +1,7 @@
 """The command: what it says of bad options, and that it serves a workdir."""
 
+import datetime
+import json
 import os
 import re
 import signal
@@ -76,3 +78,8 @@ def test_a_workdir_is_served_until_it_is_interrupted(trained, command, tmp_path)
     with socket.socket() as probe, pytest.raises(OSError, match="refused"):
         probe.connect(("127.0.0.1", int(port)))
     assert not list(tmp_path.iterdir())
+    said = [line for line in process.said if not line.startswith("The page is at")]
+    events = [json.loads(line) for line in said]  # a line of the log is an object, whatever it says
+    assert {"log", "serving", "request"} <= {event["event"] for event in events}
+    for event in events:
+        assert datetime.datetime.fromisoformat(event["time"]).tzinfo
