@@ -31,6 +31,16 @@ class ImpatientProtocol(H11Protocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`: the client has to read before more is written."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`: the client has read."""
+        super().resume_writing()
+        self._watch()
+
     def on_response_complete(self) -> None:
         """See `H11Protocol`."""
         self._watch()
@@ -43,11 +53,12 @@ class ImpatientProtocol(H11Protocol):
         self._timer = self.loop.call_later(_WAIT_S, self._check)
 
     def _check(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            return  # it is being answered, after which its time starts anew
         unread = self.transport.get_write_buffer_size()
+        answered = self.cycle is None or self.cycle.response_complete
         if unread and unread < self._unread:
             self._watch()  # it reads, if slowly
+        elif not answered and not (unread and self._unread):
+            self._watch()  # the answer is being made
         else:
             self.transport.abort()
 

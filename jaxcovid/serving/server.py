@@ -30,6 +30,7 @@ _LEAST_TOKEN = 16  # characters
 _NEEDED = ("fastapi", "uvicorn", "fastapi_offline")
 _REQUESTS = 500  # answered at once; more are told to come back
 _GOODBYE_S = 5
+_EVERYWHERE = ("", "0.0.0.0", "::")  # all addresses of this machine
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,8 @@ def _announce(place: Place, port: int, token: str, names: Sequence[str]) -> None
     """Prints the address, token included, where the user and nobody else reads it."""
     scheme = "https" if place.certificate else "http"
     name = f"[{place.host}]" if ":" in place.host else place.host
+    if place.host in _EVERYWHERE:
+        name = socket.gethostname()  # which others can open
     secret = f"#token={token}" if token else ""
     print(f"The page is at {scheme}://{name}:{port}/{secret}", flush=True)
     if token and not place.certificate and place.host not in LOOPBACK:

@@ -1,6 +1,7 @@
 """Clients that send too much, too slowly or what is no number, close pages at work, or leave."""
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -235,7 +236,12 @@ def test_a_picture_packed_to_burst_is_refused(client):
 def hasty(scratch, monkeypatch):
     """The address of a server that waits for half a second."""
     monkeypatch.setattr(connections, "_WAIT_S", 0.5)
-    app = make_app(networks("a"), limits=LIMITS, folder=scratch)
+    with served(make_app(networks("a"), limits=LIMITS, folder=scratch)) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def served(app):
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, http=connections.ImpatientProtocol, ws="none", log_config=None, timeout_keep_alive=60
@@ -243,9 +249,11 @@ def hasty(scratch, monkeypatch):
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield listening.getsockname()
-    server.should_exit = True
-    thread.join(30)
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 def head(address, path="/health", more=""):
@@ -283,6 +291,38 @@ def test_an_answer_may_take_its_time(hasty):
         key = json.loads(answer.partition("\r\n\r\n")[2] or connection.recv(2**16))["session"]
         connection.sendall(head(hasty, f"/api/sessions/{key}?after=9&wait=1.5"))
         assert b"200 OK" in connection.recv(2**16)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_who_does_not_read_a_long_answer_loses_its_place(reads, monkeypatch):
+    """One that reads 4 MiB/s of 16 MiB, eight times as long as the server waits, gets all."""
+    monkeypatch.setattr(connections, "_WAIT_S", 0.5)
+    ended, piece, count = threading.Event(), bytes(2**20), 16
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(count):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.set()
+
+    with served(app) as address, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        connection.connect(address)
+        connection.sendall(head(address))
+        if not reads:
+            assert ended.wait(15)  # what is written to a closed connection goes nowhere
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while data := connection.recv(2**18):
+                received += len(data)
+                if reads and received < len(piece) * count:
+                    time.sleep(len(data) / 2**22)
+                if received >= len(piece) * count:
+                    break
+    assert (received >= len(piece) * count) == reads
 
 
 def test_web_sockets_and_huge_heads_are_refused(hasty):

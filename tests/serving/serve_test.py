@@ -3,18 +3,22 @@
 import datetime
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
 import sys
+import threading
 
 import pages
 import pytest
-
-from jaxcovid.serving import server
+import runs
 
 for needed in ("fastapi", "uvicorn", "fastapi_offline"):
     pytest.importorskip(needed)
+import uvicorn
+
+from jaxcovid.serving import connections, server
 
 
 def test_help(command):
@@ -50,6 +54,53 @@ def test_a_token_that_can_be_guessed_is_refused(monkeypatch):
     first, second = (server.Place("0.0.0.0", 0).token() for _ in range(2))
     assert len(first) >= 32
     assert first != second
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_an_address_for_others_is_one_that_they_can_open(host, capsys):
+    server._announce(server.Place(host, 0), 8000, "secret", [])
+    said = capsys.readouterr().out
+    assert said == f"The page is at http://{socket.gethostname()}:8000/#token=secret\n"
+
+
+async def healthy(scope, receive, send):
+    """An application with nothing but the path that a health check asks for."""
+    if scope["type"] == "http":
+        status = 200 if scope["path"] == "/health" else 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_the_health_check_of_the_container(encrypted, tmp_path):
+    """With a certificate and without; and it fails when nobody answers."""
+    text = (pathlib.Path(__file__).parents[2] / "launch" / "serve.Dockerfile").read_text()
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = str(listening.getsockname()[1])
+    check = json.loads(re.search(r"HEALTHCHECK .*CMD (.*)", text)[1].replace("8000", port))
+    options = {}
+    if encrypted:
+        options = {f"ssl_{name}file": str(tmp_path / name) for name in ("key", "cert")}
+        runs.run(
+            [
+                *"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=a -keyout".split(),
+                *(options["ssl_keyfile"], "-out", options["ssl_certfile"]),
+            ]
+        )
+    config = uvicorn.Config(
+        healthy, http=connections.ImpatientProtocol, log_config=None, lifespan="off", **options
+    )
+    serving = uvicorn.Server(config)
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        process = runs.run(check)
+    finally:
+        serving.should_exit = True
+        thread.join(30)
+        listening.close()
+    assert process.returncode == 0, process.stderr
+    assert runs.run(check).returncode == 1
 
 
 def test_a_missing_library_is_named(monkeypatch):
