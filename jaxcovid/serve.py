@@ -29,6 +29,9 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.make_parser("serve", __doc__)
     cli.add_network_options(parser, metavar="DIR[,DIR]")
     parser.add_argument(
+        "--threshold", default="youden", help="as that of jaxcovid.predict (default: youden)"
+    )
+    parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
     )
     parser.add_argument("--port", type=int, default=8000, help="TCP; 0 takes a free one")
@@ -74,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         folders = [as_path(name) for name in (args.workdir or args.model).split(",")]
         with place.listen() as listening:  # before a network is loaded, too
             server.serve(
-                server.load(folders, args.engine),
+                server.load(folders, args.engine, args.threshold),
                 place,
                 listening,
                 limits=Limits(upload_bytes=args.upload_mb * _MIB, idle_s=args.idle_s),

@@ -73,6 +73,18 @@ class ExportedNetwork(Network):
         """See `Network`."""
         return "masks" in self.manifest.outputs
 
+    @property
+    def classifies(self) -> bool:
+        """See `Network`; one with a decoder and a classifier has heatmaps."""
+        return self.has_gradcam or not self.segments
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """See `Network`; those of a network that screens are of its positive class alone."""
+        if not self.has_gradcam:
+            return ()
+        return self.outputs[: self.manifest.outputs["heatmap"]["shape"][1]]
+
     def probabilities(self, images: Sequence[Image]) -> np.ndarray:
         """See `Network.probabilities`."""
         return _by_shape(self.engine, self._grays(images)).astype(np.float64)

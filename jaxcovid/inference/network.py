@@ -94,6 +94,16 @@ class Network(abc.ABC):
         )
 
     @property
+    def classifies(self) -> bool:
+        """False of a network that only segments: its probability is the share of lungs involved."""
+        return True
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """Names of the outputs that have heatmaps, the first of `outputs`."""
+        return self.outputs if self.has_gradcam else ()
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, the positive class first."""
         return self.task.outputs

@@ -37,7 +37,7 @@ def _read_gray(sight: Sight, data: bytes) -> np.ndarray:
 
 
 def _start() -> None:
-    """Is called in the first process."""
+    """Is called in the first process, and starts it."""
 
 
 class _Guarded:
@@ -60,6 +60,6 @@ def guard(network: Network, pool: DecoderPool) -> Network:
     Raises:
       ImageError: no process can be started.
     """
-    # A process ends with the thread that started it: that is this one, not one that reads ahead.
+    # Now, so that who cannot start one hears of it before anything is taken.
     asyncio.run(pool.run(_start))
     return cast(Network, _Guarded(network, pool))

@@ -11,7 +11,6 @@ A program that is killed finds everything in these folders when it starts again.
 """
 
 import contextlib
-import errno
 import hashlib
 import shutil
 import threading
@@ -26,7 +25,7 @@ from jaxcovid.data import dicom
 from jaxcovid.data.dicom.elements import name_of
 from jaxcovid.data.image_error import MAX_BYTES, ImageError
 from jaxcovid.listening.answers import Answers
-from jaxcovid.runtime.files import write_atomically
+from jaxcovid.runtime.files import is_disk_full, write_atomically
 from jaxcovid.runtime.user_errors import is_for_user
 
 # Of C-STORE, PS3.4, table B.2-1.
@@ -34,7 +33,6 @@ OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 OTHER_OBJECT = 0xC001  # not what the request announces
 _REASON = "reason.txt"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_S = 60  # after a full disk
 
 
@@ -240,7 +238,7 @@ class Inbox:
                 raise ValueError("the folder holds no DICOM files")
             new = self._answers.give(answer, files)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
+            if is_disk_full(error):
                 raise
             text = str(error) if is_for_user(error) else traceback.format_exc()
             self._put_away(folder, self._failed / folder.name, text)

@@ -5,7 +5,6 @@ Standard: DICOM PS3.4, annex A (verification) and annex B (storage); PS3.7, 9.1.
 
 import contextlib
 import importlib.util
-import ipaddress
 import logging as python_logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from absl import logging
 
 from jaxcovid.data.dicom.compression import BY_LIBJPEG, PLUGINS
 from jaxcovid.listening.inbox import OUT_OF_RESOURCES, Inbox, RefusedError
+from jaxcovid.runtime.loopback import is_loopback
 
 _VERIFICATION = "1.2.840.10008.1.1"
 # CT, Enhanced CT, Computed Radiography, Digital X-Ray for presentation.
@@ -53,7 +53,7 @@ class Address:
             check_ae_title(title)
         if not 0 <= self.port < 2**16:
             raise ValueError(f"port {self.port} is not in 0 to 65535")
-        if not self.allowed and not _is_loopback(self.host):
+        if not self.allowed and not is_loopback(self.host):
             raise ValueError(
                 f"{self.host} is open to other machines: name the AE titles that may send, "
                 "--allow=AE1,AE2, or listen on 127.0.0.1"
@@ -188,13 +188,6 @@ def _store(event: Any, inbox: Inbox) -> Any:
 def _log_rejected(event: Any) -> None:
     requestor = event.assoc.requestor
     logging.warning("Refused a connection of AE %r from %s", requestor.ae_title, requestor.address)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may be any address
-        return False
 
 
 def parse_titles(text: str) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from jaxcovid.data import dicom
 from jaxcovid.data.dicom import is_dicom
 from jaxcovid.data.nifti import is_nifti
 from jaxcovid.listening.answers import Answers
-from jaxcovid.listening.inbox import FULL, RETRY_S
-from jaxcovid.runtime.files import write_atomically
+from jaxcovid.listening.inbox import RETRY_S
+from jaxcovid.runtime.files import is_disk_full, write_atomically
 from jaxcovid.runtime.user_errors import is_for_user
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -114,7 +114,7 @@ class WatchedFolder:
             self._answers.give(answer, paths, source=str(source.relative_to(self._folder)))
             logging.info("%d watched files: answers/%s", len(files), answer)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
+            if is_disk_full(error):
                 raise
             text = str(error) if is_for_user(error) else traceback.format_exc()
             content = "\n".join([*map(str, paths), "", text, ""])

@@ -1,5 +1,6 @@
 """Paths as users name them, and files that are whole or absent whenever a program is killed."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -60,6 +61,11 @@ def as_path(name: str | os.PathLike[str]) -> Path:
 def is_remote(path: Path) -> bool:
     """True of a path in an object store."""
     return "://" in os.fspath(path)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True of an error that a full disk makes."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

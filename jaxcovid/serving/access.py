@@ -13,11 +13,12 @@ from typing import Any
 
 from absl import logging
 
+from jaxcovid.runtime.loopback import LOOPBACK
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OPEN_PATHS = re.compile(r"/|/health|/docs|/(static|swagger)/[\w.-]+")  # nothing of anybody's
 _STRICT = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

@@ -28,13 +28,14 @@ from fastapi.staticfiles import StaticFiles
 
 from jaxcovid import __version__
 from jaxcovid.data.image_error import ImageError
+from jaxcovid.runtime.files import is_disk_full
 from jaxcovid.serving import case_routes, cases, decoding
 from jaxcovid.serving.access import Access
 from jaxcovid.serving.case_routes import Prevalence, session_of
 from jaxcovid.serving.cases import CaseView
 from jaxcovid.serving.decoding_pool import DecoderPool
 from jaxcovid.serving.limits import LimitError, Limits
-from jaxcovid.serving.receiving import CLOSED, is_full, receive, while_asked
+from jaxcovid.serving.receiving import CLOSED, receive, while_asked
 from jaxcovid.serving.served_networks import Networks
 from jaxcovid.serving.session import SessionView, Upload
 from jaxcovid.serving.sessions import Sessions
@@ -57,8 +58,8 @@ class NetworkView:
       trained_on: name of the data set.
       step: of its checkpoint.
       scores: of its evaluations, in words.
-      thresholds: by name.
-      has_heatmaps: there are heatmaps.
+      explained: names of the outputs that have heatmaps.
+      threshold: from which it calls an image positive; None of a network for findings.
       segments: there are contours and a share of the lungs involved.
       classifies: False of one whose probability is that share.
       prevalence: share of the positive class in the images that it was calibrated on, if known.
@@ -70,8 +71,8 @@ class NetworkView:
     trained_on: str
     step: int
     scores: tuple[str, ...]
-    thresholds: dict[str, float]
-    has_heatmaps: bool
+    explained: tuple[str, ...]
+    threshold: float | None
     segments: bool
     classifies: bool
     prevalence: float | None
@@ -185,7 +186,7 @@ async def _no_file(sessions: Sessions, request: Request, error: Exception) -> Re
     key = request.path_params.get("key", "")
     if isinstance(error, FileNotFoundError) and not sessions.is_open(key):
         return JSONResponse({"detail": CLOSED}, 404)
-    if isinstance(error, OSError) and is_full(error):
+    if is_disk_full(error):
         return JSONResponse({"detail": "the disk is full; try again later"}, 413)
     raise error
 
@@ -224,10 +225,10 @@ def _add_sessions(app: FastAPI, sessions: Sessions) -> None:
                 trained_on=each.trained_on,
                 step=each.step,
                 scores=each.scores,
-                thresholds=dict(each.network.thresholds) if each.network.task.screens else {},
-                has_heatmaps=each.network.has_gradcam,
+                explained=each.network.explained,
+                threshold=each.limit,
                 segments=each.network.segments,
-                classifies=each.classifies,
+                classifies=each.network.classifies,
                 prevalence=facts.prevalence if (facts := each.network.training_facts) else None,
             )
             for each in served
@@ -267,4 +268,4 @@ def _add_sessions(app: FastAPI, sessions: Sessions) -> None:
                 sessions.view(found).problems,
             )
         finally:
-            await sessions.close(found)
+            await sessions.close(found, keep=False)

@@ -6,14 +6,12 @@ import io
 import secrets
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxcovid.inference.mask_writer import figures
-from jaxcovid.metrics.thresholds import main_name
-from jaxcovid.runtime.files import write_atomically
 from jaxcovid.serving import pictures
 from jaxcovid.serving.cases import Case, Entry, Finding, find
 from jaxcovid.serving.served_networks import Answer, Networks, Served, read_masks
@@ -27,16 +25,21 @@ _INVOLVED = {
     "dorsal": "in the back half",
     "lower": "in the lower half",
 }
+_COLUMNS = ("case", "title", "file", "slice", "network", "step", "probability", "probabilities")
+_COLUMNS += ("decision", "involved", "grade", "warning", "error")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins one
 _A4 = (8.27, 11.69)  # inches
 _METADATA = {"Title": "jaxcovid, research only"}
 
 
 def table(cases: Sequence[Case], served: Sequence[Served]) -> str:
-    """A CSV: of each case a row for each slice and network, then one for each network together."""
+    """A CSV: of each case a row for each slice and network, then one for each network together.
+
+    Slices are counted from 1, from the feet to the head where that is known, as on the page.
+    """
     rows = [row for case in cases for row in _rows(case, served)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, _row("", "", "", "", None))
+    writer = csv.DictWriter(text, _COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -44,38 +47,40 @@ def table(cases: Sequence[Case], served: Sequence[Served]) -> str:
 
 def _rows(case: Case, served: Sequence[Served]) -> list[dict[str, str]]:
     rows = []
-    for entry in case.ordered():
-        number = "" if entry.slice.number is None else str(entry.slice.number)
+    for place, entry in enumerate(case.ordered(), start=1):
         for index, each in enumerate(served):
-            row = _row(case.title, entry.name, number, each.name, each)
+            row = _row(case, entry.name, str(place), each)
             if entry.answers:
                 row |= _answer_columns(each, entry.answers[index])
             rows.append({**row, "error": entry.slice.error})
+    finished = sum(entry.finished for entry in case.entries)
+    unfinished = finished < len(case.entries)
     for index, each in enumerate(served):
         finding = find(case, index, each)
         rows.append(
             {
-                **_row(case.title, "", "all", each.name, each),
-                **_probability_columns(finding.probabilities),
+                **_row(case, "", "all", each),
+                **_probability_columns(each, list(finding.probabilities.values())),
                 "decision": finding.decision,
                 "involved": finding.involvement.get("involved", ""),
                 "grade": finding.involvement.get("grade", ""),
                 "warning": "; ".join(finding.warnings),
+                "error": f"so far, {finished} of {len(case.entries)} slices" if unfinished else "",
             }
         )
     return rows
 
 
-def _row(case: str, file: str, number: str, network: str, served: Served | None) -> dict[str, str]:
+def _row(case: Case, file: str, place: str, served: Served) -> dict[str, str]:
     """A row without answers."""
-    names = ("probability", "probabilities", "decision", "involved", "grade", "warning", "error")
     return {
-        "case": _harmless(case),
+        **dict.fromkeys(_COLUMNS, ""),
+        "case": str(case.number),
+        "title": _harmless(case.title),
         "file": _harmless(file),
-        "slice": number,
-        "network": network,
-        "step": str(served.step) if served else "",
-        **dict.fromkeys(names, ""),
+        "slice": place,
+        "network": served.name,
+        "step": str(served.step),
     }
 
 
@@ -84,38 +89,66 @@ def _harmless(name: str) -> str:
     return f"'{name}" if name.startswith(_FORMULA) else name
 
 
-def _probability_columns(probabilities: dict[str, float]) -> dict[str, str]:
-    texts = {name: f"{value:.6f}" for name, value in probabilities.items()}
+def _probability_columns(served: Served, probabilities: Sequence[float]) -> dict[str, str]:
+    """Those of the probabilities; `probability` is of the positive class, findings have none."""
+    texts = [f"{value:.6f}" for value in probabilities]
+    pairs = zip(served.network.outputs, texts, strict=False)
     return {
-        "probability": next(iter(texts.values()), ""),
-        "probabilities": "; ".join(f"{name} {text}" for name, text in texts.items()),
+        "probability": texts[0] if texts and served.network.task.screens else "",
+        "probabilities": "; ".join(f"{name} {text}" for name, text in pairs),
     }
 
 
 def _answer_columns(served: Served, answer: Answer) -> dict[str, str]:
-    outputs, task = served.network.outputs, served.network.task
-    columns = _probability_columns(dict(zip(outputs, answer.probabilities, strict=True)))
-    if task.screens:
-        threshold = served.network.thresholds[main_name(served.network.thresholds)]
-        called = "" if answer.probabilities[0] >= threshold else "not "
-        columns["decision"] = called + outputs[0]
+    columns = _probability_columns(served, answer.probabilities)
+    columns["decision"] = served.decide(answer.probabilities)
     if answer.areas:
         shares = figures(answer.areas)
         columns |= {"involved": shares["involved"], "grade": shares["grade"]}
     return {**columns, "warning": answer.warning}
 
 
-def picture(entry: Entry, networks: Networks, network: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Layers:
+    """What is laid over a slice.
+
+    Attributes:
+      output: whose heatmap.
+      heatmap: how strong, 0 to 1.
+      contours: outlines of lungs and lesion.
+    """
+
+    output: int = 0
+    heatmap: float = 1.0
+    contours: bool = True
+
+
+def picture(
+    entry: Entry,
+    networks: Networks,
+    network: int,
+    layers: Layers,
+    gray: np.ndarray | None = None,
+) -> np.ndarray:
     """A slice with the heatmap and the contours of a network, uint8 [h, w, 3], RGB.
 
     Called in the thread of the networks.
+
+    Args:
+      entry: of a case, without an error.
+      networks: that screen.
+      network: index of the one whose layers are shown.
+      layers: see `Layers`; what the network has not is left out.
+      gray: uint8 [h, w], as it is shown; None is as the network sees it.
     """
     view = networks.view(network, entry.slice)
-    gray, which = view.read(), networks.served[network].network
-    heatmap = which.heatmaps([gray])[0] if which.has_gradcam else None
-    file = entry.answers[network].masks if entry.answers else None
+    seen, which = view.read(), networks.served[network].network
+    heatmap = None
+    if layers.heatmap and layers.output < len(which.explained):
+        heatmap = layers.heatmap * which.heatmaps([seen], output=layers.output)[0]
+    file = entry.answers[network].masks if entry.answers and layers.contours else None
     masks = read_masks(file, view.shape) if file else None
-    return pictures.whole_picture(gray, heatmap, masks)
+    return pictures.whole_picture(seen if gray is None else gray, heatmap, masks)
 
 
 def pdf(case: Case, networks: Networks, prevalence: float | None) -> bytes:
@@ -143,20 +176,9 @@ def pdf(case: Case, networks: Networks, prevalence: float | None) -> bytes:
     return content.getvalue()
 
 
-def keep(cases: Sequence[Case], networks: Networks, folder: Path) -> None:
-    """Writes `TIME_KEY.csv` of all cases and `TIME_KEY_NUMBER.pdf` of each, for who asked for it.
-
-    Called in the thread of the networks.
-
-    Raises:
-      OSError: the folder cannot be written.
-    """
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{now}_{secrets.token_hex(4)}"
-    write_atomically(folder / f"{name}.csv", table(cases, networks.served).encode())
-    for case in cases:
-        if case.answered():
-            write_atomically(folder / f"{name}_{case.number}.pdf", pdf(case, networks, None))
+def new_name() -> str:
+    """The name under which the results of a page are kept: the time, and what makes it unique."""
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}_{secrets.token_hex(4)}"
 
 
 def _draw_page(figure: Any, case: Case, networks: Networks, index: int, finding: Finding) -> None:
@@ -165,19 +187,32 @@ def _draw_page(figure: Any, case: Case, networks: Networks, index: int, finding:
     figure.text(0.08, 0.92, _plain(case.title), size=14, weight="bold")
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     figure.text(0.08, 0.90, f"{case.kind} of {len(case.entries)} slices; {now}", size=9)
-    grid = {"left": 0.08, "right": 0.92, "top": 0.88, "bottom": 0.5, "wspace": 0.05}
-    left, right = figure.subplots(1, 2, gridspec_kw=grid)
-    shown = next((e for e in case.entries if e.number == finding.most_suspicious), None)
-    for axes, title in ((left, "slice"), (right, "with what the network shows")):
-        axes.set_axis_off()
-        if shown:
-            axes.set_title(title, size=9)
-    if shown:
-        gray = networks.view(index, shown.slice).read()
-        left.imshow(gray, cmap="gray", vmin=0, vmax=255)
-        right.imshow(picture(shown, networks, index))
+    _draw_slice(figure, case, networks, index, finding)
     figure.text(0.08, 0.47, "\n".join(_lines(case, served, finding)), size=9, va="top", wrap=True)
     figure.text(0.08, 0.04, RESEARCH_ONLY, weight="bold", color="#b00020", size=9)
+
+
+def _draw_slice(figure: Any, case: Case, networks: Networks, index: int, finding: Finding) -> None:
+    """Draws the most suspicious slice, alone and with what the network shows of it."""
+    ordered = case.ordered()
+    place = next((i for i, e in enumerate(ordered) if e.number == finding.most_suspicious), None)
+    if place is None:
+        return
+    shown, which = ordered[place], networks.served[index].network
+    probabilities = shown.answers[index].probabilities
+    highest = 0 if which.task.screens else int(np.argmax(probabilities))
+    title = f"slice {place + 1} of {len(ordered)}: {probabilities[highest]:.3f}"
+    pictures_of = [(title, networks.view(index, shown.slice).read())]
+    if which.explained or which.segments:
+        name = f"heatmap of {which.outputs[highest]}" if highest < len(which.explained) else ""
+        title = " and ".join(filter(None, [name, "outlines" if which.segments else ""]))
+        pictures_of.append((title, picture(shown, networks, index, Layers(output=highest))))
+    grid = {"left": 0.08, "right": 0.92, "top": 0.88, "bottom": 0.5, "wspace": 0.05}
+    axes = figure.subplots(1, len(pictures_of), squeeze=False, gridspec_kw=grid)[0]
+    for each, (title, drawn) in zip(axes, pictures_of, strict=True):
+        each.set_axis_off()
+        each.set_title(_plain(title), size=9)
+        each.imshow(drawn, cmap="gray", vmin=0, vmax=255)
 
 
 def _lines(case: Case, served: Served, finding: Finding) -> list[str]:
@@ -185,8 +220,8 @@ def _lines(case: Case, served: Served, finding: Finding) -> list[str]:
     lines = [f"Network {served.name}, trained on {served.trained_on}, checkpoint {served.step}"]
     lines += [f"  {score}" for score in served.scores] + [""]
     what = "mean over slices" if len(case.entries) > 1 else "calibrated probability"
-    if not served.classifies:
-        what = "share of the lungs involved"
+    if not served.network.classifies:
+        what = "expected share of the lungs involved, which the decision uses"
     lines += [f"{name}: {value:.3f} ({what})" for name, value in finding.probabilities.items()]
     if finding.decision:
         lines.append(f"Decision: {finding.decision} (threshold {finding.threshold:.3f})")
@@ -199,6 +234,9 @@ def _lines(case: Case, served: Served, finding: Finding) -> list[str]:
             for key, title in _INVOLVED.items()
             if finding.involvement[key]
         ]
+    finished = sum(entry.finished for entry in case.entries)
+    if finished < len(case.entries):
+        lines.append(f"NOT FINISHED: {finished} of {len(case.entries)} slices so far")
     failed = sum(bool(entry.slice.error) for entry in case.entries)
     lines += [f"Warning, {count} slices: {text}" for text, count in finding.warnings.items()]
     lines += [f"{failed} slices could not be used"] if failed else []

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import Depends, FastAPI, HTTPException, Query
 from fastapi.responses import Response
 
 from jaxcovid.data.image_error import ImageError
 from jaxcovid.inference.training_facts import Neighbours
 from jaxcovid.serving import case_report, cases, decoding, pictures
+from jaxcovid.serving.case_report import Layers
 from jaxcovid.serving.cases import Case, CaseView, Entry
 from jaxcovid.serving.decoding import HOUNSFIELD, Pixels, Slice
 from jaxcovid.serving.decoding_pool import DecoderPool
@@ -27,7 +29,22 @@ _FARTHEST = 1e6  # Hounsfield units or gray levels, beyond all that there are
 
 Prevalence = Annotated[float | None, Query(gt=0, lt=1, allow_inf_nan=False)]
 Centre = Annotated[float | None, Query(ge=-_FARTHEST, le=_FARTHEST, allow_inf_nan=False)]
+Strength = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)]
 Width = Annotated[float | None, Query(gt=0, le=_FARTHEST, allow_inf_nan=False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Through which a slice is seen; without both it is seen as the network does."""
+
+    centre: Centre = None
+    width: Width = None
+
+    @property
+    def given(self) -> tuple[float, float] | None:
+        """Centre and width, if there are both."""
+        both = self.centre is not None and self.width is not None
+        return (self.centre, self.width) if both else None
 
 
 def add(
@@ -47,6 +64,7 @@ def add(
     _add_cases(app, sessions)
     _add_slices(app, sessions, decoders, painters)
     _add_layers(app, sessions, painters)
+    _add_overlay(app, sessions, decoders)
 
 
 def session_of(sessions: Sessions, key: str) -> Session:
@@ -106,16 +124,19 @@ def _add_slices(
 
     @app.get(path + "/image.png")
     async def image(
-        key: str, number: int, slice_number: int, centre: Centre = None, width: Width = None
+        key: str,
+        number: int,
+        slice_number: int,
+        network: int = 0,
+        window: Annotated[Window, Depends()] = Window(),
     ) -> Response:
-        """The slice, through a window of Hounsfield units or of gray levels if one is given."""
+        """The slice, as a network sees it or through a window of its units."""
+        _check_network(networks, network)
         case, entry = _entry(sessions, key, number, slice_number)
-        window = None if centre is None or width is None else (centre, width)
-        if window and case.unit == HOUNSFIELD:
-            sight = dataclasses.replace(networks.sights[0], window=window)
-            source = entry.slice
-            return _png(await decoders.run(decoding.show, source.source, source.number, sight))
-        return _png(await _paint(painters, _gray, networks.view(0, entry.slice), window))
+        if window.given and case.unit == HOUNSFIELD:
+            return _png(await _through(decoders, networks, entry, window.given))
+        view = networks.view(network, entry.slice)
+        return _png(await _paint(painters, _gray, view, window.given))
 
     @app.get(path + "/facts")
     async def facts(key: str, number: int, slice_number: int, network: int = 0) -> list[Neighbours]:
@@ -143,7 +164,7 @@ def _add_layers(
         _check_network(networks, network)
         _, entry = _entry(sessions, key, number, slice_number)
         which = networks.served[network].network
-        if not which.has_gradcam or not 0 <= output < len(which.outputs):
+        if not 0 <= output < len(which.explained):
             raise HTTPException(404, "this network has no such heatmap")
         found = await networks.run(_heatmap, networks, network, entry.slice, output)
         shape = networks.view(network, entry.slice).shape
@@ -159,12 +180,28 @@ def _add_layers(
         shape = networks.view(network, entry.slice).shape
         return _png(await _paint(painters, _contours, entry.answers[network].masks, shape))
 
+
+def _add_overlay(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None:
+    networks, path = sessions.networks, _SLICE
+
     @app.get(path + "/overlay.png")
-    async def overlay(key: str, number: int, slice_number: int, network: int = 0) -> Response:
-        """The slice with heatmap and contours in one picture."""
+    async def overlay(
+        key: str,
+        number: int,
+        slice_number: int,
+        network: int = 0,
+        output: Annotated[int, Query(ge=0)] = 0,
+        heatmap: Strength = 1.0,
+        contours: bool = True,
+        window: Annotated[Window, Depends()] = Window(),
+    ) -> Response:
+        """The slice with heatmap and contours in one picture, marked for research only."""
         _check_network(networks, network)
-        _, entry = _entry(sessions, key, number, slice_number)
-        return _png(await networks.run(_overlay, entry, networks, network))
+        case, entry = _entry(sessions, key, number, slice_number)
+        layers, shown = Layers(output, heatmap, contours), None
+        if window.given and case.unit == HOUNSFIELD:
+            shown = await _through(decoders, networks, entry, window.given)
+        return _png(await networks.run(_overlay, entry, networks, network, layers, window, shown))
 
 
 def _check_network(networks: Networks, network: int) -> None:
@@ -200,9 +237,32 @@ def _contours(masks: Path, shape: tuple[int, int]) -> bytes:
     return pictures.contour_layer(read_masks(masks, shape))
 
 
-def _overlay(entry: Entry, networks: Networks, network: int) -> bytes:
-    picture = case_report.picture(entry, networks, network)
+def _overlay(
+    entry: Entry,
+    networks: Networks,
+    network: int,
+    layers: Layers,
+    window: Window,
+    shown: bytes | None,
+) -> bytes:
+    """A PNG of a slice and its layers; `shown` is one of the slice through the window."""
+    gray = None
+    if shown is not None:
+        gray = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_GRAYSCALE)
+    elif window.given:
+        gray = networks.view(network, entry.slice).read()
+        gray = decoding.through_gray_window(gray, window.given)
+    picture = case_report.picture(entry, networks, network, layers, gray)
+    picture = pictures.labelled(picture, case_report.RESEARCH_ONLY)
     return decoding.encode(np.ascontiguousarray(picture[..., ::-1]))
+
+
+async def _through(
+    decoders: DecoderPool, networks: Networks, entry: Entry, window: tuple[float, float]
+) -> bytes:
+    """A PNG of a slice through a window of Hounsfield units, read again from its file."""
+    sight = dataclasses.replace(networks.sights[0], window=window)
+    return await decoders.run(decoding.show, entry.slice.source, entry.slice.number, sight)
 
 
 def _png(content: bytes) -> Response:

@@ -13,8 +13,7 @@ import numpy as np
 
 from jaxcovid.inference.mask_writer import figures
 from jaxcovid.metrics.calibration import at_prevalence
-from jaxcovid.metrics.involvement import involvement, pool, stack
-from jaxcovid.metrics.thresholds import main_name
+from jaxcovid.metrics.involvement import pool, stack
 from jaxcovid.serving.decoding import HOUNSFIELD, Slice
 from jaxcovid.serving.served_networks import Answer, Served
 
@@ -29,12 +28,14 @@ class Entry:
 
     Attributes:
       number: by which it is asked for; it never changes.
-      name: of the uploaded file.
+      upload: number of the uploaded file.
+      name: of that file.
       slice: its pixels.
       answers: of each network; empty while it waits, or if it cannot be used.
     """
 
     number: int
+    upload: int
     name: str
     slice: Slice
     answers: tuple[Answer, ...] = ()
@@ -66,11 +67,13 @@ class Case:
     notes: set[str] = field(default_factory=set)
 
     def ordered(self) -> list[Entry]:
-        """The slices from feet to head where all say where they are, else as they came."""
-        heights = [entry.slice.height for entry in self.entries]
-        if None in heights or len(set(heights)) < len(heights):
-            return self.entries
-        return sorted(self.entries, key=lambda entry: entry.slice.height or 0.0)
+        """The slices from feet to head, those of unknown or equal height as they were sent."""
+
+        def place(entry: Entry) -> tuple[float, int, int]:
+            height = entry.slice.height
+            return math.inf if height is None else height, entry.upload, entry.number
+
+        return sorted(self.entries, key=place)
 
     def answered(self) -> list[Entry]:
         """The slices that have answers, in order."""
@@ -103,8 +106,8 @@ class Finding:
       probabilities: by output, the mean over slices; empty if no slice has an answer yet.
       decision: in words; empty of a network for findings.
       threshold: from which it is positive; None of a network for findings.
-      meaning: of the probability of a single picture; None where it is not known.
-      slice_probabilities: of the positive class (of findings of the first), of each slice in order;
+      meaning: of the probability of a single slice; None where it is not known.
+      slice_probabilities: of each slice in order, of the positive class or of the highest finding;
         None of one without.
       most_suspicious: number of the slice of the highest.
       involvement: share of the lungs, grade and where, see `metrics.involvement`; empty without
@@ -134,8 +137,9 @@ class CaseSummary:
       slices: that came so far.
       finished: slices that are screened or cannot be used.
       failed: slices that cannot be used.
-      probabilities: of the positive class, of each network; None until there is one.
-      decisions: of each network.
+      probabilities: of each network, of the positive class or of the highest finding; None until
+        there is one.
+      decisions: of each network; of one for findings the name of the highest.
     """
 
     number: int
@@ -174,7 +178,6 @@ class CaseView:
 def summarise(case: Case, served: Sequence[Served]) -> CaseSummary:
     """The case in a list."""
     means = [_mean(case.answered(), index) for index in range(len(served))]
-    decided = [_decide(each, mean)[1] for each, mean in zip(served, means, strict=True)]
     return CaseSummary(
         number=case.number,
         kind=case.kind,
@@ -182,9 +185,20 @@ def summarise(case: Case, served: Sequence[Served]) -> CaseSummary:
         slices=len(case.entries),
         finished=sum(entry.finished for entry in case.entries),
         failed=sum(bool(entry.slice.error) for entry in case.entries),
-        probabilities=[float(mean[0]) if mean.size else None for mean in means],
-        decisions=decided,
+        probabilities=[
+            float(each.suspicion(mean)) if mean.size else None
+            for each, mean in zip(served, means, strict=True)
+        ],
+        decisions=[
+            each.decide(mean) if each.limit is not None else _highest(each, mean)
+            for each, mean in zip(served, means, strict=True)
+        ],
     )
+
+
+def _highest(served: Served, mean: np.ndarray) -> str:
+    """The name of the highest finding; empty without probabilities."""
+    return served.network.outputs[int(mean.argmax())] if mean.size else ""
 
 
 def view(case: Case, served: Sequence[Served], *, prevalence: float | None) -> CaseView:
@@ -212,7 +226,6 @@ def find(case: Case, index: int, served: Served, *, prevalence: float | None = N
     ordered, answered = case.ordered(), case.answered()
     answers = [entry.answers[index] for entry in answered]
     mean = _mean(answered, index)
-    threshold, decision = _decide(served, mean)
     areas = [answer.areas for answer in answers if answer.areas is not None]
     whole = None
     if areas:
@@ -221,14 +234,15 @@ def find(case: Case, index: int, served: Served, *, prevalence: float | None = N
     return Finding(
         network=served.name,
         probabilities=dict(zip(served.network.task.outputs, mean.tolist(), strict=False)),
-        decision=decision,
-        threshold=threshold,
+        decision=served.decide(mean),
+        threshold=served.limit,
         meaning=_meaning(case, served, mean, prevalence),
         slice_probabilities=[
-            entry.answers[index].probabilities[0] if entry.answers else None for entry in ordered
+            served.suspicion(entry.answers[index].probabilities) if entry.answers else None
+            for entry in ordered
         ],
-        most_suspicious=_most_suspicious(answered, index),
-        involvement={**figures(whole), "share": f"{involvement(whole).share:.6f}"} if whole else {},
+        most_suspicious=_most_suspicious(answered, index, served),
+        involvement=figures(whole) if whole else {},
         warnings=dict(collections.Counter(warned)),
     )
 
@@ -239,23 +253,13 @@ def _mean(answered: Sequence[Entry], index: int) -> np.ndarray:
     return np.mean(probabilities, 0) if probabilities else np.array([])
 
 
-def _decide(served: Served, mean: np.ndarray) -> tuple[float | None, str]:
-    """The threshold and the decision in words; None and empty of a network for findings."""
-    task, thresholds = served.network.task, served.network.thresholds
-    if not task.screens:
-        return None, ""
-    threshold = thresholds[main_name(thresholds)]
-    if not mean.size:
-        return threshold, ""
-    return threshold, ("" if mean[0] >= threshold else "not ") + task.outputs[0]
-
-
-def _most_suspicious(answered: Sequence[Entry], index: int) -> int | None:
-    """The number of the slice with the highest probability, of equal ones with most lesion."""
+def _most_suspicious(answered: Sequence[Entry], index: int, served: Served) -> int | None:
+    """The number of the slice of the highest suspicion, of equal ones that with most lesion."""
 
     def suspicion(entry: Entry) -> tuple[float, int]:
         answer = entry.answers[index]
-        return answer.probabilities[0], answer.areas.lesion if answer.areas else 0
+        lesion = answer.areas.lesion if answer.areas else 0
+        return served.suspicion(answer.probabilities), lesion
 
     return max(answered, key=suspicion).number if answered else None
 
@@ -263,9 +267,9 @@ def _most_suspicious(answered: Sequence[Entry], index: int) -> int | None:
 def _meaning(
     case: Case, served: Served, mean: np.ndarray, prevalence: float | None
 ) -> Meaning | None:
-    """What the probability of one picture means; of a mean over slices nothing is calibrated."""
+    """What the probability of one slice means; of a mean over slices nothing is calibrated."""
     facts = served.network.training_facts
-    if case.kind != PICTURE or facts is None or not mean.size or not served.classifies:
+    if len(case.entries) > 1 or facts is None or not mean.size or not served.network.classifies:
         return None
     if not 0 < facts.prevalence < 1:
         return None
@@ -279,8 +283,13 @@ def _meaning(
         prevalence=at,
         probability=probability,
         text=(
-            f"Where {100 * at:.2g} of 100 images show {name}, of 100 with this answer "
+            f"Where {_per_hundred(at)} of 100 images show {name}, of 100 with this answer "
             f"{100 * probability:.0f} do. Calibrated on validation images of {served.trained_on}, "
             f"{100 * facts.prevalence:.0f} % of which show it; elsewhere it may mean more or less."
         ),
     )
+
+
+def _per_hundred(share: float) -> str:
+    """A share of a hundred, with a decimal where the whole number would be 0 or 100, or almost."""
+    return f"{100 * share:.0f}" if 0.1 <= share <= 0.99 else f"{100 * share:.3g}"

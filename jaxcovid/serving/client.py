@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcovid.runtime.loopback import LOOPBACK
+
 
 class ServerError(Exception):
     """The server refused; the message is its own."""
@@ -83,7 +85,7 @@ class Client:
 
 def _open(request: urllib.request.Request, timeout_s: float) -> Any:
     """Asks; images for this machine go through no proxy that the environment names."""
-    if urllib.parse.urlsplit(request.full_url).hostname in ("127.0.0.1", "localhost", "::1"):
+    if urllib.parse.urlsplit(request.full_url).hostname in LOOPBACK:
         direct = urllib.request.ProxyHandler({})
         return urllib.request.build_opener(direct).open(request, timeout=timeout_s)
     return urllib.request.urlopen(request, timeout=timeout_s)

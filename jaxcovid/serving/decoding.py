@@ -228,7 +228,7 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
       most_bytes: of all of them, counted and not as the zip file has it.
 
     Returns:
-      The last part of the name of each entry, and its file.
+      The name of each entry, without what leads out of the zip file, and its file.
 
     Raises:
       ImageError: damaged, encrypted, or beyond the limits.
@@ -256,7 +256,8 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
                                 f"a zip file of more than {most_bytes:,} bytes, unpacked"
                             )
                         file.write(piece)
-                unpacked.append((parts[-1], target))
+                name = "/".join(part for part in parts if part not in ("/", ".."))
+                unpacked.append((name, target))
     except ImageError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -34,6 +34,16 @@ def contour_layer(masks: np.ndarray) -> bytes:
     return encode(picture)
 
 
+def labelled(picture: np.ndarray, text: str) -> np.ndarray:
+    """A picture uint8 [h, w, 3], RGB, with a line of text below it that fits its width."""
+    height, width = 22, picture.shape[1]
+    band = np.zeros((height, width, 3), np.uint8)
+    font, (needed, _) = cv2.FONT_HERSHEY_SIMPLEX, cv2.getTextSize(text, 0, 0.5, 1)[0]
+    scale = min(0.5, 0.5 * (width - 8) / max(needed, 1))
+    cv2.putText(band, text, (4, height - 7), font, scale, (255, 200, 0), 1, cv2.LINE_AA)
+    return np.vstack([picture, band])
+
+
 def whole_picture(
     gray: np.ndarray, heatmap: np.ndarray | None, masks: np.ndarray | None
 ) -> np.ndarray:

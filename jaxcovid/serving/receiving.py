@@ -1,7 +1,6 @@
 """How a file arrives: the body of a request, piece by piece, within the limits."""
 
 import asyncio
-import errno
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -15,7 +14,6 @@ from jaxcovid.serving.sessions import Sessions, fail
 
 CLOSED = "this page was closed; open it again"
 _STALLED_S = 30.0  # without a byte of an upload
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _Result = TypeVar("_Result")
 
 
@@ -65,11 +63,6 @@ async def _write(
             raise LimitError(f"a file of more than {limit:,} bytes")
         sessions.reserve(session, upload, len(piece))
         file.write(piece)
-
-
-def is_full(error: OSError) -> bool:
-    """True of an error that a full disk makes."""
-    return error.errno in _FULL
 
 
 async def while_asked(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcovid.data.sight import Sight
 from jaxcovid.inference.network import Network
+from jaxcovid.inference.screening import parse_threshold
 from jaxcovid.metrics.involvement import Areas, measure_slice
 from jaxcovid.serving.decoding import Pixels, Slice
 
@@ -29,7 +30,8 @@ class Served:
       network: what answers.
       trained_on: name of the data set.
       step: of its checkpoint.
-      scores: headline scores of its evaluations, as lines of text; empty if it has none.
+      scores: headline scores of its evaluations, as lines of text; empty if none is known.
+      threshold: see `screening.screen`.
     """
 
     name: str
@@ -37,11 +39,29 @@ class Served:
     trained_on: str
     step: int
     scores: tuple[str, ...] = ()
+    threshold: str = "youden"
 
     @property
-    def classifies(self) -> bool:
-        """False of a network that only segments: its probability is the share of lungs involved."""
-        return getattr(self.network, "classifies", True)
+    def limit(self) -> float | None:
+        """The probability from which an image is positive; None of a network for findings.
+
+        Raises:
+          ValueError: it has no such threshold.
+        """
+        if not self.network.task.screens:
+            return None
+        return parse_threshold(self.threshold, self.network.thresholds)
+
+    def decide(self, probabilities: Sequence[float]) -> str:
+        """The decision in words; empty without probabilities, and of a network for findings."""
+        if self.limit is None or not len(probabilities):
+            return ""
+        name = self.network.outputs[0]
+        return name if probabilities[0] >= self.limit else f"not {name}"
+
+    def suspicion(self, probabilities: Sequence[float]) -> float:
+        """What ranks slices: the positive class, of a network for findings the highest one."""
+        return probabilities[0] if self.network.task.screens else max(probabilities)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Loads networks, and serves them at an address until it is interrupted."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from jaxcovid.runtime.files import read_json
-from jaxcovid.serving.access import LOOPBACK
+from jaxcovid.runtime.loopback import LOOPBACK
 from jaxcovid.serving.limits import Limits
 from jaxcovid.serving.scratch import scratch
 
@@ -88,21 +89,25 @@ def check_installed() -> None:
         raise ValueError(f"the page needs {', '.join(missing)}: pip install 'jaxcovid[serve]'")
 
 
-def load(folders: Sequence[Path], engine: str) -> "Networks":
+def load(folders: Sequence[Path], engine: str, threshold: str = "youden") -> "Networks":
     """Loads networks and shows each a first image, so that no user waits for a compiler.
 
     Args:
       folders: workdirs for the engine jax, for others folders of exported networks.
       engine: what computes; see `inference.engines`.
+      threshold: see `inference.screening.screen`.
 
     Raises:
-      ValueError: one of them cannot be served, or they cannot be served together.
+      ValueError: one of them cannot be served, or has no such threshold, or they cannot be served
+        together.
     """
     from jaxcovid.serving.served_networks import Networks
 
-    networks = Networks([_load(folder, engine) for folder in folders])
+    served = [_load(folder, engine) for folder in folders]
+    networks = Networks([dataclasses.replace(each, threshold=threshold) for each in served])
     first = np.zeros((64, 64), np.uint8)
     for each in networks.served:
+        _ = each.limit  # refuses an unknown threshold
         each.network.probabilities([first])
         if each.network.has_gradcam:
             each.network.heatmaps([first])
@@ -119,21 +124,36 @@ def _load(folder: Path, engine: str) -> "Served":
     network, name = load_network(folder, engine), folder.resolve().name
     if isinstance(network, ExportedNetwork):
         manifest = network.manifest
-        return Served(name, network, manifest.dataset["name"], manifest.step, _scores(folder))
-    return Served(name, network, network.run.dataset.name, network.step, _scores(folder))
+        return Served(
+            name, network, manifest.dataset["name"], manifest.step, _scores(folder, manifest.step)
+        )
+    return Served(
+        name, network, network.run.dataset.name, network.step, _scores(folder, network.step)
+    )
 
 
-def _scores(folder: Path) -> tuple[str, ...]:
-    """What evaluations say of the network in a folder, a line for each."""
+def _scores(folder: Path, step: int) -> tuple[str, ...]:
+    """What evaluations say of a checkpoint of the network in a folder, a line for each score."""
     root, lines = folder / "evaluation", []
     for path in sorted(root.rglob("metrics.json")):
         with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
             metrics = read_json(path)
-            auc, place = metrics["auc"], path.parent.relative_to(root).as_posix()
-            lines.append(
-                f"AUC {auc['value']:.3f} (95 % interval {auc['low']:.3f} to {auc['high']:.3f}) on "
-                f"{place}, {metrics['n']} images"
-            )
+            others = "runs" in metrics or "classifier" in metrics  # of several, or of another head
+            if others or metrics["run"]["step"] != step:
+                continue
+            place = path.parent.relative_to(root).as_posix()
+            scores = metrics.get("screening", metrics)  # of a network that only segments
+            found = [("AUC", scores.get("auc"))]
+            found += [
+                (f"Dice of the {name}", score["dice"])
+                for name, score in metrics.get("segmentation", {}).get("scores", {}).items()
+            ]
+            lines += [
+                f"{name} {score['value']:.3f} (95 % interval {score['low']:.3f} to "
+                f"{score['high']:.3f}) on {place}, {metrics['n']} images"
+                for name, score in found
+                if score
+            ]
     return tuple(lines)
 
 

@@ -54,14 +54,12 @@ class SessionView:
       version: grows with every change.
       files: how many are in each state.
       problems: files that failed or were left out.
-      uploads: number of a file -> number of its case, of files that are in one.
       cases: in the order in which they came.
     """
 
     version: int
     files: dict[str, int]
     problems: list[Upload]
-    uploads: dict[int, int]
     cases: list[CaseSummary]
 
 

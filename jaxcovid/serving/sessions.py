@@ -15,8 +15,9 @@ from pathlib import Path
 from absl import logging
 
 from jaxcovid.data.image_error import ImageError
+from jaxcovid.runtime.files import write_atomically
 from jaxcovid.serving import case_report, decoding
-from jaxcovid.serving.cases import Entry, summarise
+from jaxcovid.serving.cases import Case, Entry, summarise
 from jaxcovid.serving.decoding_pool import DecoderPool
 from jaxcovid.serving.limits import MIB, LimitError, Limits
 from jaxcovid.serving.served_networks import Networks
@@ -101,8 +102,8 @@ class Sessions:
         """False if there is no such session, or it was closed."""
         return key in self._open
 
-    async def close(self, session: Session) -> None:
-        """Ends its work and removes its files."""
+    async def close(self, session: Session, *, keep: bool = True) -> None:
+        """Ends its work, keeps what was asked for unless told not to, and removes its files."""
         if self._open.pop(session.key, None) is None:
             return  # another has closed it
         session.closed = True
@@ -110,16 +111,25 @@ class Sessions:
             task.cancel()
         session.changed()
         await asyncio.gather(*session.tasks, return_exceptions=True)
-        if self._keep and session.cases:
-            cases = list(session.cases.values())
+        if keep and self._keep and session.cases:
             try:
-                await self.networks.run(case_report.keep, cases, self.networks, self._keep)
+                await self._keep_results(session, self._keep)
             except Exception:  # the files go in any case
                 logging.exception("What a page had could not be kept")
         # Where the networks work, behind what they still do with its files.
         closed = session.folder.with_name(f"{session.folder.name}-closed")
         await self.networks.run(session.folder.rename, closed)
         await asyncio.to_thread(shutil.rmtree, closed, True)
+
+    async def _keep_results(self, session: Session, folder: Path) -> None:
+        """Writes a table of all cases and a report of each; others get their turn between them."""
+        name, cases = case_report.new_name(), list(session.cases.values())
+        table = case_report.table(cases, self.networks.served).encode()
+        await asyncio.to_thread(write_atomically, folder / f"{name}.csv", table)
+        for case in filter(Case.answered, cases):
+            report = await self.networks.run(case_report.pdf, case, self.networks, None)
+            path = folder / f"{name}_{case.number}.pdf"
+            await asyncio.to_thread(write_atomically, path, report)
 
     async def close_idle(self) -> None:
         """Closes those that nobody has asked for."""
@@ -163,7 +173,7 @@ class Sessions:
                 f"{len(session.uploads):,} files were sent, as many as are accepted at once; "
                 "open the page again for more"
             )
-        shown = _printable(name)[:_LONGEST_NAME] or "without a name"
+        shown = _printable(name)[-_LONGEST_NAME:] or "without a name"
         upload = Upload(len(session.uploads), shown)
         session.uploads.append(upload)
         session.changed()
@@ -228,7 +238,7 @@ class Sessions:
         self.reserve(session, upload, sum(file.stat().st_size for file in written))
         case = session.case_for(decoded, upload)
         entries = [
-            Entry(len(case.entries) + i, upload.name, slice_)
+            Entry(len(case.entries) + i, upload.number, upload.name, slice_)
             for i, slice_ in enumerate(decoded.slices)
         ]
         case.entries += entries
@@ -259,7 +269,6 @@ class Sessions:
             version=session.version,
             files={state: states.count(state) for state in dict.fromkeys(states)},
             problems=[each for each in session.uploads if each.state in (FAILED, LEFT_OUT)],
-            uploads={each.number: each.case for each in session.uploads if each.case is not None},
             cases=[summarise(case, self.networks.served) for case in session.cases.values()],
         )
 

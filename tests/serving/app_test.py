@@ -12,16 +12,32 @@ import pages
 import pytest
 
 pytest.importorskip("fastapi")
-from dicom_series import series
+from dicom_series import ct_slice, series
 from fastapi.testclient import TestClient
 from page_server import Bright
 
+from jaxcovid.data.labels import Task
 from jaxcovid.serving.app import make_app
 from jaxcovid.serving.limits import Limits
 from jaxcovid.serving.served_networks import Networks, Served
 
 HOME = "http://127.0.0.1:8000"
 LIMITS = Limits(upload_bytes=2**21, session_bytes=2**23, session_files=12, volume_slices=20)
+
+
+class Findings(Bright):
+    """A network for two findings of films."""
+
+    task = Task("multilabel", ("Cardiomegaly", "Effusion"))
+    modality = ""
+    segments = False
+    training_facts = None
+
+    def __init__(self):
+        pass
+
+    def probabilities(self, images):
+        return np.array([[0.2, 0.7] for _ in images])
 
 
 def networks(*names):
@@ -87,9 +103,8 @@ def test_a_picture_is_screened_at_once_and_nothing_of_it_is_kept(client, scratch
     moved = odds * (0.05 / 0.95) / (0.25 / 0.75)
     assert finding["meaning"]["probability"] == pytest.approx(moved / (1 + moved))
     dark, bright = (gray < 60).sum(), (gray > 200).sum()
-    assert float(finding["involvement"]["share"]) == pytest.approx(
-        bright / (dark + bright), abs=1e-5
-    )
+    share = bright / (dark + bright)
+    assert float(finding["involvement"]["involved"]) == pytest.approx(share, abs=1e-4)
     assert not list(scratch.iterdir())
 
 
@@ -131,7 +146,13 @@ def test_layers_lie_over_the_slice(client, session):
     touched = cv2.dilate(orange.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     assert (touched & inside).any()
     whole = pixels(client.get(f"{path}/overlay.png"))
-    assert (whole[~drawn] != gray[~drawn][:, None]).any()
+    assert whole[64:].any()  # below it the notice
+    assert (whole[:64][~drawn] != gray[~drawn][:, None]).any()
+    bare = pixels(client.get(f"{path}/overlay.png", params={"heatmap": 0, "contours": False}))
+    assert (bare[:64] == gray[..., None]).all()
+    dark = {"heatmap": 0, "contours": False, "centre": 50, "width": 20}
+    seen = pixels(client.get(f"{path}/overlay.png", params=dark))[:64]
+    assert (seen[gray > 70] == 255).all()
     low = pixels(client.get(f"{path}/image.png", params={"centre": 50, "width": 20}))
     assert low.max() == 255
     assert (low[gray > 70] == 255).all()
@@ -151,10 +172,10 @@ def test_a_zip_file_is_many_files_of_which_bad_ones_are_named(client, session):
         archive.writestr("a/text.png", b"no image")
         archive.writestr("a/inner.zip", packed.getvalue())
     view = send(client, session, packed.getvalue(), "all.zip")
-    assert sorted(case["title"] for case in view["cases"]) == ["1.png", "2.png"]
+    assert sorted(case["title"] for case in view["cases"]) == ["a/1.png", "etc/2.png"]
     problems = {each["name"]: each["error"] for each in view["problems"]}
-    assert "no readable image" in problems["text.png"]
-    assert "within a zip file" in problems["inner.zip"]
+    assert "no readable image" in problems["a/text.png"]
+    assert "within a zip file" in problems["a/inner.zip"]
     assert view["files"] == {"done": 3, "failed": 2}
 
 
@@ -185,6 +206,48 @@ def test_files_of_a_series_are_one_case_from_feet_to_head(client, session):
     (case,) = view["cases"]
     assert (case["kind"], case["slices"]) == ("series", 3)
     assert client.get(f"{session}/cases/0").json()["numbers"] == [2, 1, 0]
+
+
+def test_slices_at_one_height_keep_the_order_in_which_they_were_sent(client, session):
+    files = [*series("one", 3), ct_slice("one", 1, InstanceNumber=9), ct_slice("one", 0)]
+    for number, content in enumerate(files):
+        send(client, session, content, f"{number}.dcm")
+    assert client.get(f"{session}/cases/0").json()["numbers"] == [0, 4, 1, 3, 2]
+
+
+def test_a_series_of_one_slice_has_a_meaning(client, session):
+    send(client, session, ct_slice("one"), "1.dcm")
+    assert client.get(f"{session}/cases/0").json()["findings"][0]["meaning"]
+    send(client, session, ct_slice("one", 1), "2.dcm")
+    assert client.get(f"{session}/cases/0").json()["findings"][0]["meaning"] is None
+
+
+def test_networks_for_findings_are_asked_for_the_highest(tmp_path):
+    network = Findings()
+    networks = Networks([Served("findings", network, "made-up films", 7)])
+    with TestClient(make_app(networks, limits=LIMITS, folder=tmp_path), HOME) as client:
+        (view,) = client.get("/api/networks").json()
+        assert view["threshold"] is None
+        key = f"/api/sessions/{client.post('/api/sessions').json()['session']}"
+        view = send(client, key, pages.picture(), "film.png")
+        assert view["cases"][0]["decisions"] == ["Effusion"]
+        assert view["cases"][0]["probabilities"] == [0.7]
+        (finding,) = client.get(f"{key}/cases/0").json()["findings"]
+        assert finding["slice_probabilities"] == [0.7]
+        row, whole = csv.DictReader(io.StringIO(client.get(f"{key}/table.csv").text))
+        for each in (row, whole):
+            assert each["probability"] == each["decision"] == ""
+            assert each["probabilities"] == "Cardiomegaly 0.200000; Effusion 0.700000"
+        assert client.get(f"{key}/cases/0/report.pdf").content.startswith(b"%PDF")
+
+
+def test_the_threshold_is_that_of_the_command(tmp_path):
+    served = Served("a", Bright(), "made-up slices", 7, threshold="0.3")
+    app = make_app(Networks([served]), limits=LIMITS, folder=tmp_path)
+    with TestClient(app, HOME) as client:
+        (case,) = screen(client, pages.picture())["cases"]
+        assert case["findings"][0]["decision"] == "COVID-19"
+        assert case["findings"][0]["threshold"] == 0.3
 
 
 def test_what_is_too_much_is_refused_with_its_number(client, session):
@@ -269,7 +332,7 @@ def test_a_table_a_picture_and_a_report_leave_the_page(client, session):
     send(client, session, pages.picture(), "=cmd|x.png")
     rows = list(csv.DictReader(io.StringIO(client.get(f"{session}/table.csv").text)))
     assert [(row["slice"], row["network"]) for row in rows] == [
-        ("", "a"), ("", "b"), ("all", "a"), ("all", "b"),
+        ("1", "a"), ("1", "b"), ("all", "a"), ("all", "b"),
     ]  # fmt: skip
     assert rows[0]["probability"] == rows[2]["probability"]
     assert rows[0]["file"] == "'=cmd|x.png"  # no formula of a spreadsheet

@@ -14,8 +14,9 @@ import pages
 import pytest
 import runs
 
-for needed in ("fastapi", "uvicorn", "fastapi_offline"):
-    pytest.importorskip(needed)
+pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
+pytest.importorskip("uvicorn")
 import uvicorn
 
 from jaxcovid.serving import connections, server
@@ -83,8 +84,8 @@ def test_the_health_check_of_the_container(encrypted, tmp_path):
         options = {f"ssl_{name}file": str(tmp_path / name) for name in ("key", "cert")}
         runs.run(
             [
-                *"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=a -keyout".split(),
-                *(options["ssl_keyfile"], "-out", options["ssl_certfile"]),
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a"),
+                *("-keyout", options["ssl_keyfile"], "-out", options["ssl_certfile"]),
             ]
         )
     config = uvicorn.Config(

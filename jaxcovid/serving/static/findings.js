@@ -20,11 +20,10 @@ function article(finding, index, view, network, facts) {
   const parts = [make("h3", {}, finding.network)];
   const outputs = Object.entries(finding.probabilities);
   if (!outputs.length) parts.push(make("p", {}, view.summary.failed ? "No answer." : "Waiting …"));
-  const what = network.classifies
-    ? view.summary.slices > 1
-      ? "mean over slices"
-      : "calibrated probability"
-    : "share of the lungs involved";
+  const { slices, finished } = view.summary;
+  let what = slices > 1 ? "mean over slices" : "calibrated probability";
+  if (!network.classifies) what = "expected share of the lungs involved";
+  if (finished < slices) what += `, so far of ${finished} of ${slices}`;
   for (const [name, value] of outputs) {
     parts.push(
       make(
@@ -38,7 +37,7 @@ function article(finding, index, view, network, facts) {
   }
   if (finding.decision && outputs.length) {
     const threshold = percent(finding.threshold);
-    parts.push(make("p", {}, make("b", {}, finding.decision), ` at the threshold of ${threshold}, chosen on validation images`));
+    parts.push(make("p", {}, make("b", {}, finding.decision), ` at the threshold of ${threshold}`));
   }
   if (finding.meaning) parts.push(make("p", { class: "meaning" }, finding.meaning.text));
   for (const [text, count] of Object.entries(finding.warnings)) {
@@ -63,6 +62,7 @@ function involvement(found) {
 function details(key, title, fill) {
   const body = make("div");
   const element = make("details", { open: opened.has(key) }, make("summary", {}, title), body);
+  element.refill = () => fill(body);
   element.addEventListener("toggle", () => {
     if (element.open) {
       opened.add(key);
@@ -72,13 +72,18 @@ function details(key, title, fill) {
   return element;
 }
 
+/** Fills open parts anew: they are of the slice that is shown. */
+export function refreshFacts(box) {
+  for (const element of box.querySelectorAll("details[open]")) element.refill();
+}
+
 async function fillFacts(body, promise, network) {
   const facts = await promise.catch(() => null);
   if (facts === null) body.replaceChildren("Not known for this slice.");
   else if (!facts.length) {
     const text =
       network.prevalence === null
-        ? "Not known: the network was trained before this was kept."
+        ? "Not known for this network."
         : "No fact beside the disease went with the class in its training.";
     body.replaceChildren(text);
   } else {
@@ -94,7 +99,7 @@ async function fillFacts(body, promise, network) {
         outside ? "; outside of what training images have" : "",
       );
     });
-    const text = "These say nothing about the lungs, but went with the class in training; the network may have learned them instead.";
+    const text = "Of the slice shown. These say nothing about the lungs, but went with the class in training; the network may have learned them instead.";
     body.replaceChildren(make("p", {}, text), make("ul", {}, ...items));
   }
 }
@@ -103,6 +108,6 @@ function about(network) {
   const lines = [`Trained on ${network.trained_on} (${network.modality || "images of unknown kind"}), checkpoint ${network.step}.`];
   if (network.prevalence !== null) lines.push(`Of its validation images ${percent(network.prevalence)} show ${network.outputs[0]}.`);
   lines.push(...network.scores);
-  if (!network.scores.length) lines.push("It has not been evaluated: nobody knows what its answers are worth.");
+  if (!network.scores.length) lines.push("No evaluation of it is known here, and so not what its answers are worth.");
   return lines.map((line) => make("p", {}, line));
 }

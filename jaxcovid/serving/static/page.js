@@ -16,7 +16,7 @@ let running = 0;
 let refused = []; // files that the server did not take: {name, error}
 let state = { files: {}, problems: [], cases: [] };
 let wanted = null; // number of the case that is shown
-const viewer = new Viewer(networks, () => session);
+const viewer = new Viewer(networks, () => session, (text) => (status.textContent = text));
 
 function report(error) {
   status.textContent = error.message;
@@ -31,17 +31,20 @@ async function open() {
 
 /** Follows the session until it is closed. */
 async function listen(key) {
+  let interrupted = false;
   while (key === session) {
     try {
       const path = `/api/sessions/${key}?after=${version}&wait=${WAIT_S}`;
       const news = await (await ask(path)).json();
-      if (news.version !== version) show(news);
+      if (news.version !== version || interrupted) show(news);
       version = news.version;
+      interrupted = false;
     } catch (error) {
       if (error.status === 404) {
         status.textContent = "The server has closed this page: reload it to go on.";
         return;
       }
+      interrupted = true;
       status.textContent = `The server does not answer (${error.message}); trying again.`;
       await new Promise((resolve) => setTimeout(resolve, 2000));
     }
@@ -127,10 +130,10 @@ async function next() {
   while (sending.length) {
     const file = sending.shift();
     try {
-      const path = `/api/sessions/${session}/files?name=${encodeURIComponent(file.name)}`;
-      await ask(path, { method: "POST", body: file });
+      const path = `/api/sessions/${session}/files?name=${encodeURIComponent(file.path)}`;
+      await ask(path, { method: "POST", body: file.content });
     } catch (error) {
-      refused.push({ name: file.name, error: error.message });
+      refused.push({ name: file.path, error: error.message });
     }
     showProgress();
   }
@@ -139,7 +142,10 @@ async function next() {
 
 /** All files below what was dropped. */
 async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+  if (entry.isFile) {
+    const content = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [{ content, path: entry.fullPath.replace(/^\//, "") }];
+  }
   const reader = entry.createReader();
   const files = [];
   for (;;) {
@@ -149,7 +155,8 @@ async function filesOf(entry) {
   }
 }
 
-const visible = (file) => !file.name.startsWith(".");
+const named = (content) => ({ content, path: content.webkitRelativePath || content.name });
+const visible = (file) => !file.content.name.startsWith(".");
 
 const drop = byId("drop");
 for (const kind of ["dragenter", "dragover"]) {
@@ -166,7 +173,7 @@ document.addEventListener("drop", async (event) => {
   drop.classList.remove("over");
   const items = [...event.dataTransfer.items];
   const entries = items.map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const plain = [...event.dataTransfer.files];
+  const plain = [...event.dataTransfer.files].map(named);
   const files = entries.length ? (await Promise.all(entries.map(filesOf))).flat() : plain;
   send(files.filter(visible));
 });
@@ -174,12 +181,16 @@ for (const kind of ["file", "folder"]) {
   const input = byId(`${kind}-input`);
   byId(kind === "file" ? "choose-files" : "choose-folder").addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
-    send([...input.files].filter(visible));
+    send([...input.files].map(named).filter(visible));
     input.value = "";
   });
 }
 
-byId("save-table").addEventListener("click", () => save(`/api/sessions/${session}/table.csv`, "jaxcovid.csv"));
+byId("save-table").addEventListener("click", () =>
+  save(`/api/sessions/${session}/table.csv`, "jaxcovid.csv").catch((error) => {
+    status.textContent = `Nothing was saved: ${error.message}`;
+  }),
+);
 
 // Nothing is kept: the server is told when the page goes.
 addEventListener("pagehide", () => {

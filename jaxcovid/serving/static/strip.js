@@ -13,7 +13,7 @@ export function drawStrip(svg, view, shown, choose) {
         const height = (probability ?? 0) / shown.length;
         const attributes = { x: index, width: 1, y: (row + 1) / shown.length - height, height };
         for (const [name, value] of Object.entries(attributes)) bar.setAttribute(name, value);
-        bar.setAttribute("class", `network${network % 2}`);
+        bar.setAttribute("class", `network${network % 3}`);
         return bar;
       }),
     ),

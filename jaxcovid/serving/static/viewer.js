@@ -1,21 +1,29 @@
 // The viewer of one case: slices, layers, window, and what each network says.
 
 import { byId, make, settled } from "/static/elements.js";
-import { showFindings } from "/static/findings.js";
+import { refreshFacts, showFindings } from "/static/findings.js";
 import { ask, save } from "/static/server.js";
 import { drawStrip } from "/static/strip.js";
 
 const PRESETS = { HU: { Lung: [-600, 1500], Mediastinum: [40, 400], Bone: [400, 1800] }, "gray level": {} };
 const RANGES = { HU: [-1200, 1200, 1, 3000], "gray level": [0, 255, 1, 510] }; // centre, width
 
+/** The address of a picture that the server draws; null where it has none. */
+async function load(path) {
+  const answer = await ask(path).catch(() => null);
+  return answer && URL.createObjectURL(await answer.blob());
+}
+
 export class Viewer {
-  constructor(networks, session) {
+  constructor(networks, session, tell) {
     this.networks = networks;
     this.session = session;
+    this.tell = tell;
     this.shown = networks.map((_, index) => index); // of the panes
     this.view = null;
     this.window = null; // centre and width, or null for that of the network
-    this.request = 0;
+    this.request = 0; // of pictures: a later one overtakes an earlier one
+    this.caseRequest = 0;
     this.loadSoon = settled(40, () => this.loadSlice());
     this.updateSoon = settled(150, () => this.loadCase(false));
     this.connect();
@@ -23,6 +31,12 @@ export class Viewer {
 
   get path() {
     return `/api/sessions/${this.session()}/cases/${this.number}`;
+  }
+
+  /** Of the request of a case: a prevalence that can be one. */
+  get prevalenceQuery() {
+    const share = Number(byId("prevalence").value) / 100;
+    return share > 0 && share < 1 ? `?prevalence=${share}` : "";
   }
 
   get slice() {
@@ -45,11 +59,15 @@ export class Viewer {
   }
 
   async loadCase(first) {
-    const number = this.number;
-    const prevalence = Number(byId("prevalence").value) / 100;
-    const query = prevalence > 0 && prevalence < 1 ? `?prevalence=${prevalence}` : "";
-    const view = await (await ask(`${this.path}${query}`)).json();
-    if (number !== this.number) return;
+    const request = ++this.caseRequest;
+    let view;
+    try {
+      view = await (await ask(`${this.path}${this.prevalenceQuery}`)).json();
+    } catch (error) {
+      this.tell(`This case cannot be shown: ${error.message}`);
+      return;
+    }
+    if (request !== this.caseRequest) return;
     const before = this.view && this.view.numbers.length ? this.slice : null;
     this.view = view;
     this.showCase(before, first);
@@ -77,12 +95,13 @@ export class Viewer {
 
   showAnswers() {
     const known = this.networks.some((network) => network.prevalence !== null);
-    byId("prevalence-control").hidden = !known || this.view.summary.kind !== "picture";
+    byId("prevalence-control").hidden = !known || this.view.summary.slices > 1;
     showFindings(byId("answers"), this.view, this.networks, (network) =>
       ask(`${this.path}/slices/${this.slice}/facts?network=${network}`).then((answer) => answer.json()),
     );
-    const usable = this.view.summary.failed < this.view.summary.slices;
-    byId("save-picture").disabled = byId("save-report").disabled = !usable;
+    const { failed, finished, slices } = this.view.summary;
+    byId("save-picture").disabled = failed === slices;
+    byId("save-report").disabled = failed === slices || finished < slices;
   }
 
   makePanes() {
@@ -107,7 +126,10 @@ export class Viewer {
         ),
       ),
     );
-    byId("heatmap-control").hidden = !shown.some((index) => networks[index].has_heatmaps);
+    const outputs = [...new Set(shown.flatMap((index) => networks[index].explained))];
+    byId("heatmap-control").hidden = outputs.length === 0;
+    byId("output-control").hidden = outputs.length < 2;
+    byId("output").replaceChildren(...outputs.map((name) => make("option", {}, name)));
     const segments = shown.some((index) => networks[index].segments);
     byId("contours-control").hidden = byId("legend").hidden = !segments;
   }
@@ -131,6 +153,10 @@ export class Viewer {
         make("button", { type: "button", onclick: () => this.setWindow(window) }, name),
       ),
     );
+  }
+
+  get windowQuery() {
+    return this.window ? `&centre=${this.window[0]}&width=${this.window[1]}` : "";
   }
 
   setWindow(window) {
@@ -160,34 +186,40 @@ export class Viewer {
     this.showPlace();
     const request = ++this.request;
     const path = `${this.path}/slices/${this.slice}`;
-    const query = this.window ? `?centre=${this.window[0]}&width=${this.window[1]}` : "";
+    const query = this.windowQuery;
     const error = this.view.errors[this.slice];
     byId("case-notes").textContent = error ?? this.view.notes.join("; ");
-    const load = async (url) => {
-      const answer = await ask(url).catch(() => null);
-      return answer && URL.createObjectURL(await answer.blob());
-    };
-    const gray = error ? null : await load(`${path}/image.png${query}`);
+    const panes = [...byId("panes").children];
+    const grays = panes.map((pane) => (error ? null : load(`${path}/image.png?network=${pane.dataset.network}${query}`)));
+    const shown = await Promise.all(grays);
     if (request !== this.request) return;
-    for (const pane of byId("panes").children) this.put(pane.querySelector(".gray"), gray);
-    for (const pane of byId("panes").children) {
-      const index = Number(pane.dataset.network);
-      const answered = this.view.findings[index].slice_probabilities[Number(byId("slice").value)] !== null;
-      for (const [name, available] of [
-        ["heatmap", this.networks[index].has_heatmaps],
-        ["contours", this.networks[index].segments && answered],
-      ]) {
-        const layer = pane.querySelector(`.${name}`);
-        const visible = !error && available && Number(byId(name).value) > 0;
-        const output = name === "heatmap" ? Number(byId("output").value || 0) : 0;
-        const url = visible ? await load(`${path}/${name}.png?network=${index}&output=${output}`) : null;
-        if (request !== this.request) return;
-        this.put(layer, url);
-        layer.hidden = url === null;
-        layer.style.opacity = byId(name).value;
-      }
-    }
-    byId("panes").dataset.loaded = this.slice;
+    // What lies over the slice before must not lie over this one.
+    const moved = byId("panes").dataset.shows !== path;
+    byId("panes").dataset.shows = path;
+    panes.forEach((pane, i) => {
+      this.put(pane.querySelector(".gray"), shown[i]);
+      if (moved) for (const layer of pane.querySelectorAll(".heatmap, .contours")) layer.hidden = true;
+    });
+    refreshFacts(byId("answers"));
+    await Promise.all(panes.flatMap((pane) => ["contours", "heatmap"].map((name) => this.loadLayer(pane, name, request, error ? null : path))));
+    if (request === this.request) byId("panes").dataset.loaded = this.slice;
+  }
+
+  /** Loads one layer of a pane, or hides it. */
+  async loadLayer(pane, name, request, path) {
+    const index = Number(pane.dataset.network);
+    const network = this.networks[index];
+    const answered = this.view.findings[index].slice_probabilities[Number(byId("slice").value)] !== null;
+    const output = Math.max(0, network.explained.indexOf(byId("output").value));
+    const available = name === "heatmap" ? network.explained.length > 0 : network.segments && answered;
+    const visible = path && available && Number(byId(name).value) > 0;
+    const extra = name === "heatmap" ? `&output=${output}` : "";
+    const url = visible ? await load(`${path}/${name}.png?network=${index}${extra}`) : null;
+    if (request !== this.request) return;
+    const layer = pane.querySelector(`.${name}`);
+    this.put(layer, url);
+    layer.hidden = url === null;
+    layer.style.opacity = byId(name).value;
   }
 
   put(image, url) {
@@ -226,29 +258,30 @@ export class Viewer {
     byId("panes").addEventListener(
       "wheel",
       (event) => {
-        if (!this.view || this.view.numbers.length < 2) return;
+        if (!this.view || this.view.numbers.length < 2 || event.ctrlKey) return;
         event.preventDefault();
         const index = Number(byId("slice").value) + Math.sign(event.deltaY);
         if (index >= 0 && index < this.view.numbers.length) this.choose(index);
       },
       { passive: false },
     );
-    byId("save-picture").addEventListener("click", () =>
-      save(`${this.path}/slices/${this.slice}/overlay.png?network=${this.shown[0]}`, "jaxcovid_slice.png"),
-    );
+    byId("save-picture").addEventListener("click", () => {
+      const [network] = this.shown;
+      const output = Math.max(0, this.networks[network].explained.indexOf(byId("output").value));
+      const layers = `output=${output}&heatmap=${byId("heatmap").value}&contours=${Number(byId("contours").value) > 0}`;
+      const path = `${this.path}/slices/${this.slice}/overlay.png?network=${network}&${layers}${this.windowQuery}`;
+      save(path, "jaxcovid_slice.png").catch((error) => this.tell(`Nothing was saved: ${error.message}`));
+    });
     byId("save-report").addEventListener("click", () => {
-      const percent = Number(byId("prevalence").value);
-      save(`${this.path}/report.pdf${percent > 0 ? `?prevalence=${percent / 100}` : ""}`, "jaxcovid_report.pdf");
+      const path = `${this.path}/report.pdf${this.prevalenceQuery}`;
+      save(path, "jaxcovid_report.pdf").catch((error) => this.tell(`Nothing was saved: ${error.message}`));
     });
     this.connectNetworks();
   }
 
-  /** Outputs of the heatmap, and which networks are shown side by side. */
+  /** Which networks are shown side by side. */
   connectNetworks() {
     const { networks } = this;
-    const outputs = networks[0].outputs;
-    byId("output-control").hidden = outputs.length < 2;
-    byId("output").replaceChildren(...outputs.map((name, index) => make("option", { value: index }, name)));
     if (networks.length < 2) return;
     byId("compare").replaceChildren(
       "Compare: ",
