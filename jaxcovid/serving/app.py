@@ -22,8 +22,9 @@ from typing import Annotated
 
 import numpy as np
 from absl import logging
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request, Security
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from jaxcovid import __version__
@@ -43,6 +44,15 @@ from jaxcovid.serving.sessions import Sessions
 _WAIT_S = 25.0  # the longest that a question for news is kept waiting
 _PAINTERS = 2  # threads: as many pictures are drawn at a time, whose arrays may be large
 _SWEEP_S = 5.0  # between two looks for pages that were left
+
+# For readers of the description alone: `access` refuses who lacks the token.
+_TOKEN = HTTPBearer(
+    scheme_name="token",
+    description="That of JAXCOVID_TOKEN; none where only this machine is served.",
+    auto_error=False,
+)
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_FILE = {"requestBody": {"required": True, "content": _BINARY}}
 
 Wait = Annotated[float, Query(ge=0, le=_WAIT_S, allow_inf_nan=False)]
 
@@ -137,6 +147,7 @@ def make_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
         redirect_slashes=False,
+        dependencies=[Security(_TOKEN)],
     )
     app.add_middleware(Access, token=token)
     app.add_exception_handler(LimitError, _too_much)
@@ -251,12 +262,12 @@ def _add_sessions(app: FastAPI, sessions: Sessions) -> None:
         """Closes it and removes all that was sent."""
         await sessions.close(session_of(sessions, key))
 
-    @app.post("/api/sessions/{key}/files", status_code=202)
+    @app.post("/api/sessions/{key}/files", status_code=202, openapi_extra=_FILE)
     async def send_file(key: str, request: Request, name: str = "") -> Upload:
         """Takes one file, the body of the request: a picture, DICOM, NIfTI, .npy or a zip file."""
         return await receive(sessions, session_of(sessions, key), name, request)
 
-    @app.post("/api/screen")
+    @app.post("/api/screen", openapi_extra=_FILE)
     async def screen(request: Request, name: str = "", prevalence: Prevalence = None) -> Screened:
         """Screens one file, the body of the request, and keeps nothing."""
         found = sessions.open()

@@ -47,6 +47,18 @@ class Window:
         return (self.centre, self.width) if both else None
 
 
+class _Png(Response):
+    media_type = "image/png"
+
+
+class _Pdf(Response):
+    media_type = "application/pdf"
+
+
+class _Csv(Response):
+    media_type = "text/csv"
+
+
 def add(
     app: FastAPI,
     sessions: Sessions,
@@ -90,18 +102,18 @@ def _add_cases(app: FastAPI, sessions: Sessions) -> None:
         """All about a case."""
         return cases.view(_case(sessions, key, number), served, prevalence=prevalence)
 
-    @app.get("/api/sessions/{key}/cases/{number}/report.pdf")
+    @app.get("/api/sessions/{key}/cases/{number}/report.pdf", response_class=_Pdf)
     async def report(key: str, number: int, prevalence: Prevalence = None) -> Response:
         """A page about a case, marked for research only."""
         found = _case(sessions, key, number)
         content = await networks.run(case_report.pdf, found, networks, prevalence)
-        return Response(content, media_type="application/pdf")
+        return _Pdf(content)
 
-    @app.get("/api/sessions/{key}/table.csv")
+    @app.get("/api/sessions/{key}/table.csv", response_class=_Csv)
     async def table(key: str) -> Response:
         """All slices of all cases."""
         found = list(session_of(sessions, key).cases.values())
-        return Response(case_report.table(found, served), media_type="text/csv; charset=utf-8")
+        return _Csv(case_report.table(found, served))
 
 
 def _entry(sessions: Sessions, key: str, number: int, slice_number: int) -> tuple[Case, Entry]:
@@ -122,7 +134,7 @@ def _add_slices(
 ) -> None:
     networks, path = sessions.networks, _SLICE
 
-    @app.get(path + "/image.png")
+    @app.get(path + "/image.png", response_class=_Png)
     async def image(
         key: str,
         number: int,
@@ -156,7 +168,7 @@ def _add_layers(
 ) -> None:
     networks, path = sessions.networks, _SLICE
 
-    @app.get(path + "/heatmap.png")
+    @app.get(path + "/heatmap.png", response_class=_Png)
     async def heatmap(
         key: str, number: int, slice_number: int, network: int = 0, output: int = 0
     ) -> Response:
@@ -170,7 +182,7 @@ def _add_layers(
         shape = networks.view(network, entry.slice).shape
         return _png(await _paint(painters, pictures.heatmap_layer, found, shape))
 
-    @app.get(path + "/contours.png")
+    @app.get(path + "/contours.png", response_class=_Png)
     async def contours(key: str, number: int, slice_number: int, network: int = 0) -> Response:
         """Outlines of lungs and lesion, to be laid over the slice."""
         _check_network(networks, network)
@@ -184,7 +196,7 @@ def _add_layers(
 def _add_overlay(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None:
     networks, path = sessions.networks, _SLICE
 
-    @app.get(path + "/overlay.png")
+    @app.get(path + "/overlay.png", response_class=_Png)
     async def overlay(
         key: str,
         number: int,
@@ -266,4 +278,4 @@ async def _through(
 
 
 def _png(content: bytes) -> Response:
-    return Response(content, media_type="image/png")
+    return _Png(content)

@@ -313,9 +313,31 @@ def test_a_browser_may_load_nothing_from_elsewhere(client):
         text = client.get(path).text
         assert "http://" not in text
         assert "https://" not in text
-    assert client.get("/api/openapi.json").json()["paths"]["/api/screen"]
     assert client.get("/static/../app.py").status_code == 404
     assert client.get("/static/%2e%2e/app.py").status_code == 404
+
+
+def test_programs_can_read_what_is_sent_and_what_comes(client):
+    said = client.get("/api/openapi.json").json()
+    assert {"type": "http", "scheme": "bearer"}.items() <= said["components"]["securitySchemes"][
+        "token"
+    ].items()
+    for path in ("/api/screen", "/api/sessions/{key}/files"):
+        asked = said["paths"][path]["post"]
+        assert asked["security"] == [{"token": []}]
+        assert asked["requestBody"]["content"] == {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+        }
+    kinds = {".png": "image/png", ".pdf": "application/pdf", ".csv": "text/csv"}
+    found = []
+    for path, methods in said["paths"].items():
+        for asked in methods.values():
+            content = [*asked["responses"].get("200", {}).get("content", {"none": {}})]
+            expected = kinds.get(path[-4:], "application/json")
+            assert content in ([expected], ["none"]), path
+            found += content
+    assert {*kinds.values()} < {*found}
+    assert found.count("image/png") == 4
 
 
 def test_with_a_token_only_who_knows_it_is_answered(tmp_path):
