@@ -22,4 +22,7 @@ Done. Open these in a browser or an image viewer:
 To continue, type
   source .venv/bin/activate
 and, for example, see what is left of the score when only the border of each slice is shown:
-  python -m jaxcovid.evaluate --workdir=runs/quickstart --split=test --ablations"
+  python -m jaxcovid.evaluate --workdir=runs/quickstart --split=test --ablations
+or look at images of your own on a local page:
+  pip install -e '.[serve]'
+  python -m jaxcovid.serve --workdir=runs/quickstart"

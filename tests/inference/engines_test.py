@@ -147,3 +147,16 @@ def test_flags_that_do_not_fit(flags, message):
     process = runs.run([sys.executable, "-m", "jaxcovid.predict", *flags, "a.png"])
     assert process.returncode == 2
     assert message in process.stderr
+
+
+def test_an_export_says_what_its_outputs_are(exported):
+    pytest.importorskip("onnxruntime")
+    network = engines.load(exported, "onnxruntime")
+    assert network.explained == network.outputs == ("COVID-19",)
+    assert network.classifies
+    outputs = {name: each for name, each in network.manifest.outputs.items() if name != "heatmap"}
+    outputs["masks"] = {"shape": ["b", 2, 32, 32], "meaning": "lungs and lesion"}
+    manifest = dataclasses.replace(network.manifest, outputs=outputs)
+    segments = dataclasses.replace(network, manifest=manifest)
+    assert segments.explained == ()
+    assert not segments.classifies

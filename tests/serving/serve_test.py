@@ -135,3 +135,25 @@ def test_a_workdir_is_served_until_it_is_interrupted(trained, command, tmp_path)
     assert {"log", "serving", "request"} <= {event["event"] for event in events}
     for event in events:
         assert datetime.datetime.fromisoformat(event["time"]).tzinfo
+
+
+def test_scores_are_those_of_the_checkpoint_that_is_served(tmp_path):
+    def result(place, step, **more):
+        folder = tmp_path / "evaluation" / place
+        folder.mkdir(parents=True)
+        auc = {"value": 0.9, "low": 0.8, "high": 0.95}
+        content = {"auc": auc, "n": 20, "run": {"step": step}, **more}
+        (folder / "metrics.json").write_text(json.dumps(content))
+
+    result("test", 7)
+    result("before", 6)
+    result("several", 7, runs={})
+    result("logistic", 7, classifier="logistic")
+    dice = {"lesion": {"dice": {"value": 0.7, "low": 0.6, "high": 0.8}}}
+    result("masks", 7, auc=None, segmentation={"scores": dice})
+    (tmp_path / "evaluation" / "damaged").mkdir()
+    (tmp_path / "evaluation" / "damaged" / "metrics.json").write_text("{")
+    assert server._scores(tmp_path, 7) == (
+        "Dice of the lesion 0.700 (95 % interval 0.600 to 0.800) on masks, 20 images",
+        "AUC 0.900 (95 % interval 0.800 to 0.950) on test, 20 images",
+    )
