@@ -123,13 +123,10 @@ def _load(folder: Path, engine: str) -> "Served":
 
     network, name = load_network(folder, engine), folder.resolve().name
     if isinstance(network, ExportedNetwork):
-        manifest = network.manifest
-        return Served(
-            name, network, manifest.dataset["name"], manifest.step, _scores(folder, manifest.step)
-        )
-    return Served(
-        name, network, network.run.dataset.name, network.step, _scores(folder, network.step)
-    )
+        trained_on = network.manifest.dataset["name"]
+    else:
+        trained_on = network.run.dataset.name
+    return Served(name, network, trained_on, network.step, _scores(folder, network.step))
 
 
 def _scores(folder: Path, step: int) -> tuple[str, ...]:
