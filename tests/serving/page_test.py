@@ -1,13 +1,16 @@
 """The page in a real browser: Chromium, driven by Playwright."""
 
+import base64
 import csv
 import os
 import shutil
 import sys
+import zipfile
 
 import pages
 import pytest
 import runs
+from dicom_series import series
 
 from jaxcovid.weights.export.export import export
 
@@ -170,6 +173,63 @@ def test_a_volume_is_scrolled_and_jumps_to_the_most_suspicious_slice(browser, tm
     page.click("text=Mediastinum")
     expect(page.locator("#centre-text")).to_have_text("40")
     expect(page.locator("#prevalence-control")).to_be_hidden()  # no mean is calibrated
+    assert page.problems == []
+
+
+def test_folders_zip_files_and_series_are_taken(browser, tmp_path):
+    """By the button for folders, and dropped."""
+    _, address = pages.start()
+    page, folder = visit(browser, address), tmp_path / "patients"
+    for number, content in enumerate(series("one", 3)):
+        path = folder / "first" / f"{number}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / ".hidden.png").write_bytes(pages.picture())
+    with zipfile.ZipFile(folder / "two.zip", "w") as archive:
+        archive.writestr("a/scan.png", pages.picture(seed=1))
+        archive.writestr("b/scan.png", pages.picture(seed=2))
+    page.set_input_files("#folder-input", str(folder))
+    wait_for_cases(page, 3)
+    shown = " ".join(page.locator("#cases .name").all_inner_texts())
+    assert "patients/first/" in shown
+    assert "a/scan.png" in shown
+    assert "b/scan.png" in shown
+    expect(page.locator("#cases")).to_contain_text("series, 3 slices")
+    content = base64.b64encode(pages.picture(seed=3)).decode()
+    dropped = page.evaluate_handle(
+        """(content) => {
+          const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+          return data;
+        }""",
+        content,
+    )
+    page.dispatch_event("#drop", "dragenter", {"dataTransfer": dropped})
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    wait_for_cases(page, 4)
+    expect(page.locator("#cases")).to_contain_text("dropped.png")
+    assert page.problems == []
+
+
+def test_a_moving_window_loads_the_slice_and_not_what_lies_over_it(browser, tmp_path):
+    _, address = pages.start("first,second")
+    page, folder = visit(browser, address), files(tmp_path)
+    upload(page, folder / "scan.nii.gz")
+    wait_for_cases(page, 1)
+    page.wait_for_selector("figure[data-network='1'] .contours:not([hidden])")
+    page.wait_for_timeout(1500)  # until nothing more is asked for
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    page.click("text=Mediastinum")
+    page.wait_for_timeout(1500)
+    pictures = [each for each in asked if ".png" in each]
+    assert len(pictures) == 1  # which both networks show
+    assert pictures[0].startswith("image.png?network=0&centre=40&width=400")
+    page.click("#next")
+    page.wait_for_timeout(1500)
+    pictures = [each.partition("?")[0] for each in asked if ".png" in each]
+    assert sorted(pictures) == ["contours.png"] * 2 + ["image.png"] * 2
     assert page.problems == []
 
 

@@ -2,17 +2,12 @@
 
 import { byId, make, settled } from "/static/elements.js";
 import { refreshFacts, showFindings } from "/static/findings.js";
+import { hide, load, put, showLayer } from "/static/pictures.js";
 import { ask, save } from "/static/server.js";
 import { drawStrip } from "/static/strip.js";
 
 const PRESETS = { HU: { Lung: [-600, 1500], Mediastinum: [40, 400], Bone: [400, 1800] }, "gray level": {} };
 const RANGES = { HU: [-1200, 1200, 1, 3000], "gray level": [0, 255, 1, 510] }; // centre, width
-
-/** The address of a picture that the server draws; null where it has none. */
-async function load(path) {
-  const answer = await ask(path).catch(() => null);
-  return answer && URL.createObjectURL(await answer.blob());
-}
 
 export class Viewer {
   constructor(networks, session, tell) {
@@ -190,17 +185,22 @@ export class Viewer {
     const error = this.view.errors[this.slice];
     byId("case-notes").textContent = error ?? this.view.notes.join("; ");
     const panes = [...byId("panes").children];
-    const grays = panes.map((pane) => (error ? null : load(`${path}/image.png?network=${pane.dataset.network}${query}`)));
-    const shown = await Promise.all(grays);
+    const urls = new Map(); // through a window that is given all networks show one picture
+    const gray = (pane) => {
+      const address = `${path}/image.png?network=${this.window ? 0 : pane.dataset.network}${query}`;
+      if (!urls.has(address)) urls.set(address, load(address));
+      return urls.get(address);
+    };
+    const shown = await Promise.all(panes.map((pane) => (error ? null : gray(pane))));
     if (request !== this.request) return;
     // What lies over the slice before must not lie over this one.
     const moved = byId("panes").dataset.shows !== path;
     byId("panes").dataset.shows = path;
     panes.forEach((pane, i) => {
-      this.put(pane.querySelector(".gray"), shown[i]);
-      if (moved) for (const layer of pane.querySelectorAll(".heatmap, .contours")) layer.hidden = true;
+      put(pane.querySelector(".gray"), shown[i]);
+      if (moved) for (const layer of pane.querySelectorAll(".heatmap, .contours")) hide(layer);
     });
-    refreshFacts(byId("answers"));
+    if (moved) refreshFacts(byId("answers"));
     await Promise.all(panes.flatMap((pane) => ["contours", "heatmap"].map((name) => this.loadLayer(pane, name, request, error ? null : path))));
     if (request === this.request) byId("panes").dataset.loaded = this.slice;
   }
@@ -214,20 +214,10 @@ export class Viewer {
     const available = name === "heatmap" ? network.explained.length > 0 : network.segments && answered;
     const visible = path && available && Number(byId(name).value) > 0;
     const extra = name === "heatmap" ? `&output=${output}` : "";
-    const url = visible ? await load(`${path}/${name}.png?network=${index}${extra}`) : null;
-    if (request !== this.request) return;
     const layer = pane.querySelector(`.${name}`);
-    this.put(layer, url);
-    layer.hidden = url === null;
     layer.style.opacity = byId(name).value;
-  }
-
-  put(image, url) {
-    const old = image.dataset.url;
-    if (url) image.src = url;
-    else image.removeAttribute("src");
-    image.dataset.url = url ?? "";
-    if (old && old !== url && ![...document.images].some((each) => each.dataset.url === old)) URL.revokeObjectURL(old);
+    const address = visible ? `${path}/${name}.png?network=${index}${extra}` : "";
+    await showLayer(layer, address, () => request === this.request);
   }
 
   connect() {
