@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pydicom
+import pytest
 from dicom_files import CT, dicom_bytes
 from pydicom.uid import CTImageStorage, generate_uid
 
@@ -79,6 +80,17 @@ def ct_slice(name, number=0, *, syntax=None, **tags):
     content = io.BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     return content.getvalue()
+
+
+def real_slices():
+    """Files of JPEG Lossless, in `CLASS/PATIENT/` of one folder; skips without them."""
+    root = os.environ.get("JAXCOVID_DATA")
+    if not root:
+        pytest.skip("JAXCOVID_DATA is not set")
+    paths = sorted((pathlib.Path(root) / "dicom" / "ct-jpeg-lossless").rglob("*.dcm"))
+    if not paths:
+        pytest.skip("JAXCOVID_DATA has no dicom/ct-jpeg-lossless")
+    return paths
 
 
 def series(name, count=3, **tags):

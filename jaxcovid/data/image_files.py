@@ -44,6 +44,11 @@ def find_files(folder: Path, left_out: collections.Counter[str]) -> list[Path]:
     return files
 
 
+def is_hidden(name: str) -> bool:
+    """True of a file or folder that is left out: a hidden one, or one of the operating system."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
 def _walk(
     folder: Path, looked_into: set[tuple[int, int]], left_out: collections.Counter[str]
 ) -> Iterator[Path]:
@@ -54,7 +59,7 @@ def _walk(
         return
     for name in names:
         path = folder / name
-        if name.startswith(".") or name.lower() in _SYSTEM_NAMES:
+        if is_hidden(name):
             left_out[HIDDEN] += 1
             continue
         try:

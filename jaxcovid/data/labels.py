@@ -54,6 +54,10 @@ class Task:
         """The class of the first output."""
         return self.outputs[0]
 
+    def leading(self, probabilities: Sequence[float]) -> int:
+        """Index of the output that ranks images: the positive class, else the highest finding."""
+        return 0 if self.screens else max(range(len(probabilities)), key=probabilities.__getitem__)
+
     def only_positive(self) -> "Task":
         """The task of the first output alone."""
         return dataclasses.replace(self, outputs=self.outputs[:1])

@@ -1,5 +1,7 @@
 """What a network sees in an image, laid over the image: heatmaps and the contours of masks."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -28,13 +30,26 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
         raise ValueError(f"heatmap has shape {heatmap.shape}; it must be [h, w]")
     if not (heatmap.min() >= 0 and heatmap.max() <= 1):  # also true of NaN
         raise ValueError(f"heatmap lies in [{heatmap.min()}, {heatmap.max()}], not in [0, 1]")
-    height, width = image.shape
+    large, colours = coloured(heatmap, image.shape)
+    share = 0.65 * large[..., None]
+    return np.rint((1 - share) * image[..., None] + share * colours).astype(np.uint8)
+
+
+def coloured(heatmap: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A heatmap at the size of its image, and in colours.
+
+    Args:
+      heatmap: float [any, any] in [0, 1].
+      shape: height and width of the image, px.
+
+    Returns:
+      float32 [h, w] in [0, 1] and uint8 [h, w, 3], RGB.
+    """
+    height, width = shape
     large = cv2.resize(heatmap.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     large = large.clip(0, 1)
     bgr = cv2.applyColorMap(np.rint(255 * large).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    share = 0.65 * large[..., None]
-    blended = (1 - share) * image[..., None] + share * cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return np.rint(blended).astype(np.uint8)
+    return large, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def contours(gray: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -57,13 +72,42 @@ def contours(gray: np.ndarray, masks: np.ndarray) -> np.ndarray:
     if masks.shape != (*gray.shape, len(COLOURS)):
         raise ValueError(f"masks are {masks.shape}; they must be {(*gray.shape, len(COLOURS))}")
     picture = np.dstack([gray] * 3)
-    for mask, colour in zip(np.moveaxis(masks, -1, 0), COLOURS.values(), strict=True):
-        inside = (mask == 1).astype(np.uint8)
-        outline = cv2.dilate(inside, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > inside
+    for outline, colour in outlines(masks):
         picture[outline] = colour
     if min(gray.shape) >= _LEAST_SIDE:
         _draw_legend(picture)
     return picture
+
+
+def outlines(masks: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
+    """Where masks are outlined, and in which colour.
+
+    Args:
+      masks: bool or uint8 [h, w, 2], lungs and lesion, inside where 1.
+
+    Yields:
+      bool [h, w], around the mask, and RGB.
+    """
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for mask, colour in zip(np.moveaxis(masks, -1, 0), COLOURS.values(), strict=True):
+        inside = (mask == 1).astype(np.uint8)
+        yield cv2.dilate(inside, cross) > inside, colour
+
+
+def put_line(picture: np.ndarray, text: str, baseline: int, colour: tuple[int, int, int]) -> None:
+    """Writes a line of text into a picture uint8 [h, w, 3], as large as its width has room for.
+
+    Args:
+      picture: is changed.
+      text: what is not ASCII becomes "?".
+      baseline: row, px.
+      colour: RGB.
+    """
+    plain, font = text.encode("ascii", "replace").decode(), cv2.FONT_HERSHEY_SIMPLEX
+    scale, room = 0.55, picture.shape[1] - 16
+    width = cv2.getTextSize(plain, font, scale, 1)[0][0]
+    scale *= min(1.0, room / max(width, 1))
+    cv2.putText(picture, plain, (8, baseline), font, scale, colour, 1, cv2.LINE_AA)
 
 
 def _draw_legend(picture: np.ndarray) -> None:

@@ -154,13 +154,17 @@ class _Columns:
         row: Row = {"id": name, "patient": patient, "series": series, "images": images}
         row |= zip(names, texts, strict=True)
         if self.limit is not None:
-            called = "" if missing else ("" if probabilities[0] >= self.limit else "not ")
-            row["decision"] = "" if missing else called + outputs[0]
+            row["decision"] = "" if missing else decide(self.task, probabilities, self.limit)
         if self.drawn:
             row["heatmap"] = ""
         if self.segmented:
             row |= figures(None) | {"contours": "", "masks": ""}
         return {**row, **(made or {}), "warning": warning, "error": error}
+
+
+def decide(task: Task, probabilities: Sequence[float], limit: float) -> str:
+    """The decision about an image, in words: the positive class from the limit on, or "not" it."""
+    return ("" if probabilities[0] >= limit else "not ") + task.positive_class
 
 
 def _rows(

@@ -37,7 +37,7 @@ RETRY_S = 60  # after a full disk
 
 
 @dataclass(frozen=True)
-class Limits:
+class InboxLimits:
     """What an inbox takes.
 
     Attributes:
@@ -76,7 +76,7 @@ class Inbox:
         answers: Answers,
         *,
         quiet_s: float = 5,
-        limits: Limits | None = None,
+        limits: InboxLimits | None = None,
         keep_sources: bool = False,
     ) -> None:
         """Opens or starts the folders of an inbox.
@@ -92,7 +92,7 @@ class Inbox:
           OSError: the folders cannot be written.
         """
         self._answers, self._quiet_s, self._keep = answers, quiet_s, keep_sources
-        self._limits = limits or Limits()
+        self._limits = limits or InboxLimits()
         self._inbox, self._working, self._failed, self._kept = (
             results / name for name in ("inbox", "working", "failed", "kept")
         )

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxcovid.runtime.spreadsheets import no_formula
+
 COLUMNS = (
     "answer",  # names the folder in answers/
     "time",  # when it was given, UTC
@@ -85,5 +87,4 @@ def _line(row: Mapping[str, str]) -> bytes:
 
 def _plain(value: str) -> str:
     """A value without line breaks, and none that a spreadsheet takes for a formula."""
-    text = re.sub(r"[\s\0]+", " ", value).strip()
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return no_formula(re.sub(r"[\s\0]+", " ", value).strip())

@@ -155,18 +155,18 @@ class Screener:
 
     def _suspicion(self, row: Row) -> tuple[float, float]:
         """What makes an image more suspicious than another."""
-        outputs = self._outputs(row)
-        first = outputs[0][1] if self.network.task.screens else max(p for _, p in outputs)
-        return first, float(row.get("involved") or 0)
+        _, probability = self._outputs(row)[self._leading(row)]
+        return probability, float(row.get("involved") or 0)
+
+    def _leading(self, row: Row) -> int:
+        """See `Task.leading`."""
+        return self.network.task.leading([p for _, p in self._outputs(row)])
 
     def _heatmap(self, gray: np.ndarray, row: Row) -> np.ndarray | None:
         """Of the positive class, of a network for findings of the most probable one."""
         if not self.network.has_gradcam:
             return None
-        of = 0
-        if not self.network.task.screens:
-            of = int(np.argmax([p for _, p in self._outputs(row)]))
-        heatmap: np.ndarray = self.network.heatmaps([gray], output=of)[0]
+        heatmap: np.ndarray = self.network.heatmaps([gray], output=self._leading(row))[0]
         return heatmap
 
     def _open(self, name: str, files: Sequence[Path]) -> tuple[Path, np.ndarray]:

@@ -16,13 +16,12 @@ import numpy as np
 from jaxcovid import __version__
 from jaxcovid.data.dicom import elements
 from jaxcovid.data.dicom.warning_counts import quiet, reading
-from jaxcovid.inference.overlay import contours, overlay
+from jaxcovid.inference.overlay import contours, overlay, put_line
 
 NOTICE = "RESEARCH ONLY - NOT FOR DIAGNOSIS"
 _SERIES_NUMBER = 9001  # beside that of a segmentation, higher than those that scanners count to
 _LEAST_SIDE, _MOST_SIDE = 512, 1024  # px, of a panel
 _LINE = 24  # px
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def check_installed() -> None:
@@ -62,7 +61,7 @@ def draw(
     banner = np.zeros((_LINE * len(texts) + 8, picture.shape[1], 3), np.uint8)
     for row, text in enumerate(texts, 1):
         colour = (255, 200, 0) if text == NOTICE else (255, 255, 255)
-        _put_line(banner, text, _LINE * row - 4, colour)
+        put_line(banner, text, _LINE * row - 4, colour)
     return np.ascontiguousarray(np.vstack([banner, picture]))
 
 
@@ -144,12 +143,3 @@ def _panel_size(shape: tuple[int, ...]) -> tuple[int, int]:
     factor = float(-(-_LEAST_SIDE // longest)) if longest < _LEAST_SIDE else 1.0
     factor = min(factor, _MOST_SIDE / longest)
     return max(1, round(width * factor)), max(1, round(height * factor))
-
-
-def _put_line(banner: np.ndarray, text: str, baseline: int, colour: tuple[int, ...]) -> None:
-    """Writes a line, as large as fits."""
-    plain = text.encode("ascii", "replace").decode()
-    scale, room = 0.55, banner.shape[1] - 16
-    width = cv2.getTextSize(plain, _FONT, scale, 1)[0][0]
-    scale *= min(1.0, room / max(width, 1))
-    cv2.putText(banner, plain, (8, baseline), _FONT, scale, colour, 1, cv2.LINE_AA)

@@ -13,12 +13,12 @@ from absl import logging
 from jaxcovid.listening import listener
 from jaxcovid.listening.answers import Answers
 from jaxcovid.listening.guarded_reading import guard
-from jaxcovid.listening.inbox import Inbox, Limits
+from jaxcovid.listening.inbox import Inbox, InboxLimits
 from jaxcovid.listening.screener import Screener
 from jaxcovid.listening.sender import Peer, Sender
 from jaxcovid.listening.watched_folder import WatchedFolder
 from jaxcovid.serving.decoding_pool import DecoderPool
-from jaxcovid.serving.limits import Limits as DecoderLimits
+from jaxcovid.serving.limits import Limits
 from jaxcovid.workdir.lock import lock
 from jaxcovid.workdir.run import WorkdirError
 
@@ -45,7 +45,7 @@ class Service:
     peer: Peer | None = None
     watch: Path | None = None
     quiet_s: float = 5
-    limits: Limits = field(default_factory=Limits)
+    limits: InboxLimits = field(default_factory=InboxLimits)
     keep_sources: bool = False
 
 
@@ -67,7 +67,7 @@ def run(screener: Screener, service: Service) -> None:
             raise ValueError(
                 f"{service.results} is in use by another jaxcovid.listen; give another --results"
             ) from error
-        pool = DecoderPool(DecoderLimits(decoders=1))
+        pool = DecoderPool(Limits(decoders=1))
         stack.callback(pool.close)
         screener = dataclasses.replace(screener, network=guard(screener.network, pool))
         answers = Answers(service.results, screener, send=service.peer is not None)

@@ -20,6 +20,7 @@ from jaxcovid.runtime import log_lines
 from jaxcovid.runtime.files import as_path, expand_home, home
 from jaxcovid.runtime.user_errors import PACKAGE
 
+ENGINES = ("jax", "onnxruntime", "openvino")  # what computes a trained network
 DATA_DIR_HELP = "where data sets are kept (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 
 # A worker that prepares images comes here before all else. Its parent gets Ctrl-C too, and ends it.
@@ -132,9 +133,6 @@ def add_reading_options(
         type=as_path,
         help=f"{prefix}replace ids of patients and series by pseudonyms made with this secret key",
     )
-
-
-ENGINES = ("jax", "onnxruntime", "openvino")
 
 
 def add_network_options(parser: argparse.ArgumentParser, *, metavar: str = "DIR") -> None:

@@ -1,13 +1,15 @@
 """The web application: what can be asked, and where the answers come from.
 
-page     GET  /                                    and /static/..., /docs
-networks GET  /api/networks
-sessions POST /api/sessions                        an open page; DELETE closes it
-GET  /api/sessions/KEY                    its files and cases, or news of them
-files    POST /api/sessions/KEY/files?name=NAME    the bytes of one file as the body
-cases    GET  /api/sessions/KEY/cases/N            and /table.csv, /report.pdf
-slices   GET  /api/sessions/KEY/cases/N/slices/N/  image.png, heatmap.png, contours.png, ...
-at once  POST /api/screen?name=NAME                one file in, its cases out, nothing kept
+    page      GET  /                                   and /static/..., /docs
+    networks  GET  /api/networks
+    sessions  POST /api/sessions                       an open page; DELETE closes it
+              GET  /api/sessions/KEY                   its files and cases, or news of them
+    files     POST /api/sessions/KEY/files?name=NAME   the bytes of one file as the body
+    cases     GET  /api/sessions/KEY/cases/N           and /table.csv, /report.pdf
+    slices    GET  /api/sessions/KEY/cases/N/slices/N/image.png, heatmap.png, contours.png, ...
+    at once   POST /api/screen?name=NAME               one file in, its cases out, nothing kept
+
+Who may ask is said in `access`; what can be asked of cases and slices in `case_routes`.
 """
 
 import asyncio

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcovid.inference.mask_writer import figures
+from jaxcovid.runtime.spreadsheets import no_formula
 from jaxcovid.serving import pictures
 from jaxcovid.serving.cases import Case, Entry, Finding, find
 from jaxcovid.serving.served_networks import Answer, Networks, Served, read_masks
@@ -27,7 +28,6 @@ _INVOLVED = {
 }
 _COLUMNS = ("case", "title", "file", "slice", "network", "step", "probability", "probabilities")
 _COLUMNS += ("decision", "involved", "grade", "warning", "error")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins one
 _A4 = (8.27, 11.69)  # inches
 _METADATA = {"Title": "jaxcovid, research only"}
 
@@ -76,17 +76,12 @@ def _row(case: Case, file: str, place: str, served: Served) -> dict[str, str]:
     return {
         **dict.fromkeys(_COLUMNS, ""),
         "case": str(case.number),
-        "title": _harmless(case.title),
-        "file": _harmless(file),
+        "title": no_formula(case.title),
+        "file": no_formula(file),
         "slice": place,
         "network": served.name,
         "step": str(served.step),
     }
-
-
-def _harmless(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _probability_columns(served: Served, probabilities: Sequence[float]) -> dict[str, str]:
@@ -142,13 +137,12 @@ def picture(
       gray: uint8 [h, w], as it is shown; None is as the network sees it.
     """
     view = networks.view(network, entry.slice)
-    seen, which = view.read(), networks.served[network].network
     heatmap = None
-    if layers.heatmap and layers.output < len(which.explained):
-        heatmap = layers.heatmap * which.heatmaps([seen], output=layers.output)[0]
+    if layers.heatmap and layers.output < len(networks.served[network].network.explained):
+        heatmap = layers.heatmap * networks.heatmap(network, entry.slice, layers.output)
     file = entry.answers[network].masks if entry.answers and layers.contours else None
     masks = read_masks(file, view.shape) if file else None
-    return pictures.whole_picture(seen if gray is None else gray, heatmap, masks)
+    return pictures.whole_picture(view.read() if gray is None else gray, heatmap, masks)
 
 
 def pdf(case: Case, networks: Networks, prevalence: float | None) -> bytes:
@@ -200,7 +194,7 @@ def _draw_slice(figure: Any, case: Case, networks: Networks, index: int, finding
         return
     shown, which = ordered[place], networks.served[index].network
     probabilities = shown.answers[index].probabilities
-    highest = 0 if which.task.screens else int(np.argmax(probabilities))
+    highest = which.task.leading(probabilities)
     title = f"slice {place + 1} of {len(ordered)}: {probabilities[highest]:.3f}"
     pictures_of = [(title, networks.view(index, shown.slice).read())]
     if which.explained or which.segments:

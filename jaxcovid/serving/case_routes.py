@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from jaxcovid.inference.training_facts import Neighbours
 from jaxcovid.serving import case_report, cases, decoding, pictures
 from jaxcovid.serving.case_report import Layers
 from jaxcovid.serving.cases import Case, CaseView, Entry
-from jaxcovid.serving.decoding import HOUNSFIELD, Pixels, Slice
+from jaxcovid.serving.decoding import HOUNSFIELD, Pixels
 from jaxcovid.serving.decoding_pool import DecoderPool
 from jaxcovid.serving.receiving import CLOSED
 from jaxcovid.serving.served_networks import Networks, read_masks
@@ -76,7 +77,6 @@ def add(
     _add_cases(app, sessions)
     _add_slices(app, sessions, decoders, painters)
     _add_layers(app, sessions, painters)
-    _add_overlay(app, sessions, decoders)
 
 
 def session_of(sessions: Sessions, key: str) -> Session:
@@ -116,7 +116,12 @@ def _add_cases(app: FastAPI, sessions: Sessions) -> None:
         return _Csv(case_report.table(found, served))
 
 
-def _entry(sessions: Sessions, key: str, number: int, slice_number: int) -> tuple[Case, Entry]:
+def _entry(
+    sessions: Sessions, key: str, number: int, slice_number: int, network: int
+) -> tuple[Case, Entry]:
+    """A slice that can be shown and its case, or the answer that one of the numbers is none."""
+    if not 0 <= network < len(sessions.networks.served):
+        raise HTTPException(404, f"there is no network {network}")
     case = _case(sessions, key, number)
     if not 0 <= slice_number < len(case.entries):
         raise HTTPException(404, f"case {number} has no slice {slice_number}")
@@ -133,6 +138,7 @@ def _add_slices(
     painters: concurrent.futures.ThreadPoolExecutor,
 ) -> None:
     networks, path = sessions.networks, _SLICE
+    see = functools.partial(_see, networks, decoders, painters)
 
     @app.get(path + "/image.png", response_class=_Png)
     async def image(
@@ -143,18 +149,30 @@ def _add_slices(
         window: Annotated[Window, Depends()] = Window(),
     ) -> Response:
         """The slice, as a network sees it or through a window of its units."""
-        _check_network(networks, network)
-        case, entry = _entry(sessions, key, number, slice_number)
-        if window.given and case.unit == HOUNSFIELD:
-            return _png(await _through(decoders, networks, entry, window.given))
-        view = networks.view(network, entry.slice)
-        return _png(await _paint(painters, _gray, view, window.given))
+        case, entry = _entry(sessions, key, number, slice_number, network)
+        return _Png(await see(case, entry, network, window.given))
+
+    @app.get(path + "/overlay.png", response_class=_Png)
+    async def overlay(
+        key: str,
+        number: int,
+        slice_number: int,
+        network: int = 0,
+        output: Annotated[int, Query(ge=0)] = 0,
+        heatmap: Strength = 1.0,
+        contours: bool = True,
+        window: Annotated[Window, Depends()] = Window(),
+    ) -> Response:
+        """The slice with heatmap and contours in one picture, marked for research only."""
+        case, entry = _entry(sessions, key, number, slice_number, network)
+        layers = Layers(output, heatmap, contours)
+        shown = await see(case, entry, network, window.given) if window.given else None
+        return _Png(await networks.run(_overlay, entry, networks, network, layers, shown))
 
     @app.get(path + "/facts")
     async def facts(key: str, number: int, slice_number: int, network: int = 0) -> list[Neighbours]:
         """Facts beside the disease in which training images like this one went with a class."""
-        _check_network(networks, network)
-        case, entry = _entry(sessions, key, number, slice_number)
+        case, entry = _entry(sessions, key, number, slice_number, network)
         known = networks.served[network].network.training_facts
         if known is None:
             return []
@@ -173,52 +191,22 @@ def _add_layers(
         key: str, number: int, slice_number: int, network: int = 0, output: int = 0
     ) -> Response:
         """Where a network looks (Grad-CAM), to be laid over the slice."""
-        _check_network(networks, network)
-        _, entry = _entry(sessions, key, number, slice_number)
+        _, entry = _entry(sessions, key, number, slice_number, network)
         which = networks.served[network].network
         if not 0 <= output < len(which.explained):
             raise HTTPException(404, "this network has no such heatmap")
-        found = await networks.run(_heatmap, networks, network, entry.slice, output)
+        found = await networks.run(networks.heatmap, network, entry.slice, output)
         shape = networks.view(network, entry.slice).shape
-        return _png(await _paint(painters, pictures.heatmap_layer, found, shape))
+        return _Png(await _paint(painters, pictures.heatmap_layer, found, shape))
 
     @app.get(path + "/contours.png", response_class=_Png)
     async def contours(key: str, number: int, slice_number: int, network: int = 0) -> Response:
         """Outlines of lungs and lesion, to be laid over the slice."""
-        _check_network(networks, network)
-        _, entry = _entry(sessions, key, number, slice_number)
+        _, entry = _entry(sessions, key, number, slice_number, network)
         if not entry.answers or entry.answers[network].masks is None:
             raise HTTPException(404, "there are no contours of this slice")
         shape = networks.view(network, entry.slice).shape
-        return _png(await _paint(painters, _contours, entry.answers[network].masks, shape))
-
-
-def _add_overlay(app: FastAPI, sessions: Sessions, decoders: DecoderPool) -> None:
-    networks, path = sessions.networks, _SLICE
-
-    @app.get(path + "/overlay.png", response_class=_Png)
-    async def overlay(
-        key: str,
-        number: int,
-        slice_number: int,
-        network: int = 0,
-        output: Annotated[int, Query(ge=0)] = 0,
-        heatmap: Strength = 1.0,
-        contours: bool = True,
-        window: Annotated[Window, Depends()] = Window(),
-    ) -> Response:
-        """The slice with heatmap and contours in one picture, marked for research only."""
-        _check_network(networks, network)
-        case, entry = _entry(sessions, key, number, slice_number)
-        layers, shown = Layers(output, heatmap, contours), None
-        if window.given and case.unit == HOUNSFIELD:
-            shown = await _through(decoders, networks, entry, window.given)
-        return _png(await networks.run(_overlay, entry, networks, network, layers, window, shown))
-
-
-def _check_network(networks: Networks, network: int) -> None:
-    if not 0 <= network < len(networks.served):
-        raise HTTPException(404, f"there is no network {network}")
+        return _Png(await _paint(painters, _contours, entry.answers[network].masks, shape))
 
 
 async def _paint(
@@ -232,19 +220,6 @@ def _gray(view: Pixels, window: tuple[float, float] | None) -> bytes:
     return decoding.encode(decoding.through_gray_window(gray, window) if window else gray)
 
 
-def _heatmap(networks: Networks, network: int, slice_: Slice, output: int) -> np.ndarray:
-    """The heatmap of a slice, computed once.
-
-    Called in the thread of the networks: there the files of a closed page are removed, too.
-    """
-    view = networks.view(network, slice_)
-    kept = view.file.with_name(f"heatmap_{network}_{output}_{view.start}.npy")
-    if not kept.exists():
-        (found,) = networks.served[network].network.heatmaps([view.read()], output=output)
-        np.save(kept, found)
-    return np.load(kept)
-
-
 def _contours(masks: Path, shape: tuple[int, int]) -> bytes:
     return pictures.contour_layer(read_masks(masks, shape))
 
@@ -254,28 +229,31 @@ def _overlay(
     networks: Networks,
     network: int,
     layers: Layers,
-    window: Window,
     shown: bytes | None,
 ) -> bytes:
-    """A PNG of a slice and its layers; `shown` is one of the slice through the window."""
+    """A PNG of a slice and its layers; `shown` is one of the slice, None as the network sees it."""
     gray = None
     if shown is not None:
         gray = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_GRAYSCALE)
-    elif window.given:
-        gray = networks.view(network, entry.slice).read()
-        gray = decoding.through_gray_window(gray, window.given)
     picture = case_report.picture(entry, networks, network, layers, gray)
     picture = pictures.labelled(picture, case_report.RESEARCH_ONLY)
     return decoding.encode(np.ascontiguousarray(picture[..., ::-1]))
 
 
-async def _through(
-    decoders: DecoderPool, networks: Networks, entry: Entry, window: tuple[float, float]
+async def _see(
+    networks: Networks,
+    decoders: DecoderPool,
+    painters: concurrent.futures.ThreadPoolExecutor,
+    case: Case,
+    entry: Entry,
+    network: int,
+    window: tuple[float, float] | None,
 ) -> bytes:
-    """A PNG of a slice through a window of Hounsfield units, read again from its file."""
-    sight = dataclasses.replace(networks.sights[0], window=window)
-    return await decoders.run(decoding.show, entry.slice.source, entry.slice.number, sight)
+    """A PNG of a slice, as a network sees it or through a window of the units of its case.
 
-
-def _png(content: bytes) -> Response:
-    return _Png(content)
+    For another window of Hounsfield units its file is read again.
+    """
+    if window and case.unit == HOUNSFIELD:
+        sight = dataclasses.replace(networks.sights[0], window=window)
+        return await decoders.run(decoding.show, entry.slice.source, entry.slice.number, sight)
+    return await _paint(painters, _gray, networks.view(network, entry.slice), window)

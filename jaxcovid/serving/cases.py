@@ -177,7 +177,8 @@ class CaseView:
 
 def summarise(case: Case, served: Sequence[Served]) -> CaseSummary:
     """The case in a list."""
-    means = [_mean(case.answered(), index) for index in range(len(served))]
+    answered = case.answered()
+    means = [_mean(answered, index) for index in range(len(served))]
     return CaseSummary(
         number=case.number,
         kind=case.kind,
@@ -198,7 +199,7 @@ def summarise(case: Case, served: Sequence[Served]) -> CaseSummary:
 
 def _highest(served: Served, mean: np.ndarray) -> str:
     """The name of the highest finding; empty without probabilities."""
-    return served.network.outputs[int(mean.argmax())] if mean.size else ""
+    return served.network.outputs[served.network.task.leading(mean)] if mean.size else ""
 
 
 def view(case: Case, served: Sequence[Served], *, prevalence: float | None) -> CaseView:

@@ -23,6 +23,7 @@ import numpy as np
 from jaxcovid.data import dicom, volumes
 from jaxcovid.data.hounsfield import through_window
 from jaxcovid.data.image_error import ImageError, read_file
+from jaxcovid.data.image_files import is_hidden
 from jaxcovid.data.nifti import is_nifti
 from jaxcovid.data.sight import Sight
 from jaxcovid.inference.image_reader import Opened, Reader
@@ -240,13 +241,15 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
-                if entry.is_dir() or not parts or any(_is_hidden(part) for part in parts):
+                # What leads out of the zip file is left out of names, and opens nothing.
+                inside = [part for part in parts if part not in ("/", "..")]
+                if entry.is_dir() or not inside or any(map(is_hidden, inside)):
                     continue
                 if len(unpacked) == most_files:
                     raise ImageError(f"a zip file of more than {most_files:,} files")
                 if entry.flag_bits & 1:
                     raise ImageError("an encrypted zip file; unpack it first")
-                target = folder / str(len(unpacked)) / file_name(parts[-1])
+                target = folder / str(len(unpacked)) / file_name(inside[-1])
                 target.parent.mkdir()
                 with archive.open(entry) as packed, target.open("wb") as file:
                     while piece := packed.read(_PIECE):
@@ -256,8 +259,7 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
                                 f"a zip file of more than {most_bytes:,} bytes, unpacked"
                             )
                         file.write(piece)
-                name = "/".join(part for part in parts if part not in ("/", ".."))
-                unpacked.append((name, target))
+                unpacked.append(("/".join(inside), target))
     except ImageError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -265,11 +267,6 @@ def unpack(path: Path, folder: Path, *, most_files: int, most_bytes: int) -> lis
         shutil.rmtree(folder, ignore_errors=True)
         raise ImageError(f"a damaged zip file ({type(error).__name__}); pack it again") from error
     return unpacked
-
-
-def _is_hidden(name: str) -> bool:
-    hidden = name.startswith(".") and name != ".."
-    return hidden or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
 
 
 def is_zip(path: Path) -> bool:

@@ -1,10 +1,11 @@
 """The pictures of a slice: gray, and layers that a page fades in over it."""
 
-import cv2
 import numpy as np
 
-from jaxcovid.inference.overlay import COLOURS, contours, overlay
+from jaxcovid.inference.overlay import coloured, contours, outlines, overlay, put_line
 from jaxcovid.serving.decoding import encode
+
+_LINE = 24  # px
 
 
 def heatmap_layer(heatmap: np.ndarray, shape: tuple[int, int]) -> bytes:
@@ -14,10 +15,8 @@ def heatmap_layer(heatmap: np.ndarray, shape: tuple[int, int]) -> bytes:
       heatmap: float32 [any, any] in 0 to 1.
       shape: height and width of the slice, px.
     """
-    large = cv2.resize(heatmap.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    levels = np.rint(255 * large.clip(0, 1)).astype(np.uint8)
-    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
-    return encode(np.dstack([colours, levels]))
+    large, colours = coloured(heatmap, shape)
+    return encode(np.dstack([colours[..., ::-1], np.rint(255 * large).astype(np.uint8)]))
 
 
 def contour_layer(masks: np.ndarray) -> bytes:
@@ -27,20 +26,15 @@ def contour_layer(masks: np.ndarray) -> bytes:
       masks: bool [h, w, 2].
     """
     picture = np.zeros((*masks.shape[:2], 4), np.uint8)
-    kernel = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    for mask, (red, green, blue) in zip(np.moveaxis(masks, -1, 0), COLOURS.values(), strict=True):
-        inside = mask.astype(np.uint8)
-        picture[cv2.dilate(inside, kernel) > inside] = (blue, green, red, 255)
+    for outline, (red, green, blue) in outlines(masks):
+        picture[outline] = (blue, green, red, 255)
     return encode(picture)
 
 
 def labelled(picture: np.ndarray, text: str) -> np.ndarray:
     """A picture uint8 [h, w, 3], RGB, with a line of text below it that fits its width."""
-    height, width = 22, picture.shape[1]
-    band = np.zeros((height, width, 3), np.uint8)
-    font, (needed, _) = cv2.FONT_HERSHEY_SIMPLEX, cv2.getTextSize(text, 0, 0.5, 1)[0]
-    scale = min(0.5, 0.5 * (width - 8) / max(needed, 1))
-    cv2.putText(band, text, (4, height - 7), font, scale, (255, 200, 0), 1, cv2.LINE_AA)
+    band = np.zeros((_LINE, picture.shape[1], 3), np.uint8)
+    put_line(band, text, _LINE - 8, (255, 200, 0))
     return np.vstack([picture, band])
 
 

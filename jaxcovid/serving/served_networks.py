@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcovid.data.sight import Sight
 from jaxcovid.inference.network import Network
-from jaxcovid.inference.screening import parse_threshold
+from jaxcovid.inference.screening import decide, parse_threshold
 from jaxcovid.metrics.involvement import Areas, measure_slice
 from jaxcovid.serving.decoding import Pixels, Slice
 
@@ -54,14 +54,14 @@ class Served:
 
     def decide(self, probabilities: Sequence[float]) -> str:
         """The decision in words; empty without probabilities, and of a network for findings."""
-        if self.limit is None or not len(probabilities):
+        limit = self.limit
+        if limit is None or not len(probabilities):
             return ""
-        name = self.network.outputs[0]
-        return name if probabilities[0] >= self.limit else f"not {name}"
+        return decide(self.network.task, probabilities, limit)
 
     def suspicion(self, probabilities: Sequence[float]) -> float:
-        """What ranks slices: the positive class, of a network for findings the highest one."""
-        return probabilities[0] if self.network.task.screens else max(probabilities)
+        """What ranks slices, see `Task.leading`."""
+        return probabilities[self.network.task.leading(probabilities)]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,18 @@ class Networks:
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns that uses a network, between two batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def heatmap(self, index: int, slice_: Slice, output: int = 0) -> np.ndarray:
+        """The heatmap of a slice, see `Network.heatmaps`; it is made once.
+
+        Called in the thread of the networks: there the files of a closed page are removed, too.
+        """
+        view = self.view(index, slice_)
+        kept = view.file.with_name(f"heatmap_{index}_{output}_{view.start}.npy")
+        if not kept.exists():
+            (made,) = self.served[index].network.heatmaps([view.read()], output=output)
+            np.save(kept, made)
+        return np.load(kept)
 
     async def _screen_waiting(self) -> None:
         while self._waiting:

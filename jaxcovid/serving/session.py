@@ -31,14 +31,12 @@ class Upload:
       name: as its sender calls it, shown and never opened.
       state: `WAITING` to `LEFT_OUT`.
       error: why it failed or was left out.
-      case: number of the case that it is in; None before it is decoded, of zip files and failures.
     """
 
     number: int
     name: str
     state: str = WAITING
     error: str = ""
-    case: int | None = None
 
     @property
     def settled(self) -> bool:

@@ -70,10 +70,6 @@ class Sessions:
         self._keep, self._log_names = keep, log_names
         self._open: dict[str, Session] = {}
 
-    def __len__(self) -> int:
-        """How many are open."""
-        return len(self._open)
-
     def open(self) -> Session:
         """A new one.
 
@@ -243,7 +239,7 @@ class Sessions:
         ]
         case.entries += entries
         case.notes |= set(decoded.notes)
-        upload.state, upload.case = SCREENING, case.number
+        upload.state = SCREENING
         session.changed()
         size = self.networks.batch_size
         for start in range(0, len(entries), size):

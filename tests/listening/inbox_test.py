@@ -23,13 +23,14 @@ from dicom_series import (
     left_in,
     open_answers,
     read_rows,
+    real_slices,
     receive,
     series,
     uids,
 )
 
 from jaxcovid.data import dicom
-from jaxcovid.listening.inbox import Inbox, Limits, RefusedError
+from jaxcovid.listening.inbox import Inbox, InboxLimits, RefusedError
 from jaxcovid.listening.results_table import COLUMNS, ResultsTable
 
 highdicom = pytest.importorskip("highdicom")
@@ -165,7 +166,7 @@ def test_what_was_answered_gets_no_second_answer(tmp_path):
 def test_too_much_is_out_of_resources(limits, count, tmp_path):
     files = series("a")
     assert 2250 < len(files[0]) < 4400
-    inbox = open_inbox(tmp_path, limits=Limits(**limits))
+    inbox = open_inbox(tmp_path, limits=InboxLimits(**limits))
     receive(inbox, *files[:count])
     for _ in range(2):
         with pytest.raises(RefusedError) as refused:
@@ -179,7 +180,7 @@ def test_too_much_is_out_of_resources(limits, count, tmp_path):
 
 
 def test_failed_series_count_until_a_person_removes_them(tmp_path):
-    inbox = open_inbox(tmp_path, limits=Limits(inbox_bytes=4500))
+    inbox = open_inbox(tmp_path, limits=InboxLimits(inbox_bytes=4500))
     receive(inbox, ct_slice("a", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     inbox.screen_due()
     with pytest.raises(RefusedError, match="full"):
@@ -389,13 +390,9 @@ def test_a_killed_program_answers_each_series_once(step, tmp_path):
         assert not left_in(tmp_path, "inbox", "working", "failed")
 
 
-@pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")
 def test_real_series_are_answered(tmp_path):
     """JPEG Lossless; three series have an id that is no valid UID."""
-    root = pathlib.Path(os.environ["JAXCOVID_DATA"]) / "dicom" / "ct-jpeg-lossless"
-    paths = sorted(root.rglob("*.dcm"))
-    if not paths:
-        pytest.skip("JAXCOVID_DATA has no dicom/ct-jpeg-lossless")
+    paths = real_slices()
     inbox = open_inbox(tmp_path)
     for path in paths:
         inbox.receive(path.read_bytes(), *uids(path.read_bytes()))

@@ -27,12 +27,13 @@ from dicom_series import (
     left_in,
     open_answers,
     read_rows,
+    real_slices,
     series,
 )
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from jaxcovid.listening import listener, service
-from jaxcovid.listening.inbox import Inbox, Limits
+from jaxcovid.listening.inbox import Inbox, InboxLimits
 from jaxcovid.listening.listener import Address
 from jaxcovid.listening.screener import Screener
 from jaxcovid.listening.sender import Peer, Sender
@@ -50,7 +51,7 @@ def node(results, *, allowed=(), limits=None, **options):
     """An inbox behind a node on a free port; gives both."""
     inbox = Inbox(results, open_answers(results, **options), quiet_s=0, limits=limits)
     address = Address(port=0, allowed=allowed)
-    object_bytes = (limits or Limits()).object_bytes
+    object_bytes = (limits or InboxLimits()).object_bytes
     with listener.listening(inbox, address, object_bytes=object_bytes) as port:
         yield inbox, port
 
@@ -135,7 +136,7 @@ def test_an_open_address_needs_names_of_callers():
 
 
 def test_refused_objects_get_the_right_status_and_the_next_one_is_taken(tmp_path, caplog):
-    limits = Limits(series_objects=2, object_bytes=20_000)
+    limits = InboxLimits(series_objects=2, object_bytes=20_000)
     with node(tmp_path, limits=limits) as (_, port), client(port) as association:
         short = pydicom.dcmread(io.BytesIO(ct_slice("a", 5)))
         short.PixelData = short.PixelData[:-100]
@@ -154,7 +155,7 @@ def test_refused_objects_get_the_right_status_and_the_next_one_is_taken(tmp_path
 
 def test_who_sends_without_end_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(listener, "_SLACK_BYTES", 100_000)
-    limits = Limits(object_bytes=100_000)
+    limits = InboxLimits(object_bytes=100_000)
     with node(tmp_path, limits=limits) as (_, port):
         with client(port) as association:
             dataset = pydicom.dcmread(io.BytesIO(ct_slice("a", ImageComments="x" * 10**6)))
@@ -379,12 +380,8 @@ def test_the_command_answers_and_survives_a_kill(tmp_path):
         assert canary not in said
 
 
-@pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")
 def test_real_compressed_slices_come_through_the_node(tmp_path):
-    root = pathlib.Path(os.environ["JAXCOVID_DATA"]) / "dicom" / "ct-jpeg-lossless"
-    paths = sorted(root.rglob("*.dcm"))
-    if not paths:
-        pytest.skip("JAXCOVID_DATA has no dicom/ct-jpeg-lossless")
+    paths = real_slices()
     (syntax,) = {pydicom.dcmread(p, stop_before_pixels=True).file_meta[2, 16].value for p in paths}
     with node(tmp_path) as (inbox, port), client(port, syntax=syntax) as association:
         for path in paths:

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import os
 import pathlib
 import shutil
 import time
@@ -12,7 +11,16 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import PATIENT, Bright, assert_valid, ct_slice, open_answers, read_rows, series
+from dicom_series import (
+    PATIENT,
+    Bright,
+    assert_valid,
+    ct_slice,
+    open_answers,
+    read_rows,
+    real_slices,
+    series,
+)
 
 from jaxcovid.listening import service
 from jaxcovid.listening.screener import Screener
@@ -203,12 +211,8 @@ def test_once_answers_what_is_there_and_ends(tmp_path):
     assert len(read_rows(tmp_path / "results")) == 1
 
 
-@pytest.mark.skipif("JAXCOVID_DATA" not in os.environ, reason="JAXCOVID_DATA is not set")
 def test_a_real_folder(tmp_path):
-    source = os.path.join(os.environ["JAXCOVID_DATA"], "dicom", "ct-jpeg-lossless")  # noqa: PTH118
-    if not os.path.isdir(source):  # noqa: PTH112
-        pytest.skip("JAXCOVID_DATA has no dicom/ct-jpeg-lossless")
-    shutil.copytree(source, tmp_path / "incoming")
+    shutil.copytree(real_slices()[0].parents[2], tmp_path / "incoming")
     folder, watched = watch(tmp_path)
     paths = list(folder.rglob("*.dcm"))
     found = {pydicom.dcmread(io.BytesIO(p.read_bytes())).SeriesInstanceUID for p in paths}
